@@ -1,0 +1,34 @@
+"""medood tells which scans of an archive do not belong.
+
+>>> import medood
+>>> medood.train(config)                                     # a detector folder
+>>> medood.screen(["archive.zip"], "runs/detector", "runs/screening")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medood.build import train
+    from medood.detection.detector import Detector
+    from medood.scans.archive import read_scans
+    from medood.screening.pipeline import screen
+
+__all__ = ["Detector", "read_scans", "screen", "train"]
+
+_HOMES = {
+    "Detector": "medood.detection.detector",
+    "read_scans": "medood.scans.archive",
+    "screen": "medood.screening.pipeline",
+    "train": "medood.build",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that the command line starts fast."""
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'medood' has no attribute {name!r}")

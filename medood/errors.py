@@ -1,0 +1,5 @@
+"""The one error a user sees: a sentence, never a traceback."""
+
+
+class MedoodError(Exception):
+    """Something the user can put right. The message says what was wrong, where, what was expected, what to do next."""

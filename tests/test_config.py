@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from medood.config import config_keys, load_config, shipped
+from medood.errors import MedoodError
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_shipped_configurations_load(path: Path) -> None:
+    config = load_config(path, ["data.root=x", "train.epochs=3"])
+    assert config.data.root == "x"
+    assert config.train.epochs == 3
+    assert config.negatives.mixture
+
+
+@pytest.mark.parametrize(
+    ("override", "nearest"),
+    [
+        ("train.epoch=3", "train.epochs"),
+        ("+train.epochz=3", "train.epochs"),
+        ("trian.epochs=3", "train.epochs"),
+        ("views.globalcount=2", "views.global_count"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(override: str, nearest: str) -> None:
+    with pytest.raises(MedoodError, match=f"Did you mean '{nearest}'"):
+        load_config(ROOT / "configs" / "demo.yaml", [override])
+
+
+def test_an_unknown_key_in_the_file_names_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("train: {batchsize: 3}\n")
+    with pytest.raises(MedoodError, match=r"Did you mean 'train\.batch_size'"):
+        load_config(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("train.epochs=many", "many"),
+        ("train.epochs=0", "at least 1"),
+        ("preprocess.fit=crop", "squash, letterbox"),
+        ("views.global_scale=[0.9,0.1]", "views.global_scale"),
+        ("views.global_count=1", "at least 2"),
+        ("data.calibration_fraction=1.5", "below 1"),
+        ("negatives.mixture.rot=-1", "weights"),
+        ("train.teacher_temperature=[0.04]", "two numbers"),
+        ("train.epochs", "key=value"),
+    ],
+)
+def test_wrong_values_are_told(override: str, told: str) -> None:
+    with pytest.raises(MedoodError, match=told):
+        load_config(ROOT / "configs" / "demo.yaml", [override])
+
+
+@pytest.mark.parametrize("content", ["a: [1", "\tx: 1", "- 1\n- 2\n", "train: 3\n"])
+def test_files_that_are_not_a_configuration_are_told(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.yaml").write_text(content)
+    with pytest.raises(MedoodError, match=r"a\.yaml"):
+        load_config(tmp_path / "a.yaml")
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(MedoodError, match="does not exist"):
+        load_config(tmp_path / "none.yaml")
+    with pytest.raises(MedoodError, match="missing from this installation"):
+        shipped("configs/none.yaml")
+
+
+def test_every_key_is_explained() -> None:
+    assert [key for key, _, text in config_keys() if not text] == []
