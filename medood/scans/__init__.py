@@ -1,0 +1,1 @@
+"""From files to pixels: readers, grey scale, archives, preprocessing and the training cache."""

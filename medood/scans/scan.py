@@ -1,0 +1,120 @@
+"""The two things that can come out of a file: a :class:`Scan`, or a :class:`Refusal` that says why there is none."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.float32]
+
+
+class Status(StrEnum):
+    """What became of a file. ``scored`` is the only status that carries a score."""
+
+    SCORED = "scored"
+    UNREADABLE = "unreadable"
+    UNSUPPORTED_SYNTAX = "unsupported_syntax"
+    NO_PIXELS = "no_pixels"
+    TOO_LARGE = "too_large"
+    NOT_AN_IMAGE = "not_an_image"
+    ENCRYPTED = "encrypted"
+    DUPLICATE = "duplicate"
+    UNSAFE_PATH = "unsafe_path"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Where a picture came from.
+
+    Attributes:
+        source: path as given on the command line, or as found inside a given folder.
+        member: name inside an archive, empty for a plain file.
+        frame: frame number, counted from 0.
+        sha256: hex digest of the file's (or member's) bytes, empty where they could not be read.
+    """
+
+    source: str
+    member: str = ""
+    frame: int = 0
+    sha256: str = ""
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the file and the frame number, as ``<hex digest>:<frame>``."""
+        return f"{self.sha256}:{self.frame}"
+
+    @property
+    def name(self) -> str:
+        """The place as a person writes it: ``source`` or ``source!member``."""
+        return f"{self.source}!{self.member}" if self.member else self.source
+
+
+@dataclass(frozen=True)
+class Grayscale:
+    """How the grey values of a scan were made, step by step, in words that go into the ledger.
+
+    Attributes:
+        modality_lut: ``none``, ``rescale slope=1 intercept=-1024`` or ``modality lut``.
+        voi: ``window 1/2 center=40 width=400 LINEAR``, ``voi lut 1/1``, ``percentile 0.5-99.5`` or ``full range``.
+        inverted: ``no``, or the attribute that asked for it (``MONOCHROME1``, ``PresentationLUTShape INVERSE``).
+        plugin: the decoder that unpacked the pixels.
+    """
+
+    modality_lut: str = "none"
+    voi: str = "full range"
+    inverted: str = "no"
+    plugin: str = ""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One 2-D picture.
+
+    Attributes:
+        identity: where it came from.
+        pixels: float32 ``[1, H, W]`` in [0, 1], rows first, bone white.
+        grayscale: how the grey values were made.
+        spacing: (row, column) spacing in mm, or none.
+        attributes: the DICOM attributes kept; never a patient's name or identifier.
+        patient: a salted hash of PatientID, only good for telling patients apart; empty where it is unknown.
+    """
+
+    identity: Identity
+    pixels: Pixels
+    grayscale: Grayscale = field(default_factory=Grayscale)
+    spacing: tuple[float, float] | None = None
+    attributes: dict[str, str] = field(default_factory=dict)
+    patient: str = ""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A file, member or frame without a picture.
+
+    Attributes:
+        identity: where it came from.
+        status: the kind of refusal.
+        reason: one sentence for a person: what was wrong and what was expected.
+    """
+
+    identity: Identity
+    status: Status
+    reason: str
+
+
+class RefusedError(Exception):
+    """Raised by a reader that cannot make a scan; turned into a :class:`Refusal` by ``read_scans``."""
+
+    def __init__(self, status: Status, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+def sha256_of(content: bytes) -> str:
+    """Hex SHA-256 digest of ``content``."""
+    return hashlib.sha256(content).hexdigest()

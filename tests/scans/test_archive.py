@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medood.scans.archive import read_scans
+from medood.scans.scan import Refusal, Scan, Status
+
+
+def png(value: int = 100, mode: str = "L", size: tuple[int, int] = (20, 30)) -> bytes:
+    stream = io.BytesIO()
+    Image.new(mode, size, value if mode != "RGB" else (value,) * 3).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def only(path: Path) -> Scan | Refusal:
+    (result,) = read_scans(path)
+    return result
+
+
+def refusal(path: Path) -> Refusal:
+    result = only(path)
+    assert isinstance(result, Refusal)
+    return result
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "LA", "RGBA", "P"])
+def test_modes_of_png(tmp_path: Path, mode: str) -> None:
+    picture = Image.fromarray(np.arange(0, 250, dtype=np.uint8).reshape(10, 25)).convert(mode)
+    picture.save(tmp_path / "a.png")
+    scan = only(tmp_path / "a.png")
+    assert isinstance(scan, Scan)
+    assert scan.pixels.shape == (1, 10, 25)
+    np.testing.assert_allclose(scan.pixels[0], np.arange(250).reshape(10, 25) / 255, atol=3 / 255)
+
+
+def test_sixteen_bit_png_uses_percentiles(tmp_path: Path) -> None:
+    Image.fromarray(np.linspace(0, 4095, 3000).astype(np.uint16).reshape(50, 60)).save(tmp_path / "a.png")
+    scan = only(tmp_path / "a.png")
+    assert isinstance(scan, Scan)
+    assert scan.grayscale.voi == "percentile 0.5-99.5"
+    assert scan.pixels.max() == 1
+
+
+def test_the_first_bytes_decide_not_the_name(tmp_path: Path) -> None:
+    (tmp_path / "a.dcm").write_bytes(png())
+    assert isinstance(only(tmp_path / "a.dcm"), Scan)
+
+
+def test_bad_files_are_refused_with_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "text.dcm").write_text("hello")
+    (tmp_path / "cut.png").write_bytes(png(size=(400, 400))[:200])
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "notazip.zip").write_bytes(b"PK\x03\x04 and nothing more")
+    found = {Path(r.identity.source).name: r for r in read_scans(tmp_path) if isinstance(r, Refusal)}
+    assert found["text.dcm"].status == Status.NOT_AN_IMAGE
+    assert found["cut.png"].status == Status.UNREADABLE
+    assert found["empty.png"].status == Status.UNREADABLE
+    assert "0 bytes" in found["empty.png"].reason
+    assert found["notazip.zip"].status == Status.NOT_AN_IMAGE
+    assert all(" at 0x" not in r.reason for r in found.values())
+
+
+def test_zip_members_in_order_and_those_that_lead_out_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("b.png", "a.png", "../evil.png", "/abs.png", "C:\\x.png", "d/..\\..\\e.png"):
+            archive.writestr(name, png(len(name)))
+    results = list(read_scans(tmp_path / "a.zip"))
+    scans = [r.identity.member for r in results if isinstance(r, Scan)]
+    assert scans == ["a.png", "b.png"]
+    refused = [r for r in results if isinstance(r, Refusal)]
+    assert len(refused) == 4
+    assert {r.status for r in refused} == {Status.UNSAFE_PATH}
+
+
+def test_a_bomb_is_refused_unopened(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros.png", b"\0" * (100 * 1024 * 1024))
+    assert refusal(tmp_path / "bomb.zip").status == Status.TOO_LARGE
+
+
+def test_a_damaged_member_costs_one_row(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.png", png(10))
+        archive.writestr("b.png", png(20))
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[content.index(b"IDAT") + 8] ^= 0xFF
+    (tmp_path / "a.zip").write_bytes(bytes(content))
+    first, second = read_scans(tmp_path / "a.zip")
+    assert isinstance(first, Refusal)
+    assert isinstance(second, Scan)
+
+
+def test_links_out_of_a_folder_are_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret.png").write_bytes(png())
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "link.png").symlink_to(tmp_path / "outside" / "secret.png")
+    (tmp_path / "in" / "folder").symlink_to(tmp_path / "outside")
+    assert list(read_scans(tmp_path / "in")) == []
+
+
+def test_equal_bytes_have_equal_keys_wherever_they_lie(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(png(5))
+    with zipfile.ZipFile(tmp_path / "y.zip", "w") as archive:
+        archive.writestr("z.png", png(5))
+    first, second = read_scans(tmp_path)
+    assert first.identity.key == second.identity.key
+
+
+def test_a_missing_path_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        list(read_scans(tmp_path / "nowhere"))

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+
+from medood.phantom.dicom import dicom_bytes
+from medood.scans.archive import read_scans
+from medood.scans.dicom import read_dicom
+from medood.scans.scan import Identity, Refusal, RefusedError, Scan, Status
+
+PICTURE = np.linspace(0, 1, 48 * 40).reshape(48, 40)
+
+
+def changed(**attributes: object) -> bytes:
+    """A phantom with some attributes set, or removed where the value is None."""
+    data = pydicom.dcmread(io.BytesIO(dicom_bytes(PICTURE, "two")))
+    for name, value in attributes.items():
+        if value is None:
+            del data[name]
+        else:
+            setattr(data, name, value)
+    return encoded(data)
+
+
+def encoded(data: Dataset) -> bytes:
+    stream = io.BytesIO()
+    data.save_as(stream)
+    return stream.getvalue()
+
+
+def read(content: bytes) -> Scan:
+    return next(read_dicom(content, Identity("x", sha256="0" * 64)))
+
+
+@pytest.mark.parametrize("name", ["one", "two", "three", "four"])
+def test_a_phantom_is_read_as_it_was_drawn_whatever_its_photometric_interpretation(name: str) -> None:
+    scan = read(dicom_bytes(PICTURE, name))
+    assert scan.pixels.shape == (1, 48, 40)
+    assert scan.pixels.dtype == np.float32
+    assert np.abs(scan.pixels[0] - PICTURE).max() < 1 / 1000
+    assert scan.grayscale.voi == "window 1/1 center=2048 width=4096 LINEAR"
+
+
+def test_both_photometric_interpretations_occur_among_phantoms() -> None:
+    seen = {read(dicom_bytes(PICTURE, f"n{i}")).grayscale.inverted for i in range(8)}
+    assert seen == {"no", "PresentationLUTShape INVERSE"}
+
+
+def test_monochrome1_without_presentation_shape_is_inverted() -> None:
+    plain = read(changed(PresentationLUTShape=None, PhotometricInterpretation="MONOCHROME2"))
+    inverted = read(changed(PresentationLUTShape=None, PhotometricInterpretation="MONOCHROME1"))
+    np.testing.assert_allclose(inverted.pixels, 1 - plain.pixels, atol=1e-6)
+    assert inverted.grayscale.inverted == "MONOCHROME1"
+
+
+def test_ct_in_hounsfield_units_is_windowed() -> None:
+    scan = read(dicom_bytes(PICTURE, "ct", modality="CT"))
+    assert np.abs(scan.pixels[0] - PICTURE).max() < 1 / 500
+    assert scan.grayscale.modality_lut == "rescale slope=1 intercept=0"
+    assert scan.spacing == (1.4, 1.4)
+
+
+def test_no_window_falls_back_to_percentiles_and_says_so() -> None:
+    scan = read(changed(WindowCenter=None, WindowWidth=None))
+    assert scan.grayscale.voi == "percentile 0.5-99.5"
+    assert scan.pixels.min() == 0
+    assert scan.pixels.max() == 1
+
+
+def test_a_window_of_no_width_falls_back_and_says_so() -> None:
+    scan = read(changed(WindowWidth=0))
+    assert scan.grayscale.voi.startswith("percentile 0.5-99.5, for the unusable window 1/1")
+
+
+def test_no_patient_attribute_is_kept() -> None:
+    scan = read(dicom_bytes(PICTURE, "somebody"))
+    assert "somebody" not in repr(scan.attributes)
+    assert scan.patient
+    assert "somebody" not in scan.patient
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (dicom_bytes(PICTURE, "two")[:1500], Status.UNREADABLE),
+        (dicom_bytes(PICTURE, "two")[:-1000], Status.UNREADABLE),
+        (changed(PixelData=None), Status.NO_PIXELS),
+        (changed(Rows=None), Status.UNREADABLE),
+        (changed(Rows=60000, Columns=60000), Status.TOO_LARGE),
+        (changed(BitsAllocated=13), Status.UNREADABLE),
+        (dicom_bytes(PICTURE, "two").replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.9.9.9\0"), Status.UNSUPPORTED_SYNTAX),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_a_sentence(content: bytes, status: Status) -> None:
+    with pytest.raises(RefusedError) as refused:
+        list(read_dicom(content, Identity("x")))
+    assert refused.value.status == status
+    assert len(refused.value.reason) > 10
+
+
+def test_every_real_dicom_file_gives_scans_or_a_refusal(medood_data: Path) -> None:
+    """Every file that decodes elsewhere decodes here, but for 12-bit JPEG Extended, which is refused by its name."""
+    with (medood_data / "dicom" / "manifest.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    failed, unsupported = [], []
+    for row in rows:
+        results = list(read_scans(medood_data / "dicom" / row["file"]))
+        assert results, row["file"]
+        scans = [r for r in results if isinstance(r, Scan)]
+        for scan in scans:
+            assert np.isfinite(scan.pixels).all()
+            assert 0 <= scan.pixels.min() <= scan.pixels.max() <= 1
+        for refusal in results:
+            if isinstance(refusal, Refusal):
+                assert len(refusal.reason) > 10
+                if row["decodes"] == "yes" and refusal.status == Status.UNSUPPORTED_SYNTAX:
+                    unsupported.append(row["ts_name"])
+        if row["decodes"] == "yes" and not scans and results[0].status != Status.UNSUPPORTED_SYNTAX:  # type: ignore[union-attr]
+            failed.append((row["file"], results[0]))
+    assert len(rows) > 300
+    assert not failed, failed
+    assert unsupported == ["JPEG Extended (Process 2 and 4)"]
