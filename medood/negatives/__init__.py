@@ -1,0 +1,1 @@
+"""Shifting transformations: pictures that keep the low-level statistics of the domain and lose its meaning."""

@@ -1,0 +1,35 @@
+"""Films that show the wrong part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from medood.negatives.shift import Parameters, resample, uniform
+
+
+@dataclass(frozen=True)
+class WrongFraming:
+    """``framing``: a square of 0.3 to 0.5 of the side (a quarter of the film, or less), anywhere, enlarged."""
+
+    low: float = 0.3
+    high: float = 0.5
+
+    def sample(self, rows: Tensor, pool: int, side: int, generator: Generator) -> Parameters:
+        share = uniform(len(rows), self.low, self.high, generator)
+        room = 1.0 - share
+        return {
+            "share": share,
+            "x": uniform(len(rows), -1.0, 1.0, generator) * room,
+            "y": uniform(len(rows), -1.0, 1.0, generator) * room,
+        }
+
+    def apply(self, pictures: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
+        share, zero = parameters["share"], torch.zeros_like(parameters["share"])
+        matrix = torch.stack(
+            [torch.stack([share, zero, parameters["x"]], dim=1), torch.stack([zero, share, parameters["y"]], dim=1)],
+            dim=1,
+        )
+        return resample(pictures, matrix, pictures.shape[-1])

@@ -1,0 +1,65 @@
+"""Two patients on one film."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from medood.negatives.shift import Parameters, column, coordinates, partners, uniform
+
+
+@dataclass(frozen=True)
+class JoinedHalves:
+    """``joined_halves``: the part beyond a cut at 0.35 to 0.65 comes from another picture; the cut is vertical or
+    horizontal, and soft over ``softness`` of the side."""
+
+    softness: float = 0.02
+
+    def sample(self, rows: Tensor, pool: int, side: int, generator: Generator) -> Parameters:
+        return {
+            "partner": partners(rows, pool, generator),
+            "cut": uniform(len(rows), 0.35, 0.65, generator),
+            "vertical": torch.randint(0, 2, (len(rows),), generator=generator).bool(),
+        }
+
+    def apply(self, pictures: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
+        row, col = coordinates(pictures)
+        place = torch.where(column(parameters["vertical"]), col, row)
+        share = torch.sigmoid((place - column(parameters["cut"])) / (self.softness / 2))
+        return torch.lerp(pictures, pool[parameters["partner"]], share)
+
+
+@dataclass(frozen=True)
+class BlendedPatch:
+    """``blended_patch``: an ellipse of another picture, half axes 0.1 to 0.28 of the side, soft edge, taken from another
+    place of the other picture."""
+
+    softness: float = 0.25
+
+    def sample(self, rows: Tensor, pool: int, side: int, generator: Generator) -> Parameters:
+        count = len(rows)
+        return {
+            "partner": partners(rows, pool, generator),
+            "row": uniform(count, 0.2, 0.8, generator),
+            "col": uniform(count, 0.15, 0.85, generator),
+            "height": uniform(count, 0.10, 0.28, generator),
+            "width": uniform(count, 0.10, 0.28, generator),
+            "shift_rows": torch.randint(side // 8, side - side // 8, (count,), generator=generator),
+            "shift_cols": torch.randint(side // 8, side - side // 8, (count,), generator=generator),
+        }
+
+    def apply(self, pictures: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
+        row, col = coordinates(pictures)
+        side = pictures.shape[-1]
+        rows = (torch.arange(side, device=pictures.device) + parameters["shift_rows"][:, None]) % side
+        cols = (torch.arange(side, device=pictures.device) + parameters["shift_cols"][:, None]) % side
+        index = torch.arange(len(pictures), device=pictures.device)[:, None, None]
+        other = pool[parameters["partner"]][:, 0][index, rows[:, :, None], cols[:, None, :]][:, None]
+        radius = torch.sqrt(
+            ((row - column(parameters["row"])) / column(parameters["height"])) ** 2
+            + ((col - column(parameters["col"])) / column(parameters["width"])) ** 2
+        )
+        share = torch.sigmoid((1.0 - radius) / (self.softness / 2))
+        return torch.lerp(pictures, other, share)

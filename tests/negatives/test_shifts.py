@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from medood.errors import MedoodError
+from medood.negatives.mix import SHIFTS, Mixture
+from medood.negatives.permutation import permutations
+from medood.negatives.shift import partners
+
+
+def pictures(count: int = 12, side: int = 32) -> Tensor:
+    return torch.rand(count, 1, side, side, generator=torch.Generator().manual_seed(5))
+
+
+def shifted(name: str, seed: int, batch: Tensor) -> Tensor:
+    rows = torch.arange(len(batch))
+    drawn = SHIFTS[name].sample(rows, len(batch), batch.shape[-1], torch.Generator().manual_seed(seed))
+    return SHIFTS[name].apply(batch, drawn, batch)
+
+
+@pytest.mark.parametrize("name", SHIFTS)
+def test_a_shift_can_be_replayed_stays_in_range_and_changes_every_picture(name: str) -> None:
+    batch = pictures()
+    first = shifted(name, 3, batch)
+    assert torch.equal(first, shifted(name, 3, batch))
+    assert first.shape == batch.shape
+    assert float(first.min()) >= 0
+    assert float(first.max()) <= 1 + 1e-6
+    assert torch.isfinite(first).all()
+    assert ((first - batch).abs().flatten(1).max(dim=1).values > 1e-3).all()
+
+
+@pytest.mark.parametrize("name", ["rot", "mirror", "upside_down", "perm4", "perm16", "pixel_perm"])
+def test_shifts_that_only_move_pixels_keep_the_histogram(name: str) -> None:
+    batch = pictures()
+    moved = shifted(name, 1, batch)
+    torch.testing.assert_close(moved.flatten(1).sort().values, batch.flatten(1).sort().values)
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=30, deadline=None)
+def test_a_permutation_is_never_the_identity(seed: int) -> None:
+    order = permutations(64, 4, torch.Generator().manual_seed(seed))
+    assert (order.sort(dim=1).values == torch.arange(4)).all()
+    assert not (order == torch.arange(4)).all(dim=1).any()
+
+
+@pytest.mark.parametrize("grid", [2, 4])
+def test_patch_permutation_against_a_slow_loop(grid: int) -> None:
+    batch, shift = pictures(3, 16), SHIFTS[f"perm{grid * grid}"]
+    drawn = shift.sample(torch.arange(3), 3, 16, torch.Generator().manual_seed(0))
+    result, step = shift.apply(batch, drawn, batch), 16 // grid
+    for n in range(3):
+        for place in range(grid * grid):
+            r, c = divmod(place, grid)
+            sr, sc = divmod(int(drawn["order"][n, place]), grid)
+            here = result[n, :, r * step : (r + 1) * step, c * step : (c + 1) * step]
+            assert torch.equal(here, batch[n, :, sr * step : (sr + 1) * step, sc * step : (sc + 1) * step])
+
+
+def test_patches_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="equal patches"):
+        shifted("perm16", 0, pictures(side=30))
+
+
+def test_a_turn_by_any_angle_shows_no_corner() -> None:
+    """A constant picture stays constant: nothing from outside gets in."""
+    white = torch.full((200, 1, 32, 32), 0.7)
+    torch.testing.assert_close(shifted("rot_360", 2, white), white)
+
+
+def test_any_turn_agrees_with_quarter_turns() -> None:
+    batch = pictures(1)
+    turned = SHIFTS["rot_360"].apply(batch, {"degrees": torch.tensor([90.0])}, batch)
+    torch.testing.assert_close(turned, torch.rot90(batch, 1, (-2, -1)), atol=1e-4, rtol=0)
+
+
+@given(seed=st.integers(0, 10_000), pool=st.integers(2, 9))
+@settings(max_examples=50, deadline=None)
+def test_nobody_is_his_own_partner(seed: int, pool: int) -> None:
+    rows = torch.arange(pool)
+    assert (partners(rows, pool, torch.Generator().manual_seed(seed)) != rows).all()
+
+
+def test_mixing_needs_two() -> None:
+    with pytest.raises(ValueError, match="at least 2"):
+        partners(torch.tensor([0]), 1, torch.Generator())
+
+
+def test_opacities_brighten_dark_places_only() -> None:
+    batch = torch.full((50, 1, 64, 64), 0.9)
+    batch[:, :, 20:44, 20:44] = 0.2
+    added = shifted("opacity", 4, batch) - batch
+    assert (added >= -1e-6).all()
+    inside = added[:, :, 20:44, 20:44].sum(dim=(1, 2, 3))
+    assert (inside > 0.6 * added.sum(dim=(1, 2, 3))).all()
+
+
+def test_a_mixture_draws_by_weight_and_replays() -> None:
+    mixture = Mixture({"mirror": 3.0, "inverted": 1.0, "rot": 0.0})
+    draw = mixture.sample(4000, 8, torch.Generator().manual_seed(0))
+    assert set(draw.rows) == {"mirror", "inverted"}
+    assert abs(len(draw.rows["mirror"]) / 4000 - 0.75) < 0.03
+    batch = pictures(40, 8)
+    small = mixture.sample(40, 8, torch.Generator().manual_seed(1))
+    result = mixture.apply(batch, small)
+    assert torch.equal(result, mixture.apply(batch, small))
+    rows = small.rows["inverted"]
+    torch.testing.assert_close(result[rows], 1 - batch[rows])
+    rows = small.rows["mirror"]
+    torch.testing.assert_close(result[rows], batch[rows].flip(-1))
+
+
+def test_unknown_names_and_empty_weights_are_told() -> None:
+    with pytest.raises(MedoodError, match="Did you mean 'mirror'"):
+        Mixture({"miror": 1.0})
+    with pytest.raises(MedoodError, match="no weight"):
+        Mixture({"mirror": 0.0})
