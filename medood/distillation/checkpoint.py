@@ -1,0 +1,84 @@
+"""Checkpoints: one safetensors file each, written whole or not at all; what is not a tensor is JSON in its header."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from medood.errors import MedoodError
+
+KEPT = 2
+
+
+def save_checkpoint(folder: Path, epoch: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> Path:
+    """Write ``epoch-NNNN.safetensors`` atomically and remove all but the newest two.
+
+    Raises:
+        MedoodError: the disk is full or the folder cannot be written.
+    """
+    target = folder / f"epoch-{epoch:04d}.safetensors"
+    partial = target.with_suffix(".part")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        save_file(plain, partial, metadata={"state": json.dumps(state)})
+        partial.replace(target)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise MedoodError(f"The checkpoint {target} cannot be written: {error}. Free some space, then --resume.") from error
+    for old in sorted(folder.glob("epoch-*.safetensors"))[:-KEPT]:
+        old.unlink()
+    return target
+
+
+def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[Path]] | None:
+    """The newest checkpoint that is whole.
+
+    Returns:
+        tensors, state, and the damaged files that were passed over; none where there is no whole checkpoint.
+    """
+    damaged: list[Path] = []
+    for path in sorted(folder.glob("epoch-*.safetensors"), reverse=True):
+        try:
+            with safe_open(path, framework="pt") as stream:
+                state = json.loads(stream.metadata()["state"])
+                return {name: stream.get_tensor(name) for name in stream.keys()}, state, damaged  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+            damaged.append(path)
+    return None
+
+
+def module_tensors(prefix: str, module: nn.Module) -> dict[str, Tensor]:
+    """The module's state under ``prefix.``, copied."""
+    return {f"{prefix}.{name}": value.clone() for name, value in module.state_dict().items()}
+
+
+def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as ``optimizer.<parameter>.<name>`` tensors."""
+    state = optimizer.state_dict()["state"]
+    return {f"optimizer.{i}.{name}": torch.as_tensor(v) for i, values in state.items() for name, v in values.items()}
+
+
+def load_module(prefix: str, module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Give a module the state saved under ``prefix.``."""
+    cut = len(prefix) + 1
+    module.load_state_dict({name[cut:]: value for name, value in tensors.items() if name.startswith(f"{prefix}.")})
+
+
+def load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Give an optimiser the state saved by :func:`optimizer_tensors`; its groups stay as they are built."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".")
+            state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,113 @@
+"""Backbone (timm) and projection head."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as functional
+from timm.models import is_model_in_modules
+from torch import Tensor, nn
+
+from medood.config import ModelConfig
+from medood.errors import MedoodError
+
+
+class Head(nn.Module):
+    """The projection head of the paper: a three-layer MLP, L2 normalisation, and a last layer of unit-norm prototypes.
+
+    Args:
+        in_dim: width of the backbone's feature.
+        hidden_dim: width of the two hidden layers.
+        bottleneck_dim: width of the normalised vector.
+        out_dim: number of prototypes K.
+    """
+
+    def __init__(self, in_dim: int, hidden_dim: int, bottleneck_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(in_dim, hidden_dim),
+            nn.GELU(),
+            nn.Linear(hidden_dim, hidden_dim),
+            nn.GELU(),
+            nn.Linear(hidden_dim, bottleneck_dim),
+        )
+        self.prototypes = nn.Linear(bottleneck_dim, out_dim, bias=False)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``[N, in_dim]`` to cosines ``[N, K]`` in [-1, 1] with the prototypes."""
+        direction = functional.normalize(self.mlp(features), dim=-1)
+        return functional.linear(direction, functional.normalize(self.prototypes.weight, dim=-1))
+
+
+class Network(nn.Module):
+    """Backbone and head.
+
+    Args:
+        config: the model's part of the configuration.
+        size: side of the network's input.
+        drop_path: stochastic depth; 0 for a teacher.
+
+    Raises:
+        MedoodError: timm does not know the backbone or its arguments.
+    """
+
+    def __init__(self, config: ModelConfig, size: int, drop_path: float = 0.0) -> None:
+        super().__init__()
+        arguments: dict[str, Any] = {"in_chans": 1, "num_classes": 0, "pretrained": False, **config.arguments}
+        if drop_path > 0:
+            arguments["drop_path_rate"] = drop_path
+        try:
+            if is_model_in_modules(config.backbone, ("vision_transformer",)):
+                arguments = {"img_size": size, "dynamic_img_size": True, **arguments}
+            self.backbone = timm.create_model(config.backbone, **arguments)
+        except (RuntimeError, TypeError, KeyError, ValueError, AssertionError) as error:
+            nearest = ", ".join(timm.list_models(f"*{config.backbone.split('_')[0]}*")[:5])
+            raise MedoodError(
+                f"model.backbone: timm cannot build {config.backbone!r} with {config.arguments}: {error}. "
+                f"Names that look alike: {nearest or 'none'}."
+            ) from error
+        self.head = Head(int(self.backbone.num_features), config.hidden_dim, config.bottleneck_dim, config.out_dim)
+
+    def forward(self, batches: list[Tensor]) -> list[Tensor]:
+        """Head outputs for batches of views; one batch a size. One call a step, as data-parallel training wants it."""
+        return [self.head(self.features(batch)) for batch in batches]
+
+    def features(self, pictures: Tensor) -> Tensor:
+        """Backbone features ``[N, D]`` of ``[N, 1, S, S]`` pictures in [0, 1], which are centred and scaled first.
+
+        Without it the grey level common to all pictures drowns what tells them apart, and training stays at uniform.
+        """
+        features: Tensor = self.backbone((pictures - 0.5) / 0.25)
+        return features
+
+    def embed(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Features ``[N, D]``, L2-normalised, and head outputs ``[N, K]`` of ``[N, 1, S, S]`` pictures."""
+        features = self.features(pictures)
+        return functional.normalize(features, dim=-1), self.head(features)
+
+
+def student_and_teacher(config: ModelConfig, size: int) -> tuple[Network, Network]:
+    """A student, and a teacher with the same weights, no stochastic depth and no gradient."""
+    student = Network(config, size, config.drop_path)
+    teacher = Network(config, size)
+    teacher.load_state_dict(copy.deepcopy(student.state_dict()))
+    teacher.requires_grad_(False).eval()
+    return student, teacher
+
+
+@torch.no_grad()
+def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """EMA of the weights: ``teacher = momentum * teacher + (1 - momentum) * student``; buffers are copied."""
+    pairs = zip(teacher.parameters(), student.parameters(), strict=True)
+    for slow, fast in pairs:
+        slow.lerp_(fast.detach(), 1.0 - momentum)
+    for kept, current in zip(teacher.buffers(), student.buffers(), strict=True):
+        kept.copy_(current)

@@ -1,0 +1,86 @@
+"""Positive views on the device: batched crops, small rotations, acquisition noise. No flip, solarise or grey-drop."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as functional
+from torch import Generator, Tensor
+
+from medood.config import ViewsConfig
+from medood.negatives.shift import Parameters, column, resample, uniform
+
+
+def sample_view(count: int, scale: list[float], config: ViewsConfig, generator: Generator) -> Parameters:
+    """Draw crops and acquisition noise for ``count`` views.
+
+    Args:
+        count: number of views.
+        scale: range of the crop's share of the area.
+        config: bounds of everything else.
+        generator: a CPU generator.
+
+    Returns:
+        tensors ``[count]``: ``width``, ``height``, ``x``, ``y`` (crop in [-1, 1] coordinates), ``degrees``, ``shift``,
+        ``contrast``, ``gamma`` and ``sigma`` (0 where there is no blur).
+    """
+    area = uniform(count, scale[0], scale[1], generator).sqrt()
+    stretch = torch.exp(uniform(count, -0.5, 0.5, generator) * math.log(config.aspect))
+    width, height = (area * stretch).clamp(max=1.0), (area / stretch).clamp(max=1.0)
+    blurred = (torch.rand(count, generator=generator) < config.blur).float()
+    return {
+        "width": width,
+        "height": height,
+        "x": uniform(count, -1.0, 1.0, generator) * (1.0 - width),
+        "y": uniform(count, -1.0, 1.0, generator) * (1.0 - height),
+        "degrees": uniform(count, -config.rotation, config.rotation, generator),
+        "shift": uniform(count, -config.brightness, config.brightness, generator),
+        "contrast": 1.0 + uniform(count, -config.contrast, config.contrast, generator),
+        "gamma": torch.exp(uniform(count, -1.0, 1.0, generator) * math.log1p(config.gamma)),
+        "sigma": uniform(count, 0.2, max(config.blur_sigma, 0.2), generator) * blurred,
+    }
+
+
+def crop(pictures: Tensor, parameters: Parameters, side: int) -> Tensor:
+    """Cut the drawn crops out of ``[N, 1, S, S]`` pictures and bring them to ``side``."""
+    angle = parameters["degrees"] * (math.pi / 180.0)
+    cosine, sine = torch.cos(angle), torch.sin(angle)
+    width, height = parameters["width"], parameters["height"]
+    matrix = torch.stack(
+        [
+            torch.stack([width * cosine, -width * sine, parameters["x"]], dim=1),
+            torch.stack([height * sine, height * cosine, parameters["y"]], dim=1),
+        ],
+        dim=1,
+    )
+    return resample(pictures, matrix, side)
+
+
+def acquire(views: Tensor, parameters: Parameters) -> Tensor:
+    """Brightness, contrast, gamma and blur as drawn, on ``[N, 1, s, s]`` views in [0, 1]."""
+    views = blur(views, parameters["sigma"])
+    views = (views - 0.5) * column(parameters["contrast"]) + 0.5 + column(parameters["shift"])
+    return views.clamp(1e-4, 1.0) ** column(parameters["gamma"])
+
+
+def blur(views: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian blur of each view with its own sigma in pixels; 0 leaves the view as it is."""
+    chosen = torch.nonzero(sigma > 0).flatten()
+    if not len(chosen):
+        return views
+    reach = max(1, math.ceil(3.0 * float(sigma.max())))
+    offset = torch.arange(-reach, reach + 1, device=views.device, dtype=views.dtype)
+    kernel = torch.exp(-0.5 * (offset / sigma[chosen, None]) ** 2)
+    kernel = (kernel / kernel.sum(dim=1, keepdim=True))[:, None]
+    rows = functional.pad(views[chosen].transpose(0, 1), (reach, reach, reach, reach), mode="reflect")
+    rows = functional.conv2d(rows, kernel[..., None], groups=len(chosen))
+    rows = functional.conv2d(rows, kernel[:, :, None], groups=len(chosen))
+    blurred = views.clone()
+    blurred[chosen] = rows.transpose(0, 1)
+    return blurred
+
+
+def to_device(parameters: Parameters, device: torch.device) -> Parameters:
+    """The same parameters on another device."""
+    return {name: value.to(device) for name, value in parameters.items()}

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+
+from medood.config import ModelConfig, ViewsConfig
+from medood.distillation.checkpoint import load_newest, save_checkpoint
+from medood.distillation.collapse import CollapseError, CollapseWatch, effective_rank
+from medood.distillation.network import Network, student_and_teacher, update_teacher
+from medood.distillation.schedules import cosine, linear, warmup_cosine
+from medood.distillation.views import acquire, blur, crop, sample_view
+from medood.errors import MedoodError
+
+VIT = ModelConfig("vit_tiny_patch16_224", {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}, 0.1, 16, 8, 12)
+
+
+def test_schedules_at_their_ends() -> None:
+    assert cosine(0, 10, 0.04, 0.4) == pytest.approx(0.04)
+    assert cosine(9, 10, 0.04, 0.4) == pytest.approx(0.4)
+    assert cosine(5, 11, 0.0, 1.0) == pytest.approx(0.5)
+    assert linear(0, 10, 0.04, 0.01) == 0.04
+    assert linear(10, 10, 0.04, 0.01) == linear(99, 10, 0.04, 0.01) == pytest.approx(0.01)
+    rates = [warmup_cosine(step, 100, 10, 1.0, 0.1) for step in range(100)]
+    assert rates[9] == max(rates) == 1.0
+    assert rates[99] == pytest.approx(0.1)
+    assert all(a < b for a, b in pairwise(rates[:10]))
+
+
+def test_a_full_crop_without_noise_is_the_picture() -> None:
+    pictures = torch.rand(3, 1, 24, 24)
+    config = ViewsConfig(aspect=1.0, rotation=0.0, brightness=0.0, contrast=0.0, gamma=0.0, blur=0.0)
+    drawn = sample_view(3, [1.0, 1.0], config, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(acquire(crop(pictures, drawn, 24), drawn), pictures.clamp(1e-4, 1), atol=1e-5, rtol=1e-5)
+
+
+def test_a_crop_shows_the_drawn_place() -> None:
+    rows = torch.linspace(0, 1, 101).view(1, 1, 101, 1).expand(1, 1, 101, 101)
+    drawn = {
+        name: torch.tensor([value])
+        for name, value in {"width": 0.5, "height": 0.5, "x": 0.0, "y": 0.5, "degrees": 0.0}.items()
+    }
+    view = crop(rows, drawn, 10)
+    assert float(view.mean()) == pytest.approx(0.75, abs=0.01)
+    assert float(view[0, 0, 0, 0]) == pytest.approx(0.525, abs=0.02)
+
+
+def test_crops_keep_their_bounds_and_follow_the_seed() -> None:
+    config = ViewsConfig()
+    first = sample_view(2000, [0.4, 1.0], config, torch.Generator().manual_seed(1))
+    again = sample_view(2000, [0.4, 1.0], config, torch.Generator().manual_seed(1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    area = first["width"] * first["height"]
+    assert 0.39 < float(area.min()) < 0.45
+    assert float(area.max()) <= 1.0
+    assert (first["x"].abs() + first["width"] <= 1 + 1e-6).all()
+    assert float(first["degrees"].abs().max()) <= config.rotation
+
+
+def test_blur_against_scipy() -> None:
+    pictures = torch.rand(3, 1, 40, 40)
+    sigma = torch.tensor([0.0, 0.7, 1.5])
+    result = blur(pictures, sigma)
+    assert torch.equal(result[0], pictures[0])
+    for i in (1, 2):
+        expected = gaussian_filter(pictures[i, 0].double().numpy(), float(sigma[i]), mode="mirror", radius=5)
+        np.testing.assert_allclose(result[i, 0].numpy(), expected, atol=2e-4)
+
+
+def test_the_teacher_is_an_ema_of_the_student_and_the_head_gives_cosines() -> None:
+    student, teacher = student_and_teacher(VIT, 32)
+    before = [p.clone() for p in teacher.parameters()]
+    assert all(torch.equal(s, t) for s, t in zip(student.parameters(), teacher.parameters(), strict=True))
+    with torch.no_grad():
+        for p in student.parameters():
+            p.add_(1.0)
+    update_teacher(teacher, student, 0.9)
+    for old, new in zip(before, teacher.parameters(), strict=True):
+        torch.testing.assert_close(new, old + 0.1)
+    assert not any(p.requires_grad for p in teacher.parameters())
+    outputs = teacher([torch.rand(2, 1, 32, 32), torch.rand(3, 1, 16, 16)])
+    assert [tuple(o.shape) for o in outputs] == [(2, 12), (3, 12)]
+    assert all(float(o.abs().max()) <= 1 + 1e-5 for o in outputs)
+
+
+def test_a_backbone_that_does_not_exist_is_told() -> None:
+    with pytest.raises(MedoodError, match=r"model\.backbone"):
+        Network(ModelConfig("vit_tinny"), 32)
+
+
+def test_effective_rank_limits() -> None:
+    assert effective_rank(torch.ones(50, 8)) == 1.0
+    assert effective_rank(torch.rand(50, 1) @ torch.rand(1, 8)) == pytest.approx(1.0, abs=1e-4)
+    signs = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]])
+    assert effective_rank(signs) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("teacher", "mean", "way"), [(math.log(64), math.log(64), "uniform"), (0.01, 0.02, "one point")])
+def test_collapse_is_caught_within_its_patience(teacher: float, mean: float, way: str) -> None:
+    watch = CollapseWatch(64, patience=50)
+    for _ in range(49):
+        watch.update(teacher, mean)
+    watch.update(2.0, 3.0)  # one healthy step starts the count again
+    for _ in range(49):
+        watch.update(teacher, mean)
+    with pytest.raises(CollapseError, match=way):
+        watch.update(teacher, mean)
+
+
+def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    for epoch in (0, 1, 2):
+        save_checkpoint(tmp_path, epoch, {"a": torch.full((3,), float(epoch))}, {"epoch": epoch})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["epoch-0001.safetensors", "epoch-0002.safetensors"]
+    newest = tmp_path / "epoch-0002.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-5])
+    loaded = load_newest(tmp_path)
+    assert loaded is not None
+    tensors, state, damaged = loaded
+    assert state == {"epoch": 1}
+    assert damaged == [newest]
+    torch.testing.assert_close(tensors["a"], torch.ones(3))
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MedoodError, match="cannot be written"):
+        save_checkpoint(tmp_path / "file", 0, {"a": torch.ones(1)}, {})
