@@ -1,0 +1,1 @@
+"""Deciding: features, scores, calibration, and the detector that holds them."""

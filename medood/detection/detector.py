@@ -1,0 +1,213 @@
+"""A detector is a folder: two safetensors files, and one JSON file that states everything that decides."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from medood.config import ModelConfig, PreprocessConfig
+from medood.detection.calibration import Vector, p_values
+from medood.detection.features import Features, embed
+from medood.detection.scores import SCORES, Fitted
+from medood.distillation.network import Network
+from medood.errors import MedoodError
+from medood.scans.scan import Scan
+from medood.scans.transforms import network_input, preprocessing
+
+SCHEMA_VERSION = 1
+PARTS = ("network.safetensors", "bank.safetensors")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was decided of one scan.
+
+    Attributes:
+        score: raw score, higher is more out-of-distribution.
+        p_value: split-conformal, small when out-of-distribution.
+        decision: ``in_distribution`` or ``out_of_distribution`` at the stated false-alarm rate.
+        nearest: cosines of the nearest in-distribution scans, falling.
+        nearest_keys: their scan keys.
+    """
+
+    score: float
+    p_value: float
+    decision: str
+    nearest: list[float]
+    nearest_keys: list[str]
+
+
+@dataclass
+class Detector:
+    """Everything that decides.
+
+    Attributes:
+        network: teacher backbone and head, in evaluation mode.
+        model: how the network is built.
+        preprocess: from a scan to the network's input.
+        score_name: one of ``SCORES``.
+        bank: ``[M, D]`` in-distribution features.
+        bank_keys: ``[M, 32]`` uint8, the SHA-256 of the scans behind the rows.
+        fitted: what the score learned from the bank.
+        calibration: ``[n]`` scores of held-out in-distribution scans.
+        cam_scale: raw Grad-CAM value drawn at full strength, from calibration scans.
+        facts: data fingerprint, configuration, training figures; goes into ``detector.json`` as it is.
+        sha256: digest of ``detector.json``, which names the digests of the parts; empty until saved.
+    """
+
+    network: Network
+    model: ModelConfig
+    preprocess: PreprocessConfig
+    score_name: str
+    bank: Tensor
+    bank_keys: Tensor
+    fitted: Fitted
+    calibration: Vector
+    cam_scale: float = 1.0
+    facts: dict[str, Any] = field(default_factory=dict)
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        self.network.eval().requires_grad_(False)
+        self.chain = preprocessing(self.preprocess)
+
+    def prepare(self, scan: Scan) -> Tensor:
+        """The network's input for a scan: float32 ``[1, S, S]``."""
+        return network_input(scan, self.chain)
+
+    def score(self, rows: Features) -> Tensor:
+        """Raw scores ``[N]``; differentiable where the rows are."""
+        return SCORES[self.score_name].score(rows, self.bank, self.fitted)
+
+    def judge(self, pictures: Tensor, fpr: float, neighbours: int = 5) -> list[Verdict]:
+        """Score and decide for ``[N, 1, S, S]`` pictures.
+
+        A scan whose score is not a finite number gets the score infinity and the smallest p-value: what the network cannot
+        place does not belong.
+        """
+        rows = embed(self.network, pictures)
+        raw = torch.nan_to_num(self.score(rows), nan=float("inf"), posinf=float("inf"))
+        scores = raw.double().numpy()
+        p = p_values(scores, self.calibration)
+        cosines, places = (rows.features @ self.bank.T).topk(min(neighbours, len(self.bank)), dim=1)
+        keys = [[bytes(self.bank_keys[i].tolist()).hex() for i in row] for row in places]
+        return [
+            Verdict(
+                float(scores[i]),
+                float(p[i]),
+                "out_of_distribution" if p[i] <= fpr else "in_distribution",
+                [float(c) for c in cosines[i]],
+                keys[i],
+            )
+            for i in range(len(rows))
+        ]
+
+    def save(self, folder: Path) -> None:
+        """Write the folder; ``detector.json`` last, so that a folder without it is known to be unfinished."""
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: value.cpu().contiguous() for name, value in self.network.state_dict().items()}
+        save_file(weights, folder / PARTS[0])
+        fitted = {f"score.{name}": value.contiguous() for name, value in self.fitted.items()}
+        save_file({"features": self.bank.contiguous(), "keys": self.bank_keys.contiguous(), **fitted}, folder / PARTS[1])
+        stated = {
+            "schema_version": SCHEMA_VERSION,
+            "preprocess": asdict(self.preprocess),
+            "model": asdict(self.model),
+            "score": self.score_name,
+            "cam_scale": self.cam_scale,
+            "calibration_scores": [float(v) for v in self.calibration],
+            "parts": {name: _digest(folder / name) for name in PARTS},
+            "versions": _versions(),
+            **self.facts,
+        }
+        stated["sha256"] = _digest_of(stated)
+        (folder / "detector.json").write_text(json.dumps(stated, indent=1, allow_nan=False) + "\n")
+        self.sha256 = stated["sha256"]
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Detector:
+        """Read a folder and check every digest.
+
+        Raises:
+            MedoodError: the folder is missing or unfinished, a byte has changed, or the schema is of another version.
+        """
+        folder = Path(folder)
+        stated = _read_json(folder)
+        model = ModelConfig(**stated["model"])
+        preprocess = PreprocessConfig(**stated["preprocess"])
+        network = Network(model, preprocess.size)
+        network.load_state_dict(_read_part(folder / PARTS[0]))
+        bank = _read_part(folder / PARTS[1])
+        cut = len("score.")
+        known = {"schema_version", "preprocess", "model", "score", "cam_scale", "calibration_scores", "parts", "sha256"}
+        return cls(
+            network=network,
+            model=model,
+            preprocess=preprocess,
+            score_name=stated["score"],
+            bank=bank["features"],
+            bank_keys=bank["keys"],
+            fitted={name[cut:]: value for name, value in bank.items() if name.startswith("score.")},
+            calibration=np.asarray(stated["calibration_scores"], dtype=np.float64),
+            cam_scale=float(stated["cam_scale"]),
+            facts={name: value for name, value in stated.items() if name not in known | {"versions"}},
+            sha256=stated["sha256"],
+        )
+
+
+def _read_json(folder: Path) -> dict[str, Any]:
+    path = folder / "detector.json"
+    if not path.is_file():
+        raise MedoodError(f"{folder} is not a detector: it holds no detector.json. Give the folder that train wrote.")
+    try:
+        stated = json.loads(path.read_text())
+        digest = stated.pop("sha256")
+        version = stated["schema_version"]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise MedoodError(f"{path} is damaged: it is not the JSON that train wrote. Copy the detector again.") from error
+    if version != SCHEMA_VERSION:
+        raise MedoodError(f"{path} has the schema version {version}; this medood reads {SCHEMA_VERSION}. Train again.")
+    if _digest_of(stated) != digest:
+        raise MedoodError(f"{path} was changed after it was written (its SHA-256 differs). Copy the detector again.")
+    for name, expected in stated["parts"].items():
+        if name not in PARTS or not (folder / name).is_file():
+            raise MedoodError(f"{folder / name} is missing. Copy the whole detector folder.")
+        if _digest(folder / name) != expected:
+            raise MedoodError(
+                f"{folder / name} was changed after it was written (its SHA-256 differs). Copy the detector again."
+            )
+    return {**stated, "sha256": digest}
+
+
+def _read_part(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as stream:
+            return {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise MedoodError(f"{path} cannot be read: {error}. Copy the detector again.") from error
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _digest_of(stated: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(stated, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    names = ("medood", "torch", "timm", "monai", "pydicom", "scikit-learn")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
