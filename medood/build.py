@@ -1,0 +1,195 @@
+"""From in-distribution scans to a detector folder: cache, self-distillation, bank, calibration, evidence scale."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from medood.config import RunConfig
+from medood.detection.detector import Detector
+from medood.detection.features import Features, embed
+from medood.detection.scores import SCORES
+from medood.distillation.collapse import effective_rank
+from medood.distillation.network import Network
+from medood.distillation.trainer import Metrics, Trainer
+from medood.errors import MedoodError
+from medood.evidence.gradcam import grad_cam, normal_scale
+from medood.progress import Bar, Progress
+from medood.scans.cache import PictureCache, build_cache
+
+#: Calibration scans whose maps fix the scale of the evidence.
+_CAM_SCANS = 256
+
+
+def train(config: RunConfig, *, resume: bool = False, progress: Progress | None = None) -> Path:
+    """Train a detector.
+
+    Args:
+        config: the run; ``data.root`` is needed.
+        resume: go on from the newest whole checkpoint of ``out``.
+        progress: where to draw; none is quiet.
+
+    Returns:
+        the detector's folder, ``out``.
+
+    Raises:
+        MedoodError: the data or the configuration cannot be used, or training collapsed.
+    """
+    progress = progress or Progress(quiet=True)
+    _check(config)
+    out = Path(config.out)
+    cache_folder = Path(config.data.cache or out / "cache")
+
+    def cached(root: str, size: int, what: str) -> PictureCache:
+        def track(items: Iterator[Any], total: int) -> Iterator[Any]:
+            return progress.track(items, total, what)
+
+        limit = config.data.limit or None
+        return build_cache(Path(root), cache_folder, config.preprocess, size, limit=limit, track=track)
+
+    source = cached(config.data.root, config.views.source_size, "decoding for training")
+    inputs = cached(config.data.root, config.preprocess.size, "decoding for the bank")
+    for status, count in sorted(inputs.refused.items()):
+        progress.say(f"left out: {count} {status}")
+    if config.data.calibration_root:
+        held_out = cached(config.data.calibration_root, config.preprocess.size, "decoding for calibration")
+        training = np.arange(len(inputs.keys))
+        calibration_pictures, calibration_keys = held_out.pictures, held_out.keys
+        if set(held_out.keys) & set(inputs.keys):
+            shared = len(set(held_out.keys) & set(inputs.keys))
+            raise MedoodError(f"data.calibration_root: {shared} of its scans are training scans; give other ones.")
+    else:
+        training, held = split_by_patient(inputs, config.data.calibration_fraction, config.train.seed)
+        calibration_pictures = inputs.pictures[held]
+        calibration_keys = [inputs.keys[i] for i in held]
+    progress.say(f"{len(training)} scans to learn from, {len(calibration_keys)} to calibrate with")
+
+    trainer = Trainer(config, _Rows(source.pictures, training), out)  # type: ignore[arg-type]
+    if resume:
+        for path in trainer.resume():
+            progress.say(f"{path} is damaged; the checkpoint before it is used")
+    last: Metrics = {}
+    with progress.bar(trainer.steps, "training") as bar:
+        bar(trainer.next_epoch * trainer.steps_per_epoch, "")
+        network = trainer.fit(lambda step, steps, metrics: _show(bar, last, metrics))
+    network.to("cpu")
+
+    bank = embed(network, as_input(inputs.pictures[training]))
+    detector = _detector(config, network, bank, [inputs.keys[i] for i in training])
+    calibration_inputs = as_input(calibration_pictures)
+    detector.calibration = detector.score(embed(network, calibration_inputs)).double().numpy()
+    detector.cam_scale = normal_scale(grad_cam(detector, calibration_inputs[:_CAM_SCANS]))
+    rank = effective_rank(bank.features)
+    detector.facts = {
+        "data": {
+            "training_scans": len(training),
+            "calibration_scans": len(calibration_keys),
+            "training_sha256": fingerprint([inputs.keys[i] for i in training]),
+            "calibration_sha256": fingerprint(calibration_keys),
+            "left_out": inputs.refused,
+        },
+        "training": {name: round(value, 6) for name, value in last.items() if name != "images_per_second"}
+        | {"feature_effective_rank": round(rank, 2), "steps": trainer.steps},
+        "config": _portable(config),
+    }
+    detector.save(out)
+    progress.say(f"effective rank of the features: {rank:.1f}; detector: {out}")
+    return out
+
+
+def split_by_patient(cache: PictureCache, fraction: float, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Rows to train on and rows held out, no patient in both; a scan without PatientID stands for itself.
+
+    The draw depends on the patients (or contents) and the seed only, not on file names or their order.
+
+    Raises:
+        MedoodError: fewer than 2 scans would be left on a side.
+    """
+    groups = [patient or key for patient, key in zip(cache.patients, cache.keys, strict=True)]
+    order = sorted(set(groups), key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).digest())
+    held_groups = set(order[: max(1, round(fraction * len(order)))])
+    held = np.array([i for i, group in enumerate(groups) if group in held_groups], dtype=np.int64)
+    kept = np.array([i for i, group in enumerate(groups) if group not in held_groups], dtype=np.int64)
+    if len(kept) < 2 or len(held) < 2:
+        raise MedoodError(
+            f"data.root holds {len(groups)} scans of {len(order)} patients; too few to train on and to calibrate with. "
+            "Give more scans."
+        )
+    return kept, held
+
+
+def as_input(pictures: npt.NDArray[np.uint8]) -> Tensor:
+    """Cached ``[N, S, S]`` pictures as the network's input ``[N, 1, S, S]``; equal to ``Detector.prepare`` of the scans."""
+    return torch.from_numpy(np.ascontiguousarray(pictures)).float().div_(255.0)[:, None]
+
+
+def fingerprint(keys: list[str]) -> str:
+    """SHA-256 over the sorted scan keys: equal for equal scans, whatever their names."""
+    return hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()
+
+
+def _detector(config: RunConfig, network: Network, bank: Features, keys: list[str]) -> Detector:
+    fitted = SCORES[config.detector.score].fit(bank)
+    features = bank.features
+    if 0 < config.detector.bank_size < len(features):
+        chosen = np.random.default_rng([config.train.seed, 4]).choice(
+            len(features), config.detector.bank_size, replace=False
+        )
+        chosen.sort()
+        features, keys = features[torch.from_numpy(chosen)], [keys[i] for i in chosen]
+    digests = np.stack([np.frombuffer(bytes.fromhex(key.split(":")[0]), dtype=np.uint8) for key in keys])
+    return Detector(
+        network=network,
+        model=config.model,
+        preprocess=config.preprocess,
+        score_name=config.detector.score,
+        bank=features.contiguous(),
+        bank_keys=torch.from_numpy(digests.copy()),
+        fitted=fitted,
+        calibration=np.zeros(0),
+    )
+
+
+def _check(config: RunConfig) -> None:
+    if not config.data.root:
+        raise MedoodError("data.root is not set. Add data.root=FOLDER, the folder with the in-distribution scans.")
+    if config.detector.score not in SCORES:
+        raise MedoodError(f"detector.score is {config.detector.score!r}; expected one of {', '.join(SCORES)}.")
+
+
+def _show(bar: Bar, last: Metrics, metrics: Metrics) -> None:
+    last.update(metrics)
+    bar(
+        1,
+        f"loss {metrics['loss']:.3f} = {metrics['loss_positive']:.3f} + KL {metrics.get('kl_negatives', 0.0):.3f}  "
+        f"teacher entropy {metrics['teacher_entropy']:.2f}  {metrics['images_per_second']:.0f} images/s",
+    )
+
+
+def _portable(config: RunConfig) -> dict[str, Any]:
+    """The configuration without the paths of the machine that trained."""
+    plain = asdict(config)
+    del plain["out"], plain["data"]["root"], plain["data"]["calibration_root"], plain["data"]["cache"]
+    return plain
+
+
+class _Rows:
+    """Rows of a memory-mapped array, read when asked for."""
+
+    def __init__(self, pictures: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]) -> None:
+        self._pictures = pictures
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        return np.asarray(self._pictures[self._rows[index]])
