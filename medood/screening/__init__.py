@@ -1,0 +1,1 @@
+"""Archives, whole: what was found, what was decided, one row each."""

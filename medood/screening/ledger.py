@@ -1,0 +1,147 @@
+"""The ledger of a run: SQLite, one row a picture or refused file."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from medood.errors import MedoodError
+
+SCHEMA_VERSION = 1
+#: Columns of ``verdicts.csv``; new ones are only ever added at the end.
+VERDICT_COLUMNS = ("source", "member", "frame", "sha256", "status", "score", "p_value", "decision", "reason")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture, or one file without a picture.
+
+    Attributes:
+        source: path as given or found.
+        member: name inside an archive, or empty.
+        frame: frame number from 0.
+        sha256: of the file or member, empty where its bytes could not be read.
+        status: ``scored``, or the refusal's name.
+        reason: a sentence: why it was refused, or why it was flagged.
+        score: raw score; none where nothing was scored.
+        p_value: conformal p-value; none where nothing was scored.
+        decision: ``in_distribution``, ``out_of_distribution``, or empty.
+        facts: grey scale, DICOM attributes, spacing, size, nearest in-distribution cosines.
+        read_seconds: reading and decoding.
+        score_seconds: share of the batch's network time.
+    """
+
+    source: str
+    member: str
+    frame: int
+    sha256: str
+    status: str
+    reason: str
+    score: float | None = None
+    p_value: float | None = None
+    decision: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+    read_seconds: float = 0.0
+    score_seconds: float = 0.0
+
+
+_COLUMNS = tuple(item.name for item in fields(Row))
+
+
+class Ledger:
+    """A run's rows and what is known of the run.
+
+    Args:
+        folder: the run's folder.
+        create: begin a new run; an old ledger there is an error.
+
+    Raises:
+        MedoodError: there is no ledger, there is one already, or it cannot be opened.
+    """
+
+    def __init__(self, folder: Path, *, create: bool = False) -> None:
+        self.path = folder / "ledger.sqlite"
+        if create and self.path.exists():
+            raise MedoodError(f"{folder} already holds a run. Give another folder with --out, or remove that one.")
+        if not create and not self.path.is_file():
+            raise MedoodError(f"{folder} is not a run: it holds no ledger.sqlite. Give the folder of medood screen --out.")
+        try:
+            if create:
+                folder.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(self.path)
+            if create:
+                self._create()
+            version = self._database.execute("PRAGMA user_version").fetchone()[0]
+        except (OSError, sqlite3.Error) as error:
+            raise MedoodError(f"{self.path} cannot be opened: {error}.") from error
+        if version != SCHEMA_VERSION:
+            raise MedoodError(f"{self.path} has the schema version {version}; this medood reads {SCHEMA_VERSION}.")
+
+    def _create(self) -> None:
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("CREATE TABLE run (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        self._database.execute(
+            "CREATE TABLE scans (id INTEGER PRIMARY KEY, source TEXT NOT NULL, member TEXT NOT NULL, "
+            "frame INTEGER NOT NULL, sha256 TEXT NOT NULL, status TEXT NOT NULL, reason TEXT NOT NULL, score REAL, "
+            "p_value REAL, decision TEXT NOT NULL, facts TEXT NOT NULL, read_seconds REAL, score_seconds REAL)"
+        )
+        self._database.execute("CREATE INDEX scans_by_decision ON scans (decision, score)")
+        self._database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        self._database.commit()
+
+    def state(self, **values: Any) -> None:
+        """Note facts of the run, as JSON."""
+        rows = [(name, json.dumps(value)) for name, value in values.items()]
+        self._database.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", rows)
+        self._database.commit()
+
+    def run(self) -> dict[str, Any]:
+        """The facts of the run."""
+        return {name: json.loads(value) for name, value in self._database.execute("SELECT name, value FROM run")}
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Write rows, all or none."""
+        marks = ", ".join("?" * len(_COLUMNS))
+        with self._database:
+            self._database.executemany(
+                f"INSERT INTO scans ({', '.join(_COLUMNS)}) VALUES ({marks})",  # noqa: S608 - names of our own fields
+                (
+                    [json.dumps(v) if name == "facts" else v for name in _COLUMNS for v in [getattr(row, name)]]
+                    for row in rows
+                ),
+            )
+
+    def rows(self, where: str = "1", order: str = "id", limit: int = -1) -> Iterator[Row]:
+        """Rows in the order they were found, or another order of columns; ``where`` and ``order`` are our own SQL."""
+        query = f"SELECT {', '.join(_COLUMNS)} FROM scans WHERE {where} ORDER BY {order} LIMIT ?"  # noqa: S608
+        for values in self._database.execute(query, (limit,)):
+            named = dict(zip(_COLUMNS, values, strict=True))
+            named["facts"] = json.loads(named["facts"])
+            yield Row(**named)
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Number of rows by (status, decision)."""
+        query = "SELECT status, decision, COUNT(*) FROM scans GROUP BY status, decision ORDER BY status, decision"
+        return {(status, decision): count for status, decision, count in self._database.execute(query)}
+
+    def write_csv(self, target: Path) -> None:
+        """Write ``verdicts.csv`` whole or not at all."""
+        partial = target.with_suffix(".part")
+        try:
+            with partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
+                writer = csv.writer(stream)
+                writer.writerow(VERDICT_COLUMNS)
+                for row in self.rows():
+                    writer.writerow(["" if (v := getattr(row, name)) is None else v for name in VERDICT_COLUMNS])
+            partial.replace(target)
+        except OSError as error:
+            raise MedoodError(f"{target} cannot be written: {error}.") from error
+
+    def close(self) -> None:
+        """Close the file; the write-ahead log is folded in."""
+        self._database.close()

@@ -1,0 +1,198 @@
+"""Sources in, ledger out: read, prepare, batch, judge, write. Bad input becomes a row and never stops the run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medood.detection.calibration import check_fpr, threshold
+from medood.detection.detector import Detector, Verdict
+from medood.errors import MedoodError
+from medood.progress import Progress
+from medood.scans.archive import Source, find_sources, read_source
+from medood.scans.scan import Refusal, Scan, Status
+from medood.screening.ledger import Ledger, Row
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a screening found.
+
+    Attributes:
+        scanned: rows in the ledger.
+        flagged: scans decided out of distribution.
+        accepted: scans decided in distribution.
+        refused: rows without a score.
+    """
+
+    scanned: int
+    flagged: int
+    accepted: int
+    refused: int
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    scan: Scan
+    picture: Tensor
+    read_seconds: float
+
+
+def screen(
+    sources: Sequence[str | Path],
+    detector: str | Path | Detector,
+    out: str | Path,
+    *,
+    fpr: float = 0.05,
+    progress: Progress | None = None,
+) -> Summary:
+    """Screen files, folders and zip archives into a run folder with ``ledger.sqlite`` and ``verdicts.csv``.
+
+    Args:
+        sources: what to screen.
+        detector: a detector, or its folder.
+        out: the run's folder; it must not hold a run.
+        fpr: share of in-distribution scans that may be flagged.
+        progress: where to draw; none is quiet.
+
+    Raises:
+        MedoodError: a source is missing, the detector is damaged, the rate cannot be reached, the folder is taken.
+    """
+    progress = progress or Progress(quiet=True)
+    out = Path(out)
+    folder = "" if isinstance(detector, Detector) else str(Path(detector).resolve())
+    loaded = detector if isinstance(detector, Detector) else Detector.load(detector)
+    check_fpr(fpr, len(loaded.calibration))
+    found = _found(sources)
+    ledger = Ledger(out, create=True)
+    try:
+        ledger.state(
+            medood=version("medood"),
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            sources=[str(source) for source in sources],
+            fpr=fpr,
+            threshold=threshold(loaded.calibration, fpr),
+            detector={
+                "folder": folder,
+                "sha256": loaded.sha256,
+                "name": loaded.facts.get("config", {}).get("name", ""),
+                "score": loaded.score_name,
+                "calibration_scans": len(loaded.calibration),
+                "training_scans": loaded.facts.get("data", {}).get("training_scans"),
+            },
+        )
+        with progress.bar(len(found), "screening") as bar:
+            waiting: list[_Waiting] = []
+            for item in found:
+                rows: list[Row] = []
+                for result, seconds in _results(item):
+                    if isinstance(result, Refusal):
+                        rows.append(_refused(result, seconds))
+                        continue
+                    waiting.append(_Waiting(result, loaded.prepare(result), seconds))
+                    if len(waiting) == BATCH:
+                        rows += _judged(waiting, loaded, fpr)
+                        waiting = []
+                ledger.add(rows)
+                bar(1, "")
+            ledger.add(_judged(waiting, loaded, fpr))
+        ledger.state(finished=datetime.now(UTC).isoformat(timespec="seconds"))
+        ledger.write_csv(out / "verdicts.csv")
+        return summary(ledger)
+    finally:
+        ledger.close()
+
+
+def summary(ledger: Ledger) -> Summary:
+    """Count a ledger."""
+    counts = ledger.counts()
+    flagged = counts.get((Status.SCORED, "out_of_distribution"), 0)
+    accepted = counts.get((Status.SCORED, "in_distribution"), 0)
+    total = sum(counts.values())
+    return Summary(total, flagged, accepted, total - flagged - accepted)
+
+
+def _found(sources: Sequence[str | Path]) -> list[Source | Refusal]:
+    found: list[Source | Refusal] = []
+    for source in sources:
+        try:
+            here = list(find_sources(Path(source)))
+        except FileNotFoundError as error:
+            raise MedoodError(f"{error}. Give a file, a folder or a zip archive that is there.") from error
+        found += here
+    if not found:
+        raise MedoodError(f"There is no file in {', '.join(str(s) for s in sources)}. Give a folder that holds scans.")
+    return found
+
+
+def _results(item: Source | Refusal) -> Iterator[tuple[Scan | Refusal, float]]:
+    """The item's results with the seconds each took to read."""
+    if isinstance(item, Refusal):
+        yield item, 0.0
+        return
+    started = time.perf_counter()
+    for result in read_source(item):
+        yield result, time.perf_counter() - started
+        started = time.perf_counter()
+
+
+def _judged(waiting: list[_Waiting], detector: Detector, fpr: float) -> list[Row]:
+    if not waiting:
+        return []
+    started = time.perf_counter()
+    verdicts = detector.judge(torch.stack([item.picture for item in waiting]), fpr)
+    seconds = (time.perf_counter() - started) / len(waiting)
+    return [_scored(item, verdict, fpr, seconds) for item, verdict in zip(waiting, verdicts, strict=True)]
+
+
+def _scored(item: _Waiting, verdict: Verdict, fpr: float, seconds: float) -> Row:
+    identity = item.scan.identity
+    flagged = verdict.decision == "out_of_distribution"
+    facts: dict[str, Any] = {
+        "grayscale": asdict(item.scan.grayscale),
+        "attributes": item.scan.attributes,
+        "spacing": item.scan.spacing,
+        "shape": list(item.scan.pixels.shape[1:]),
+        "nearest": [round(v, 4) for v in verdict.nearest],
+        "nearest_keys": verdict.nearest_keys,
+    }
+    reason = (
+        f"at most {verdict.p_value:.2g} of in-distribution scans score this high; the limit is {fpr:g}" if flagged else ""
+    )
+    return Row(
+        identity.source,
+        identity.member,
+        identity.frame,
+        identity.sha256,
+        Status.SCORED,
+        reason,
+        min(verdict.score, 1e308),
+        verdict.p_value,
+        verdict.decision,
+        facts,
+        round(item.read_seconds, 6),
+        round(seconds, 6),
+    )
+
+
+def _refused(refusal: Refusal, seconds: float) -> Row:
+    identity = refusal.identity
+    return Row(
+        identity.source,
+        identity.member,
+        identity.frame,
+        identity.sha256,
+        refusal.status,
+        refusal.reason,
+        read_seconds=round(seconds, 6),
+    )
