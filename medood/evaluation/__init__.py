@@ -1,0 +1,1 @@
+"""How good it is, beside what trivial means reach."""
