@@ -1,0 +1,92 @@
+"""Pictures of evidence: the scan as read, and the Grad-CAM of its score on the detector's one scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from medood.detection.detector import Detector
+from medood.evidence.gradcam import grad_cam
+from medood.scans.archive import Source, read_source
+from medood.scans.scan import Scan
+from medood.screening.ledger import Row
+
+#: The accent of the report, and the colour of evidence.
+ACCENT = (208, 73, 28)
+#: Longest side of a picture in the report, in pixels.
+SIDE = 420
+
+
+@dataclass(frozen=True)
+class EvidencePictures:
+    """File names of a scan's pictures; ``missing`` says why there are none, and is empty where there are."""
+
+    picture: str = ""
+    overlay: str = ""
+    missing: str = ""
+
+
+def draw_evidence(row: Row, detector: Detector, folder: Path, name: str) -> EvidencePictures:
+    """Read the scan again and write ``<name>.png`` and ``<name>-cam.png``.
+
+    Args:
+        row: of a scored scan.
+        detector: the one that scored it.
+        folder: where the pictures go.
+        name: their stem.
+
+    Returns:
+        the file names; or the reason, where the original is gone or has changed.
+    """
+    scan = _read_again(row)
+    if isinstance(scan, str):
+        return EvidencePictures(missing=scan)
+    raw = grad_cam(detector, detector.prepare(scan)[None])[0]
+    picture = _shrunk(scan.pixels[0])
+    heat = _on_picture(raw / detector.cam_scale, picture.shape, detector.preprocess.fit)
+    grey = Image.fromarray(np.rint(picture * 255).astype(np.uint8))
+    grey.save(folder / f"{name}.png")
+    blend(picture, heat).save(folder / f"{name}-cam.png")
+    return EvidencePictures(f"{name}.png", f"{name}-cam.png")
+
+
+def blend(picture: npt.NDArray[np.float32], heat: npt.NDArray[np.float32]) -> Image.Image:
+    """Lay the accent colour over a grey picture, as strong as the heat (0 to 1, clipped)."""
+    share = 0.75 * np.clip(heat, 0.0, 1.0)[..., None]
+    colour = np.array(ACCENT, dtype=np.float32) / 255.0
+    mixed = (1.0 - share) * picture[..., None] + share * colour
+    return Image.fromarray(np.rint(mixed * 255).astype(np.uint8))
+
+
+def _read_again(row: Row) -> Scan | str:
+    try:
+        for result in read_source(Source(Path(row.source), row.member)):
+            if result.identity.sha256 and result.identity.sha256 != row.sha256:
+                return "the file has changed since it was screened"
+            if isinstance(result, Scan) and result.identity.frame == row.frame:
+                return result
+    except OSError:
+        pass
+    return "the file is no longer where it was screened"
+
+
+def _shrunk(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """At most ``SIDE`` pixels on the longer side, and at least 8 on the shorter."""
+    height, width = pixels.shape
+    factor = min(1.0, SIDE / max(height, width))
+    size = (max(8, round(width * factor)), max(8, round(height * factor)))
+    shrunk = Image.fromarray(pixels).resize(size, Image.Resampling.BOX if factor < 1 else Image.Resampling.NEAREST)
+    return np.clip(np.asarray(shrunk, dtype=np.float32), 0.0, 1.0)
+
+
+def _on_picture(heat: npt.NDArray[np.float32], shape: tuple[int, ...], fit: str) -> npt.NDArray[np.float32]:
+    """Bring a map from the network's square to the picture, undoing squash or letterbox."""
+    height, width = shape
+    sides = (width, height) if fit == "squash" else (max(width, height),) * 2
+    large = np.asarray(Image.fromarray(heat.astype(np.float32)).resize(sides, Image.Resampling.BICUBIC))
+    top, left = (large.shape[0] - height) // 2, (large.shape[1] - width) // 2
+    return np.asarray(np.maximum(large[top : top + height, left : left + width], 0.0), dtype=np.float32)

@@ -1,0 +1,165 @@
+"""The record: everything a report shows, taken from the ledger and the detector, as plain JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medood.detection.detector import Detector
+from medood.errors import MedoodError
+from medood.progress import Progress
+from medood.reporting.pictures import draw_evidence
+from medood.scans.scan import Status
+from medood.screening.ledger import Ledger, Row
+from medood.screening.pipeline import summary
+
+SCHEMA_VERSION = 1
+_BINS = 40
+#: DICOM attributes in the order a report lists them, and what it calls them.
+_SHOWN = {
+    "Modality": "Modality",
+    "BodyPartExamined": "Body part",
+    "ViewPosition": "View",
+    "Manufacturer": "Manufacturer",
+    "PhotometricInterpretation": "Photometric",
+    "TransferSyntax": "Syntax",
+}
+
+
+def make_record(run: Path, detector: Detector, folder: Path, *, top: int, progress: Progress) -> dict[str, Any]:
+    """Collect a run's record and draw the evidence of its most out-of-distribution scans.
+
+    Args:
+        run: the run's folder.
+        detector: the one that scored it.
+        folder: where pictures go.
+        top: number of scans shown with evidence.
+        progress: where to draw.
+
+    Raises:
+        MedoodError: the run is unfinished or was scored by another detector.
+    """
+    ledger = Ledger(run)
+    try:
+        facts = ledger.run()
+        if "finished" not in facts:
+            raise MedoodError(f"{run} was not finished. Screen again before reporting.")
+        if facts["detector"]["sha256"] != detector.sha256:
+            raise MedoodError(
+                f"{run} was scored by the detector {facts['detector']['sha256'][:12]}, not by {detector.sha256[:12]}. "
+                "Give the right one with --detector."
+            )
+        flagged = list(ledger.rows("decision = 'out_of_distribution'", "score DESC, id"))
+        pages = []
+        with progress.bar(min(top, len(flagged)), "evidence") as bar:
+            for rank, row in enumerate(flagged[:top], start=1):
+                pages.append(_page(rank, row, detector, folder))
+                bar(1, "")
+        scores = np.array([row.score for row in ledger.rows("status = 'scored'")], dtype=np.float64)
+        record = {
+            "schema_version": SCHEMA_VERSION,
+            "run": facts,
+            "summary": vars(summary(ledger)),
+            "counts": [
+                {"status": status, "decision": decision, "count": count}
+                for (status, decision), count in ledger.counts().items()
+            ],
+            "detector": {
+                **facts["detector"],
+                "calibration_sha256": detector.facts.get("data", {}).get("calibration_sha256", ""),
+                "input": f"{detector.preprocess.size} x {detector.preprocess.size} pixels, {detector.preprocess.fit}",
+                "backbone": detector.model.backbone,
+                "cam_scale": detector.cam_scale,
+            },
+            "histogram": histogram(detector.calibration, scores, facts["threshold"]),
+            "flagged": [_line(rank, row) for rank, row in enumerate(flagged, start=1)],
+            "pages": pages,
+            "refused": [_line(0, row) for row in ledger.rows(f"status != '{Status.SCORED}'", "status, id")],
+        }
+    finally:
+        ledger.close()
+    checked: dict[str, Any] = _checked(record)
+    return checked
+
+
+def histogram(calibration: npt.NDArray[np.float64], scores: npt.NDArray[np.float64], threshold: float) -> dict[str, Any]:
+    """Shares of calibration and screened scans in equal bins of the score.
+
+    The range is that of the calibration scores, widened upwards by at most twice its length; what lies beyond is counted in
+    the last bin (``beyond`` says how many).
+    """
+    low, high = float(calibration.min()), float(calibration.max())
+    length = max(high - low, 1e-9)
+    top = high + min(max(float(scores.max()) - high, 0.1 * length), 2.0 * length) if len(scores) else high
+    low = min(low, float(scores.min())) if len(scores) else low
+    edges = np.linspace(low, top, _BINS + 1)
+
+    def shares(values: npt.NDArray[np.float64]) -> list[float]:
+        counts, _ = np.histogram(np.clip(values, low, top), bins=edges)
+        return [round(float(v), 6) for v in counts / max(len(values), 1)]
+
+    return {
+        "low": low,
+        "high": float(top),
+        "threshold": threshold if np.isfinite(threshold) else None,
+        "calibration": shares(calibration),
+        "screened": shares(scores),
+        "beyond": int((scores > top).sum()),
+    }
+
+
+def write_record(record: dict[str, Any], target: Path) -> None:
+    """Write the record as JSON."""
+    target.write_text(json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _page(rank: int, row: Row, detector: Detector, folder: Path) -> dict[str, Any]:
+    pictures = draw_evidence(row, detector, folder, f"scan-{rank:04d}")
+    grey = row.facts.get("grayscale", {})
+    attributes = row.facts.get("attributes", {})
+    facts = [(words, attributes[name]) for name, words in _SHOWN.items() if name in attributes]
+    spacing = row.facts.get("spacing")
+    shape = row.facts.get("shape", [0, 0])
+    facts.append(("Size", f"{shape[0]} rows x {shape[1]} columns"))
+    facts.append(("Spacing", f"{spacing[0]:.3g} x {spacing[1]:.3g} mm" if spacing else "not stated"))
+    facts.append(("Modality LUT", grey.get("modality_lut", "")))
+    facts.append(("VOI", grey.get("voi", "")))
+    facts.append(("Inverted", grey.get("inverted", "")))
+    return {
+        **_line(rank, row),
+        **vars(pictures),
+        "nearest": [f"{value:.3f}" for value in row.facts.get("nearest", [])],
+        "facts": facts,
+    }
+
+
+def _line(rank: int, row: Row) -> dict[str, Any]:
+    return {
+        "rank": rank,
+        "source": row.source,
+        "member": row.member,
+        "frame": row.frame,
+        "sha256": row.sha256,
+        "status": row.status,
+        "score": row.score,
+        "p_value": row.p_value,
+        "reason": row.reason,
+    }
+
+
+def _checked(value: Any) -> Any:
+    """Text without control characters and lone surrogates, numbers that are finite; what JSON and a typesetter can take."""
+    if isinstance(value, dict):
+        return {key: _checked(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_checked(item) for item in value]
+    if isinstance(value, str):
+        clean = value.encode("utf-8", "replace").decode("utf-8")
+        return "".join(c if c.isprintable() else "\ufffd" for c in clean)[:2000]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value

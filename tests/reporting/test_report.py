@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pypdf import PdfReader
+
+from medood.detection.detector import Detector
+from medood.errors import MedoodError
+from medood.phantom.chest import frontal_chest
+from medood.phantom.dicom import dicom_bytes
+from medood.phantom.strangers import STRANGERS
+from medood.progress import Progress
+from medood.reporting.pdf import report, typeset
+from medood.reporting.pictures import blend, draw_evidence
+from medood.reporting.record import histogram, make_record
+from medood.screening.ledger import Ledger, Row
+from medood.screening.pipeline import screen
+
+HOSTILE = '#pagebreak() *b* $x$ "q" \\ <img src=x> [[ 日本語 العربية ไทย 😀'
+
+
+@pytest.fixture(scope="module")
+def run(tiny_detector: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A screened zip of two chests, three strangers and a broken file, with hostile names."""
+    folder = tmp_path_factory.mktemp("screened")
+    archive = folder / "archive.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        for seed in (600, 601):
+            opened.writestr(f"chest-{seed}.dcm", dicom_bytes(frontal_chest(seed, 96).picture, str(seed)))
+        for name, kind in (("ct.dcm", "ct_like"), (HOSTILE.replace("/", "") + ".dcm", "hand_like"), ("x" * 200, "inverted")):
+            opened.writestr(name, dicom_bytes(STRANGERS[kind](3, 96), name[:20]))
+        opened.writestr("broken.dcm", b"no")
+    screen([archive], tiny_detector, folder / "run", fpr=0.9)
+    return folder / "run"
+
+
+def text_of(pdf: Path) -> str:
+    return " ".join(page.extract_text() for page in PdfReader(pdf).pages).replace("\n", " ")
+
+
+def test_the_pdf_says_what_the_ledger_holds(run: Path, tiny_detector: Path) -> None:
+    pdf = report(run, top=3)
+    record = json.loads((run / "record.json").read_text())
+    text = text_of(pdf)
+    assert record["summary"]["scanned"] == 6
+    assert record["summary"]["refused"] == 1
+    assert Detector.load(tiny_detector).sha256[:12] in text
+    assert "Limits of use" in text
+    assert "Signature" in text
+    assert "Grad-CAM" in text
+    assert "broken.dcm" in text
+    assert "not_an_image" in text
+    assert record["flagged"] == sorted(record["flagged"], key=lambda r: -r["score"])
+    assert len(record["pages"]) == min(3, record["summary"]["flagged"])
+    for page in record["pages"]:
+        assert page["missing"] == ""
+        assert page["nearest"]
+
+
+def test_the_same_run_gives_the_same_bytes(run: Path) -> None:
+    first = report(run, top=2).read_bytes()
+    assert first == report(run, top=2).read_bytes()
+
+
+def test_no_patient_is_named(run: Path) -> None:
+    text = text_of(report(run)) + (run / "record.json").read_text()
+    assert "PHANTOM-" not in text
+    assert "Phantom^" not in text
+
+
+def test_hostile_text_is_shown_and_stops_nothing(run: Path) -> None:
+    ledger = Ledger(run)
+    facts = ledger.run()
+    ledger.close()
+    detector = Detector.load(facts["detector"]["folder"])
+    work = run.parent / "work"
+    work.mkdir(exist_ok=True)
+    record = make_record(run, detector, work, top=5, progress=Progress(quiet=True))
+    for page in record["pages"]:
+        page["source"] = HOSTILE * 300
+        page["facts"] = [("Manufacturer", HOSTILE), ("Empty", "")]
+        page["score"] = None
+    record["refused"][0]["reason"] = HOSTILE
+    assert "img src" in text_of(typeset(record, work))
+
+
+def test_a_missing_or_changed_original_is_said(run: Path, tiny_detector: Path, tmp_path: Path) -> None:
+    ledger = Ledger(run)
+    row = next(ledger.rows("status = 'scored'"))
+    ledger.close()
+    detector = Detector.load(tiny_detector)
+    gone = draw_evidence(replace(row, source=str(tmp_path / "gone.zip")), detector, tmp_path, "a")
+    assert "no longer" in gone.missing
+    other = draw_evidence(replace(row, sha256="0" * 64), detector, tmp_path, "a")
+    assert "changed" in other.missing
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_evidence_pictures_keep_the_shape_of_the_scan(run: Path, tiny_detector: Path, tmp_path: Path) -> None:
+    Image.fromarray((frontal_chest(5, 128).picture[:64] * 255).astype(np.uint8)).save(tmp_path / "wide.png")
+    screen([tmp_path / "wide.png"], tiny_detector, tmp_path / "run", fpr=0.1)
+    ledger = Ledger(tmp_path / "run")
+    row = next(ledger.rows())
+    ledger.close()
+    drawn = draw_evidence(row, Detector.load(tiny_detector), tmp_path, "e")
+    with Image.open(tmp_path / drawn.picture) as grey, Image.open(tmp_path / drawn.overlay) as colour:
+        assert grey.size == colour.size == (128, 64)
+        assert colour.mode == "RGB"
+
+
+def test_no_heat_leaves_the_picture_grey_and_full_heat_colours_it() -> None:
+    grey = np.full((4, 4), 0.5, np.float32)
+    cold, hot = (np.asarray(blend(grey, np.full((4, 4), heat, np.float32))) for heat in (0.0, 7.0))
+    assert (cold == 128).all()
+    assert (hot[..., 0] > hot[..., 2] + 80).all()
+
+
+def test_nothing_flagged_all_flagged_and_nothing_scored(tiny_detector: Path, tmp_path: Path) -> None:
+    (tmp_path / "chest.dcm").write_bytes(dicom_bytes(frontal_chest(0, 96).picture, "0"))
+    (tmp_path / "text.png").write_text("no")
+    for name, sources in {"one": ["chest.dcm"], "none": ["text.png"]}.items():
+        screen([tmp_path / s for s in sources], tiny_detector, tmp_path / name, fpr=0.06)
+        assert "Rows by status" in text_of(report(tmp_path / name))
+
+
+def test_mistakes_are_told(run: Path, tiny_detector: Path, tmp_path: Path) -> None:
+    with pytest.raises(MedoodError, match="is not a run"):
+        report(tmp_path)
+    other = tmp_path / "other"
+    detector = Detector.load(tiny_detector)
+    detector.cam_scale = 123.0
+    detector.save(other)
+    with pytest.raises(MedoodError, match="was scored by the detector"):
+        report(run, other)
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    ledger = Ledger(copy)
+    ledger.state(detector={**ledger.run()["detector"], "folder": "/nowhere"})
+    ledger.close()
+    with pytest.raises(MedoodError, match="--detector"):
+        report(copy)
+    assert report(copy, tiny_detector).is_file()
+
+
+def test_histogram_counts_everything_once() -> None:
+    calibration, scores = np.linspace(0, 1, 100), np.array([-5.0, 0.5, 2.0, 1e9])
+    made = histogram(calibration, scores, 0.95)
+    assert sum(made["screened"]) == pytest.approx(1)
+    assert sum(made["calibration"]) == pytest.approx(1)
+    assert made["beyond"] == 1
+    assert made["low"] == -5
+    assert made["high"] == pytest.approx(3)
+    assert histogram(calibration, np.zeros(0), float("inf"))["threshold"] is None
+
+
+def test_rows_by_hand_need_no_facts(tmp_path: Path, tiny_detector: Path) -> None:
+    row = Row("nowhere.png", "", 0, "1" * 64, "scored", "", 5.0, 0.01, "out_of_distribution")
+    assert draw_evidence(row, Detector.load(tiny_detector), tmp_path, "x").missing
