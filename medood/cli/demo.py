@@ -1,0 +1,23 @@
+"""``medood demo``: the main job on what ships."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def demo_command(
+    out: Annotated[Path, typer.Option("--out", help="A folder for everything the demo makes.")] = Path("runs/demo"),
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only the paths of CSV and PDF.")] = False,
+) -> None:
+    """Make phantom chest radiographs, learn from them, screen an archive with strangers in it, and report."""
+    from medood.demo import demo
+    from medood.progress import Progress
+
+    made = demo(out, Progress(quiet=quiet))
+    if not quiet:
+        print("\n".join(made.lines))
+    print(made.verdicts)
+    print(made.pdf)

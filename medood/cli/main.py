@@ -1,0 +1,44 @@
+"""The ``medood`` command.
+
+Exit codes: 0 done (whatever was flagged); 1 a fault of medood itself; 2 something the user can put right, said in one
+sentence; 3 training collapsed; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from medood.cli.benchmark import benchmark_command
+from medood.cli.demo import demo_command
+from medood.cli.report import report_command
+from medood.cli.screen import screen_command
+from medood.cli.train import keys_table, train_command
+from medood.errors import MedoodError
+
+app = typer.Typer(
+    name="medood",
+    help="Tells which scans of an archive do not belong, at a stated false-alarm rate, and shows why.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command("train", epilog=keys_table())(train_command)
+app.command("screen")(screen_command)
+app.command("report")(report_command)
+app.command("benchmark")(benchmark_command)
+app.command("demo")(demo_command)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends in a sentence and exit code 2, never in a traceback."""
+    try:
+        app()
+    except MedoodError as error:
+        print(f"medood: {error}", file=sys.stderr)
+        raise SystemExit(3 if type(error).__name__ == "CollapseError" else 2) from None
+    except KeyboardInterrupt:
+        print("medood: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None

@@ -1,0 +1,65 @@
+"""The main job on what ships: phantoms, training, screening, report."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from medood.build import train
+from medood.config import load_config, shipped
+from medood.phantom.archive import load_phantom, write_archive, write_training
+from medood.progress import Progress
+from medood.reporting.pdf import report
+from medood.screening.ledger import Ledger
+from medood.screening.pipeline import screen
+
+FPR = 0.05
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo made.
+
+    Attributes:
+        verdicts: path of the CSV.
+        pdf: path of the report.
+        lines: what was flagged, for a person.
+    """
+
+    verdicts: Path
+    pdf: Path
+    lines: list[str]
+
+
+def demo(out: Path, progress: Progress) -> Demo:
+    """Run the demo into ``out``; an earlier demo's screening there is replaced."""
+    phantom = load_phantom(shipped("datasets/phantom.yaml"))
+    scans = write_training(phantom, out / "scans", progress)
+    archive = write_archive(phantom, out / "archive.zip", progress)
+    config = load_config(shipped("configs/demo.yaml"), [f"data.root='{scans}'", f"out='{out / 'detector'}'"])
+    detector = train(config, progress=progress)
+    run = out / "screening"
+    shutil.rmtree(run, ignore_errors=True)
+    screen([archive], detector, run, fpr=FPR, progress=progress)
+    pdf = report(run, progress=progress)
+    return Demo(run / "verdicts.csv", pdf, _lines(run))
+
+
+def _lines(run: Path) -> list[str]:
+    """One line a kind of phantom: how many of it were flagged."""
+    ledger = Ledger(run)
+    try:
+        found: Counter[tuple[str, str]] = Counter()
+        for row in ledger.rows():
+            kind = row.member.rsplit("-", 1)[0]
+            found[kind, row.decision or row.status] += 1
+    finally:
+        ledger.close()
+    lines = [f"{'kind of scan':<16}{'flagged':>8}{'accepted':>10}{'no score':>10}"]
+    for kind in dict.fromkeys(kind for kind, _ in found):
+        flagged, accepted = found[kind, "out_of_distribution"], found[kind, "in_distribution"]
+        total = sum(count for (name, _), count in found.items() if name == kind)
+        lines.append(f"{kind.replace('_', ' '):<16}{flagged:>8}{accepted:>10}{total - flagged - accepted:>10}")
+    return lines

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from medood.phantom.chest import frontal_chest
+from medood.phantom.dicom import dicom_bytes
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def medood(*arguments: object, check: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user does and hold its exit code."""
+    done = subprocess.run(
+        [sys.executable, "-c", "from medood.cli.main import main; main()", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"COLUMNS": "200"},
+    )
+    assert done.returncode == check, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_help_is_fast_and_names_every_command() -> None:
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        text = medood("--help").stdout
+        times.append(time.perf_counter() - started)
+    assert min(times) < 1.0
+    for command in ("train", "screen", "report", "benchmark", "demo"):
+        assert command in text
+
+
+def test_help_of_train_lists_every_key_with_its_default() -> None:
+    text = medood("train", "--help").stdout
+    for line in ("train.batch_size=128", "model.out_dim=4096", "data.root="):
+        assert line in text
+
+
+def test_a_typo_ends_in_a_sentence(tmp_path: Path) -> None:
+    told = medood("train", ROOT / "configs" / "demo.yaml", "train.epoch=3", check=2).stderr
+    assert "Did you mean 'train.epochs'" in told
+    assert "data.root is not set" in medood("train", ROOT / "configs" / "demo.yaml", check=2).stderr
+    missing = medood("train", ROOT / "configs" / "demo.yaml", f"data.root={tmp_path / 'nowhere'}", check=2).stderr
+    assert "does not exist" in missing
+
+
+def test_screen_and_report(tiny_detector: Path, tmp_path: Path) -> None:
+    scan, run = tmp_path / "scan.dcm", tmp_path / "run"
+    scan.write_bytes(dicom_bytes(frontal_chest(3, 96).picture, "scan"))
+    done = medood("screen", scan, "--detector", tiny_detector, "--out", run, "--fpr", "0.1", "--quiet")
+    assert done.stdout.strip() == str(run / "verdicts.csv")
+    assert done.stderr == ""
+    done = medood("report", run, "--quiet")
+    assert done.stdout.strip() == str(run / "report.pdf")
+    assert "already holds a run" in medood("screen", scan, "--detector", tiny_detector, "--out", run, check=2).stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("screen", "nowhere", "--detector", "nothing", "--out", "run"),
+        ("report", "nowhere"),
+        ("benchmark", "nowhere", "--data", "none.csv", "--out", "out"),
+        ("train", "none.yaml"),
+    ],
+)
+def test_what_is_not_there_is_told(arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert medood(*arguments, check=2).stderr.startswith("medood: ")
+    assert list(tmp_path.iterdir()) == []

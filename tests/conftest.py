@@ -1,0 +1,64 @@
+"""What several rooms' tests share: phantoms, a tiny trained detector, and the real data where it is set."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from medood.config import RunConfig, load_config
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def medood_data() -> Path:
+    """The folder of real pictures."""
+    folder = os.environ.get("MEDOOD_DATA", "")
+    if folder and (Path(folder) / "manifest.csv").is_file():
+        return Path(folder)
+    reason = f"MEDOOD_DATA ({folder or 'not set'}) names no folder with a manifest.csv; this test needs the real pictures"
+    if os.environ.get("MEDOOD_REQUIRE_DATA"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 phantom chests as DICOM files of 96 x 96 pixels."""
+    from medood.phantom.archive import PhantomConfig, write_training
+    from medood.progress import Progress
+
+    settings = PhantomConfig(size=96, training=40, belonging=0, strangers={}, broken=0)
+    return write_training(settings, tmp_path_factory.mktemp("phantoms"), Progress(quiet=True))
+
+
+def tiny_config(root: Path, out: Path, *overrides: str) -> RunConfig:
+    """A run of seconds: 32 px, a ViT of two blocks."""
+    return load_config(
+        ROOT / "configs" / "demo.yaml",
+        [
+            f"data.root='{root}'",
+            f"out='{out}'",
+            "data.calibration_fraction=0.4",
+            "preprocess.size=32",
+            "views.source_size=40",
+            "views.local_size=16",
+            "model.arguments={patch_size: 8, embed_dim: 32, depth: 2, num_heads: 2}",
+            "model.hidden_dim=32",
+            "model.bottleneck_dim=16",
+            "model.out_dim=16",
+            "train.epochs=2",
+            "train.batch_size=8",
+            *overrides,
+        ],
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_detector(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a detector trained for seconds on phantoms; good for plumbing, not for figures."""
+    from medood.build import train
+
+    return train(tiny_config(phantom_folder, tmp_path_factory.mktemp("tiny")))
