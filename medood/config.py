@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -216,7 +218,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
             raise MedoodError(f"The override {text!r} is not of the form key=value, such as train.epochs=10.")
         _check_key(text.split("=", 1)[0].lstrip("+~"), text)
     try:
-        with initialize_config_dir(str(path.resolve().parent), version_base="1.3"):
+        with _config_folder(path) as folder, initialize_config_dir(folder, version_base="1.3"):
             composed = compose(path.stem, overrides=[_force(text) for text in overrides])
         plain = OmegaConf.to_container(composed, resolve=True)
         assert isinstance(plain, dict)
@@ -232,6 +234,21 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     assert isinstance(config, RunConfig)
     _check_values(config)
     return config
+
+
+@contextmanager
+def _config_folder(path: Path) -> Iterator[str]:
+    """The folder Hydra composes from: the file's own where it has a defaults list, else a scratch folder with a copy.
+
+    Beside a file, Hydra would take any folder named like a key (``out``) for a group of configurations.
+    """
+    text = path.read_text(encoding="utf-8")
+    if any(line.startswith("defaults:") for line in text.splitlines()):
+        yield str(path.resolve().parent)
+        return
+    with tempfile.TemporaryDirectory(prefix="medood-") as scratch:
+        (Path(scratch) / f"{path.stem}.yaml").write_text(text, encoding="utf-8")
+        yield scratch
 
 
 def config_keys() -> Iterator[tuple[str, Any, str]]:
@@ -281,7 +298,7 @@ def _check_key(key: str, where: str) -> None:
 
 def _force(override: str) -> str:
     """Let an override set a schema key that the file leaves out; the key itself was checked before."""
-    return override if override.startswith(("+", "~")) else f"++{override}"
+    return override if override.startswith("~") else f"++{override.lstrip('+')}"
 
 
 def _check_values(config: RunConfig) -> None:

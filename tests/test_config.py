@@ -32,6 +32,19 @@ def test_an_unknown_key_names_the_nearest(override: str, nearest: str) -> None:
         load_config(ROOT / "configs" / "demo.yaml", [override])
 
 
+def test_a_folder_named_like_a_key_beside_the_file_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "a.yaml").write_text("name: a\n")
+    assert load_config(tmp_path / "a.yaml", ["out=here"]).out == "here"
+
+
+def test_a_file_may_build_on_another(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("name: base\ntrain: {epochs: 7}\n")
+    (tmp_path / "a.yaml").write_text("defaults: [base, _self_]\nname: a\n")
+    config = load_config(tmp_path / "a.yaml", ["train.seed=3"])
+    assert (config.name, config.train.epochs, config.train.seed) == ("a", 7, 3)
+
+
 def test_an_unknown_key_in_the_file_names_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("train: {batchsize: 3}\n")
     with pytest.raises(MedoodError, match=r"Did you mean 'train\.batch_size'"):

@@ -15,6 +15,11 @@ from medood.config import ModelConfig
 from medood.errors import MedoodError
 
 
+#: A ViT's position embedding begins this much larger than timm's: on a radiograph, where a thing lies is most of what it is,
+#: and in a short run the embedding does not grow by itself (patches permuted stayed at chance without it).
+_POSITION_GAIN = 10.0
+
+
 class Head(nn.Module):
     """The projection head of the paper: a three-layer MLP, L2 normalisation, and a last layer of unit-norm prototypes.
 
@@ -74,6 +79,9 @@ class Network(nn.Module):
                 f"model.backbone: timm cannot build {config.backbone!r} with {config.arguments}: {error}. "
                 f"Names that look alike: {nearest or 'none'}."
             ) from error
+        if getattr(self.backbone, "pos_embed", None) is not None:
+            with torch.no_grad():
+                self.backbone.pos_embed.mul_(_POSITION_GAIN)
         self.head = Head(int(self.backbone.num_features), config.hidden_dim, config.bottleneck_dim, config.out_dim)
 
     def forward(self, batches: list[Tensor]) -> list[Tensor]:
