@@ -12,6 +12,7 @@ from pypdf import PdfReader
 from sklearn.metrics import roc_auc_score
 
 import medood
+from medood.config import load_config
 from medood.demo import demo
 from medood.phantom.archive import PhantomConfig, write_archive
 from medood.progress import Progress
@@ -62,8 +63,8 @@ def test_real_pictures(medood_data: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(root, "w") as archive:
         for path in sorted((medood_data / "in_distribution" / "train").iterdir())[:600]:
             archive.write(path, path.name)
-    config = tiny_config(root, tmp_path / "detector", "train.epochs=5", "train.batch_size=32", "data.calibration_fraction=0.2")
-    detector = medood.train(config)
+    overrides = [f"data.root='{root}'", f"out='{tmp_path / 'detector'}'", "train.epochs=6"]
+    detector = medood.train(load_config(ROOT / "configs" / "demo.yaml", overrides))
     mixed = tmp_path / "mixed.zip"
     with zipfile.ZipFile(mixed, "w") as archive:
         for kind, folder in {"own": "in_distribution/test", "ct": "far/chest_ct", "bone": "far/bone_xray"}.items():

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from medood.config import ModelConfig
 from medood.errors import MedoodError
 
-
 #: A ViT's position embedding begins this much larger than timm's: on a radiograph, where a thing lies is most of what it is,
 #: and in a short run the embedding does not grow by itself (patches permuted stayed at chance without it).
 _POSITION_GAIN = 10.0

@@ -18,13 +18,21 @@ from medood.reporting.record import make_record, write_record
 from medood.screening.ledger import Ledger
 
 
-def report(run: str | Path, detector: str | Path | None = None, *, top: int = 20, progress: Progress | None = None) -> Path:
+def report(
+    run: str | Path,
+    detector: str | Path | None = None,
+    *,
+    top: int = 20,
+    pictures: bool = True,
+    progress: Progress | None = None,
+) -> Path:
     """Write ``report.pdf`` and ``record.json`` into a run's folder.
 
     Args:
         run: the folder that ``screen`` wrote.
         detector: the detector's folder, where it is no longer the one noted in the ledger.
         top: number of the most out-of-distribution scans shown with evidence.
+        pictures: show the scans and their Grad-CAM; without, a report can be passed on where the scans may not.
         progress: where to draw; none is quiet.
 
     Returns:
@@ -46,7 +54,7 @@ def report(run: str | Path, detector: str | Path | None = None, *, top: int = 20
     loaded = Detector.load(detector)
     with tempfile.TemporaryDirectory(prefix="medood-") as scratch:
         work = Path(scratch)
-        record = make_record(run, loaded, work, top=top, progress=progress)
+        record = make_record(run, loaded, work, top=top, pictures=pictures, progress=progress)
         pdf = typeset(record, work)
         try:
             write_record(record, run / "record.json")

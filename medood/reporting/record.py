@@ -12,7 +12,7 @@ import numpy.typing as npt
 from medood.detection.detector import Detector
 from medood.errors import MedoodError
 from medood.progress import Progress
-from medood.reporting.pictures import draw_evidence
+from medood.reporting.pictures import EvidencePictures, draw_evidence
 from medood.scans.scan import Status
 from medood.screening.ledger import Ledger, Row
 from medood.screening.pipeline import summary
@@ -30,7 +30,9 @@ _SHOWN = {
 }
 
 
-def make_record(run: Path, detector: Detector, folder: Path, *, top: int, progress: Progress) -> dict[str, Any]:
+def make_record(
+    run: Path, detector: Detector, folder: Path, *, top: int, progress: Progress, pictures: bool = True
+) -> dict[str, Any]:
     """Collect a run's record and draw the evidence of its most out-of-distribution scans.
 
     Args:
@@ -39,6 +41,7 @@ def make_record(run: Path, detector: Detector, folder: Path, *, top: int, progre
         folder: where pictures go.
         top: number of scans shown with evidence.
         progress: where to draw.
+        pictures: show the scans and their Grad-CAM.
 
     Raises:
         MedoodError: the run is unfinished or was scored by another detector.
@@ -57,19 +60,24 @@ def make_record(run: Path, detector: Detector, folder: Path, *, top: int, progre
         pages = []
         with progress.bar(min(top, len(flagged)), "evidence") as bar:
             for rank, row in enumerate(flagged[:top], start=1):
-                pages.append(_page(rank, row, detector, folder))
+                drawn = (
+                    draw_evidence(row, detector, folder, f"scan-{rank:04d}")
+                    if pictures
+                    else EvidencePictures(missing="left out of this report")
+                )
+                pages.append(_page(rank, row, drawn))
                 bar(1, "")
         scores = np.array([row.score for row in ledger.rows("status = 'scored'")], dtype=np.float64)
         record = {
             "schema_version": SCHEMA_VERSION,
-            "run": facts,
+            "run": {name: value for name, value in facts.items() if name != "detector"},
             "summary": vars(summary(ledger)),
             "counts": [
                 {"status": status, "decision": decision, "count": count}
                 for (status, decision), count in ledger.counts().items()
             ],
             "detector": {
-                **facts["detector"],
+                **{name: value for name, value in facts["detector"].items() if name != "folder"},
                 "calibration_sha256": detector.facts.get("data", {}).get("calibration_sha256", ""),
                 "input": f"{detector.preprocess.size} x {detector.preprocess.size} pixels, {detector.preprocess.fit}",
                 "backbone": detector.model.backbone,
@@ -117,8 +125,7 @@ def write_record(record: dict[str, Any], target: Path) -> None:
     target.write_text(json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _page(rank: int, row: Row, detector: Detector, folder: Path) -> dict[str, Any]:
-    pictures = draw_evidence(row, detector, folder, f"scan-{rank:04d}")
+def _page(rank: int, row: Row, pictures: EvidencePictures) -> dict[str, Any]:
     grey = row.facts.get("grayscale", {})
     attributes = row.facts.get("attributes", {})
     facts = [(words, attributes[name]) for name, words in _SHOWN.items() if name in attributes]

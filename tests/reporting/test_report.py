@@ -42,7 +42,7 @@ def run(tiny_detector: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def text_of(pdf: Path) -> str:
-    return " ".join(page.extract_text() for page in PdfReader(pdf).pages).replace("\n", " ")
+    return " ".join(" ".join(page.extract_text() for page in PdfReader(pdf).pages).split())
 
 
 def test_the_pdf_says_what_the_ledger_holds(run: Path, tiny_detector: Path) -> None:
@@ -67,6 +67,14 @@ def test_the_pdf_says_what_the_ledger_holds(run: Path, tiny_detector: Path) -> N
 def test_the_same_run_gives_the_same_bytes(run: Path) -> None:
     first = report(run, top=2).read_bytes()
     assert first == report(run, top=2).read_bytes()
+
+
+def test_a_report_without_pictures_holds_none(run: Path) -> None:
+    with_pictures = PdfReader(report(run, top=2))
+    assert sum(len(page.images) for page in with_pictures.pages) == 4
+    without = PdfReader(report(run, top=2, pictures=False))
+    assert sum(len(page.images) for page in without.pages) == 0
+    assert "left out of this report" in text_of(run / "report.pdf")
 
 
 def test_no_patient_is_named(run: Path) -> None:
