@@ -46,15 +46,15 @@ class BlendedPatch:
             "col": uniform(count, 0.15, 0.85, generator),
             "height": uniform(count, 0.10, 0.28, generator),
             "width": uniform(count, 0.10, 0.28, generator),
-            "shift_rows": torch.randint(side // 8, side - side // 8, (count,), generator=generator),
-            "shift_cols": torch.randint(side // 8, side - side // 8, (count,), generator=generator),
+            "from_row": uniform(count, 0.3, 0.7, generator),
+            "from_col": uniform(count, 0.3, 0.7, generator),
         }
 
     def apply(self, pictures: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
         row, col = coordinates(pictures)
         side = pictures.shape[-1]
-        rows = (torch.arange(side, device=pictures.device) + parameters["shift_rows"][:, None]) % side
-        cols = (torch.arange(side, device=pictures.device) + parameters["shift_cols"][:, None]) % side
+        rows = self._indices(side, parameters["row"], parameters["from_row"])
+        cols = self._indices(side, parameters["col"], parameters["from_col"])
         index = torch.arange(len(pictures), device=pictures.device)[:, None, None]
         other = pool[parameters["partner"]][:, 0][index, rows[:, :, None], cols[:, None, :]][:, None]
         radius = torch.sqrt(
@@ -63,3 +63,8 @@ class BlendedPatch:
         )
         share = torch.sigmoid((1.0 - radius) / (self.softness / 2))
         return torch.lerp(pictures, other, share)
+
+    def _indices(self, side: int, target: Tensor, origin: Tensor) -> Tensor:
+        """``[N, side]``: which row (or column) of the other picture comes to each of this one, held at its border."""
+        offset = ((origin - target) * side).round().long()
+        return (torch.arange(side, device=target.device) + offset[:, None]).clamp(0, side - 1)
