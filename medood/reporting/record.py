@@ -19,6 +19,8 @@ from medood.screening.pipeline import summary
 
 SCHEMA_VERSION = 1
 _BINS = 40
+#: Lines of a table in the report; verdicts.csv has them all.
+MAX_LINES = 1000
 #: DICOM attributes in the order a report lists them, and what it calls them.
 _SHOWN = {
     "Modality": "Modality",
@@ -84,9 +86,9 @@ def make_record(
                 "cam_scale": detector.cam_scale,
             },
             "histogram": histogram(detector.calibration, scores, facts["threshold"]),
-            "flagged": [_line(rank, row) for rank, row in enumerate(flagged, start=1)],
+            "flagged": [_line(rank, row) for rank, row in enumerate(flagged[:MAX_LINES], start=1)],
             "pages": pages,
-            "refused": [_line(0, row) for row in ledger.rows(f"status != '{Status.SCORED}'", "status, id")],
+            "refused": [_line(0, row) for row in ledger.rows(f"status != '{Status.SCORED}'", "status, id", MAX_LINES)],
         }
     finally:
         ledger.close()

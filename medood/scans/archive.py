@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
@@ -37,18 +38,27 @@ def find_sources(path: Path) -> Iterator[Source | Refusal]:
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
-    if path.is_dir():
-        root = path.resolve()
-        for found in sorted(path.rglob("*")):
-            if found.is_symlink() and not found.resolve().is_relative_to(root):
-                continue
-            if found.is_file():
-                yield from _open_file(found)
-    else:
+    if not path.is_dir():
         yield from _open_file(path)
+        return
+    root = path.resolve()
+    closed: list[OSError] = []
+    for folder, folders, names in os.walk(path, onerror=closed.append):
+        folders.sort()
+        for name in sorted(names):
+            found = Path(folder) / name
+            if not found.is_symlink() or found.resolve().is_relative_to(root):
+                yield from _open_file(found)
+    for error in closed:
+        yield Refusal(Identity(str(error.filename)), Status.UNREADABLE, f"the folder cannot be opened: {error.strerror}")
 
 
 def _open_file(path: Path) -> Iterator[Source | Refusal]:
+    if not path.is_file():
+        yield Refusal(
+            Identity(str(path)), Status.NOT_AN_IMAGE, "this is no regular file (a link to nothing, a device, a pipe)"
+        )
+        return
     try:
         if not zipfile.is_zipfile(path):
             yield Source(path)
@@ -110,9 +120,13 @@ def read_source(source: Source) -> Iterator[Scan | Refusal]:
     try:
         content = read_bytes(source)
         identity = Identity(identity.source, identity.member, 0, sha256_of(content))
-        yield from read_content(content, identity)
+        for scan in read_content(content, identity):
+            yield scan
+            identity = replace(identity, frame=scan.identity.frame + 1)
     except RefusedError as refused:
         yield Refusal(identity, refused.status, refused.reason)
+    except Exception as error:  # a parser or decoder may raise anything on a damaged file, and no file may stop a run
+        yield Refusal(identity, Status.UNREADABLE, f"the file cannot be read ({type(error).__name__}: {str(error)[:200]})")
 
 
 def read_content(content: bytes, identity: Identity) -> Iterator[Scan]:

@@ -107,14 +107,12 @@ class Ledger:
     def add(self, rows: Iterable[Row]) -> None:
         """Write rows, all or none."""
         marks = ", ".join("?" * len(_COLUMNS))
-        with self._database:
-            self._database.executemany(
-                f"INSERT INTO scans ({', '.join(_COLUMNS)}) VALUES ({marks})",  # noqa: S608 - names of our own fields
-                (
-                    [json.dumps(v) if name == "facts" else v for name in _COLUMNS for v in [getattr(row, name)]]
-                    for row in rows
-                ),
-            )
+        query = f"INSERT INTO scans ({', '.join(_COLUMNS)}) VALUES ({marks})"  # noqa: S608 - names of our own fields
+        try:
+            with self._database:
+                self._database.executemany(query, ([_stored(getattr(row, name)) for name in _COLUMNS] for row in rows))
+        except sqlite3.Error as error:
+            raise MedoodError(f"{self.path} cannot be written: {error}. Free some space and screen again.") from error
 
     def rows(self, where: str = "1", order: str = "id", limit: int = -1) -> Iterator[Row]:
         """Rows in the order they were found, or another order of columns; ``where`` and ``order`` are our own SQL."""
@@ -145,3 +143,10 @@ class Ledger:
     def close(self) -> None:
         """Close the file; the write-ahead log is folded in."""
         self._database.close()
+
+
+def _stored(value: Any) -> Any:
+    """A field as SQLite takes it: facts as JSON, and file names that are not UTF-8 with their odd bytes spelled out."""
+    if isinstance(value, dict):
+        return json.dumps(value)
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value

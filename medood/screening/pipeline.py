@@ -99,7 +99,13 @@ def screen(
                     if isinstance(result, Refusal):
                         rows.append(_refused(result, seconds))
                         continue
-                    waiting.append(_Waiting(result, loaded.prepare(result), seconds))
+                    try:
+                        picture = loaded.prepare(result)
+                    except (RuntimeError, ValueError) as error:
+                        refusal = Refusal(result.identity, Status.UNREADABLE, f"the picture cannot be resized: {error}")
+                        rows.append(_refused(refusal, seconds))
+                        continue
+                    waiting.append(_Waiting(result, picture, seconds))
                     if len(waiting) == BATCH:
                         rows += _judged(waiting, loaded, fpr)
                         waiting = []

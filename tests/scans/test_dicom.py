@@ -104,6 +104,16 @@ def test_what_cannot_be_read_is_refused_with_a_sentence(content: bytes, status: 
     assert len(refused.value.reason) > 10
 
 
+def test_a_frame_that_cannot_be_decoded_keeps_the_frames_before_it(tmp_path: Path) -> None:
+    data = pydicom.dcmread(io.BytesIO(dicom_bytes(PICTURE, "two")))
+    data.NumberOfFrames = 3
+    data.PixelData = data.PixelData * 2 + data.PixelData[:100]
+    (tmp_path / "a.dcm").write_bytes(encoded(data))
+    *scans, last = read_scans(tmp_path / "a.dcm")
+    assert isinstance(last, Refusal)
+    assert last.identity.frame == len(scans)
+
+
 def test_every_real_dicom_file_gives_scans_or_a_refusal(medood_data: Path) -> None:
     """Every file that decodes elsewhere decodes here, but for 12-bit JPEG Extended, which is refused by its name."""
     with (medood_data / "dicom" / "manifest.csv").open() as stream:

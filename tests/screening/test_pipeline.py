@@ -134,6 +134,27 @@ def test_the_ledger_keeps_rows_and_facts(tmp_path: Path) -> None:
     assert row["member"] == "m,\"'é"
 
 
+def test_names_that_are_not_utf8_and_pictures_of_one_pixel(tiny_detector: Path, tmp_path: Path) -> None:
+    root = tmp_path / "odd"
+    root.mkdir()
+    (root / "bad-\udcff.png").write_bytes(png(7))
+    Image.new("L", (1, 1), 9).save(root / "one.png")
+    Image.new("L", (3000, 1), 9).save(root / "line.png")
+    (root / "nothing.png").symlink_to(root / "gone")
+    found = screen([root], tiny_detector, tmp_path / "run", fpr=0.1)
+    rows = {Path(row["source"]).name: row["status"] for row in verdicts(tmp_path / "run")}
+    assert rows["bad-\\udcff.png"] == "scored"
+    assert rows["nothing.png"] == "not_an_image"
+    assert found.scanned == 4
+
+
+def test_a_disk_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, create=True)
+    ledger._database.execute("PRAGMA query_only=1")
+    with pytest.raises(MedoodError, match="cannot be written"):
+        ledger.add([Row("a", "", 0, "", "unreadable", "why")])
+
+
 def test_a_folder_without_a_ledger_is_told(tmp_path: Path) -> None:
     with pytest.raises(MedoodError, match="is not a run"):
         Ledger(tmp_path)
