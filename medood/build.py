@@ -63,16 +63,22 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | None 
         held_out = cached(config.data.calibration_root, config.preprocess.size, "decoding for calibration")
         training = np.arange(len(inputs.keys))
         calibration_pictures, calibration_keys = held_out.pictures, held_out.keys
-        if set(held_out.keys) & set(inputs.keys):
-            shared = len(set(held_out.keys) & set(inputs.keys))
-            raise MedoodError(f"data.calibration_root: {shared} of its scans are training scans; give other ones.")
+        shared = len(set(held_out.keys) & set(inputs.keys))
+        patients = len((set(held_out.patients) & set(inputs.patients)) - {""})
+        if shared or patients:
+            raise MedoodError(
+                f"data.calibration_root: {shared} of its scans and {patients} of its patients are also in data.root; "
+                "calibration needs other ones."
+            )
     else:
         training, held = split_by_patient(inputs, config.data.calibration_fraction, config.train.seed)
         calibration_pictures = inputs.pictures[held]
         calibration_keys = [inputs.keys[i] for i in held]
     progress.say(f"{len(training)} scans to learn from, {len(calibration_keys)} to calibrate with")
 
-    trainer = Trainer(config, _Rows(source.pictures, training), out)  # type: ignore[arg-type]
+    training_keys = [inputs.keys[i] for i in training]
+    trainer = Trainer(config, _Rows(source.pictures, training), out, fingerprint(training_keys))
+    progress.say(f"device {trainer.device}, precision {trainer.precision}")
     if resume:
         for path in trainer.resume():
             progress.say(f"{path} is damaged; the checkpoint before it is used")
@@ -83,7 +89,7 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | None 
     network.to("cpu")
 
     bank = embed(network, as_input(inputs.pictures[training]))
-    detector = _detector(config, network, bank, [inputs.keys[i] for i in training])
+    detector = _detector(config, network, bank, training_keys)
     calibration_inputs = as_input(calibration_pictures)
     detector.calibration = detector.score(embed(network, calibration_inputs)).double().numpy()
     detector.cam_scale = normal_scale(grad_cam(detector, calibration_inputs[:_CAM_SCANS]))
@@ -92,12 +98,13 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | None 
         "data": {
             "training_scans": len(training),
             "calibration_scans": len(calibration_keys),
-            "training_sha256": fingerprint([inputs.keys[i] for i in training]),
+            "training_sha256": fingerprint(training_keys),
             "calibration_sha256": fingerprint(calibration_keys),
             "left_out": inputs.refused,
         },
         "training": {name: round(value, 6) for name, value in last.items() if name != "images_per_second"}
-        | {"feature_effective_rank": round(rank, 2), "steps": trainer.steps},
+        | {"feature_effective_rank": round(rank, 2), "steps": trainer.steps}
+        | {"device": trainer.device, "precision": trainer.precision},
         "config": _portable(config),
     }
     detector.save(out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -195,6 +196,10 @@ class RunConfig:
     detector: DetectorConfig = field(default_factory=DetectorConfig)
 
 
+#: Keys whose values are taken as they stand, so that a path needs no quotes of Hydra's grammar.
+_TEXT_KEYS = ("name", "out", "data.root", "data.calibration_root", "data.cache")
+
+
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Compose a configuration file with overrides, over the schema.
 
@@ -225,7 +230,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         for key in _keys(plain):
             _check_key(key, str(path))
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), plain))
-    except YAMLError as error:
+    except (YAMLError, UnicodeDecodeError) as error:
         raise MedoodError(f"{path} is not valid YAML: {_one_line(error)}") from error
     except ConfigKeyError as error:
         raise MedoodError(f"{path}: {_one_line(error)}") from error
@@ -298,7 +303,13 @@ def _check_key(key: str, where: str) -> None:
 
 def _force(override: str) -> str:
     """Let an override set a schema key that the file leaves out; the key itself was checked before."""
-    return override if override.startswith("~") else f"++{override.lstrip('+')}"
+    if override.startswith("~"):
+        return override
+    key, _, value = override.lstrip("+").partition("=")
+    if key in _TEXT_KEYS and value[:1] not in ("'", '"'):
+        tail = len(value) - len(value.rstrip("\\"))  # Hydra reads backslashes as they are, but for those before a quote
+        value = "'" + value.replace("'", "\\'") + "\\" * tail + "'"
+    return f"++{key}={value}"
 
 
 def _check_values(config: RunConfig) -> None:
@@ -308,6 +319,29 @@ def _check_values(config: RunConfig) -> None:
         (config.views.global_count >= 2, "views.global_count", config.views.global_count, "at least 2"),
         (config.train.epochs >= 1, "train.epochs", config.train.epochs, "at least 1"),
         (config.train.batch_size >= 2, "train.batch_size", config.train.batch_size, "at least 2"),
+        (config.data.limit >= 0, "data.limit", config.data.limit, "at least 0"),
+        (config.views.aspect >= 1.0, "views.aspect", config.views.aspect, "at least 1"),
+        (config.views.local_count >= 0, "views.local_count", config.views.local_count, "at least 0"),
+        (config.negatives.count >= 0, "negatives.count", config.negatives.count, "at least 0"),
+        (config.train.device in ("auto", "cpu", "cuda"), "train.device", config.train.device, "auto, cpu, cuda"),
+        (
+            config.train.precision in ("auto", "32-true", "bf16-mixed"),
+            "train.precision",
+            config.train.precision,
+            "auto, 32-true, bf16-mixed",
+        ),
+        (
+            0.0 <= config.train.center_momentum < 1.0,
+            "train.center_momentum",
+            config.train.center_momentum,
+            "at least 0 and below 1",
+        ),
+        (
+            not any(name.startswith("perm") and config.preprocess.size % 4 for name in config.negatives.mixture),
+            "preprocess.size",
+            config.preprocess.size,
+            "a multiple of 4, for the permutations of negatives.mixture",
+        ),
         (
             0.0 < config.data.calibration_fraction < 1.0,
             "data.calibration_fraction",
@@ -321,13 +355,16 @@ def _check_values(config: RunConfig) -> None:
             "weights of at least 0",
         ),
     ]
+    for name in ("learning_rate", "student_temperature", "gradient_clip"):
+        value = getattr(config.train, name)
+        rules.append((0.0 < value < math.inf, f"train.{name}", value, "a number above 0"))
     for name in ("global_scale", "local_scale"):
         value = getattr(config.views, name)
         rules.append((_is_range(value), f"views.{name}", value, "two numbers a <= b in (0, 1]"))
     rules.append((_is_range(config.negatives.scale), "negatives.scale", config.negatives.scale, "two numbers in (0, 1]"))
     for name in ("weight_decay", "teacher_temperature", "teacher_momentum"):
         value = getattr(config.train, name)
-        rules.append((len(value) == 2, f"train.{name}", value, "two numbers: first and last"))
+        rules.append((len(value) == 2 and min(value) >= 0, f"train.{name}", value, "two numbers of at least 0: first, last"))
     for holds, key, value, expected in rules:
         if not holds:
             raise MedoodError(f"{key} is {value!r}; expected {expected}.")

@@ -38,7 +38,8 @@ def demo(out: Path, progress: Progress) -> Demo:
     phantom = load_phantom(shipped("datasets/phantom.yaml"))
     scans = write_training(phantom, out / "scans", progress)
     archive = write_archive(phantom, out / "archive.zip", progress)
-    config = load_config(shipped("configs/demo.yaml"), [f"data.root='{scans}'", f"out='{out / 'detector'}'"])
+    config = load_config(shipped("configs/demo.yaml"))
+    config.data.root, config.out = str(scans), str(out / "detector")
     detector = train(config, progress=progress)
     run = out / "screening"
     shutil.rmtree(run, ignore_errors=True)

@@ -63,6 +63,13 @@ def test_an_unknown_key_in_the_file_names_the_nearest(tmp_path: Path) -> None:
         ("negatives.mixture.rot=-1", "weights"),
         ("train.teacher_temperature=[0.04]", "two numbers"),
         ("train.epochs", "key=value"),
+        ("train.learning_rate=nan", "above 0"),
+        ("train.student_temperature=0", "above 0"),
+        ("train.precision=fp16", "bf16-mixed"),
+        ("train.device=tpu", "auto, cpu, cuda"),
+        ("views.aspect=0", "at least 1"),
+        ("data.limit=-5", "at least 0"),
+        ("preprocess.size=50", "multiple of 4"),
     ],
 )
 def test_wrong_values_are_told(override: str, told: str) -> None:
@@ -75,6 +82,17 @@ def test_files_that_are_not_a_configuration_are_told(tmp_path: Path, content: st
     (tmp_path / "a.yaml").write_text(content)
     with pytest.raises(MedoodError, match=r"a\.yaml"):
         load_config(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("path", ["/a b/c=d", "/x(1)/y", "it's", "a,b", "C:\\scans", "C:\\x\\", "[1]"])
+def test_paths_need_no_quotes(path: str) -> None:
+    assert load_config(ROOT / "configs" / "demo.yaml", [f"data.root={path}"]).data.root == path
+
+
+def test_a_picture_is_not_a_configuration(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\xff\xfe")
+    with pytest.raises(MedoodError, match="not valid YAML"):
+        load_config(tmp_path / "a.png")
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:

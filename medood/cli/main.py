@@ -39,6 +39,12 @@ def main() -> None:
     except MedoodError as error:
         print(f"medood: {error}", file=sys.stderr)
         raise SystemExit(3 if type(error).__name__ == "CollapseError" else 2) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"medood: {where}{error.strerror or error}. Check the path, its permissions and the free space.", file=sys.stderr
+        )
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("medood: interrupted", file=sys.stderr)
         raise SystemExit(130) from None

@@ -179,10 +179,10 @@ def _read_json(folder: Path) -> dict[str, Any]:
         raise MedoodError(f"{path} has the schema version {version}; this medood reads {SCHEMA_VERSION}. Train again.")
     if _digest_of(stated) != digest:
         raise MedoodError(f"{path} was changed after it was written (its SHA-256 differs). Copy the detector again.")
-    for name, expected in stated["parts"].items():
-        if name not in PARTS or not (folder / name).is_file():
+    for name in PARTS:
+        if not (folder / name).is_file():
             raise MedoodError(f"{folder / name} is missing. Copy the whole detector folder.")
-        if _digest(folder / name) != expected:
+        if _digest(folder / name) != stated["parts"].get(name):
             raise MedoodError(
                 f"{folder / name} was changed after it was written (its SHA-256 differs). Copy the detector again."
             )

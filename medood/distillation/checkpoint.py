@@ -40,21 +40,28 @@ def save_checkpoint(folder: Path, epoch: int, tensors: dict[str, Tensor], state:
     return target
 
 
-def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[Path]] | None:
+def load_newest(folder: Path) -> tuple[tuple[dict[str, Tensor], dict[str, Any]] | None, list[Path]]:
     """The newest checkpoint that is whole.
 
     Returns:
-        tensors, state, and the damaged files that were passed over; none where there is no whole checkpoint.
+        tensors and state, or none where there is no whole checkpoint; and the damaged files that were passed over.
     """
     damaged: list[Path] = []
     for path in sorted(folder.glob("epoch-*.safetensors"), reverse=True):
         try:
             with safe_open(path, framework="pt") as stream:
                 state = json.loads(stream.metadata()["state"])
-                return {name: stream.get_tensor(name) for name in stream.keys()}, state, damaged  # noqa: SIM118
+                tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+                return (tensors, state), damaged
         except (SafetensorError, OSError, ValueError, KeyError, TypeError):
             damaged.append(path)
-    return None
+    return None, damaged
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove every checkpoint of an earlier run."""
+    for path in folder.glob("epoch-*.safetensors"):
+        path.unlink()
 
 
 def module_tensors(prefix: str, module: nn.Module) -> dict[str, Tensor]:

@@ -19,6 +19,10 @@ from medood.errors import MedoodError
 _POSITION_GAIN = 10.0
 
 
+#: Arguments of timm that would reach for weights elsewhere, or that medood sets.
+_REFUSED_ARGUMENTS = ("pretrained", "checkpoint", "cache_dir", "in_chans", "num_classes")
+
+
 class Head(nn.Module):
     """The projection head of the paper: a three-layer MLP, L2 normalisation, and a last layer of unit-norm prototypes.
 
@@ -65,6 +69,12 @@ class Network(nn.Module):
 
     def __init__(self, config: ModelConfig, size: int, drop_path: float = 0.0) -> None:
         super().__init__()
+        refused = [name for name in config.arguments if name.startswith(_REFUSED_ARGUMENTS)]
+        if refused or not config.backbone.replace("_", "").replace(".", "").isalnum():
+            raise MedoodError(
+                f"model.backbone is {config.backbone!r} with {sorted(config.arguments)}: expected a plain timm name and "
+                f"none of the arguments {', '.join(_REFUSED_ARGUMENTS)}; weights come from training or a detector only."
+            )
         arguments: dict[str, Any] = {"in_chans": 1, "num_classes": 0, "pretrained": False, **config.arguments}
         if drop_path > 0:
             arguments["drop_path_rate"] = drop_path

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +26,7 @@ from medood.distillation.checkpoint import (
     load_optimizer,
     module_tensors,
     optimizer_tensors,
+    remove_checkpoints,
     save_checkpoint,
 )
 from medood.distillation.collapse import CollapseError, CollapseWatch, effective_rank
@@ -34,6 +37,18 @@ from medood.errors import MedoodError
 from medood.negatives.mix import Mixture
 
 Metrics = dict[str, float]
+
+
+class Pictures(Protocol):
+    """uint8 ``[N, S, S]`` pictures, read row by row."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """The pictures of some rows."""
+        ...
+
+
 #: Rows of teacher features kept for the effective rank.
 _RANK_ROWS = 2048
 
@@ -47,20 +62,20 @@ class StepViews:
     negatives: Tensor | None
 
 
-def make_fabric(config: RunConfig) -> Fabric:
-    """Device and precision of a run; bf16 on a GPU that has it, float32 elsewhere."""
-    settings = config.train
-    accelerator = settings.device
-    if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    elif accelerator == "cuda" and not torch.cuda.is_available():
+def machine(config: RunConfig) -> tuple[str, str]:
+    """Device and precision of a run, ``auto`` resolved: a GPU where there is one, and bf16 where the GPU has it.
+
+    Raises:
+        MedoodError: a GPU is asked for and there is none.
+    """
+    device, precision = config.train.device, config.train.precision
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device == "cuda" and not torch.cuda.is_available():
         raise MedoodError("train.device is cuda, but torch sees no GPU. Use train.device=cpu or look at nvidia-smi.")
-    precision = settings.precision
     if precision == "auto":
-        precision = "bf16-mixed" if accelerator == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
-    if settings.threads > 0:
-        torch.set_num_threads(settings.threads)
-    return Fabric(accelerator=accelerator, devices="auto" if accelerator == "cuda" else 1, precision=precision)  # type: ignore[arg-type]
+        precision = "bf16-mixed" if device == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+    return device, precision
 
 
 class Trainer:
@@ -70,18 +85,24 @@ class Trainer:
         config: the run.
         pictures: uint8 ``[N, S, S]`` training pictures, S being ``views.source_size``.
         folder: where checkpoints, ``training.csv`` and TensorBoard events go.
+        data_sha256: says which pictures these are; a run is only resumed on the same.
 
     Raises:
         MedoodError: there are too few pictures for a batch of 2, or the configuration does not fit the device.
     """
 
-    def __init__(self, config: RunConfig, pictures: npt.NDArray[np.uint8], folder: Path) -> None:
+    def __init__(self, config: RunConfig, pictures: Pictures, folder: Path, data_sha256: str = "") -> None:
         if len(pictures) < 2:
             raise MedoodError(f"Training needs at least 2 pictures, got {len(pictures)}; give data.root more scans.")
         self.config = config
         self.pictures = pictures
         self.folder = folder
-        self.fabric = make_fabric(config)
+        self.identity = _identity(config, data_sha256 or str(len(pictures)))
+        self.device, self.precision = machine(config)
+        if config.train.threads > 0:
+            torch.set_num_threads(config.train.threads)
+        devices = "auto" if self.device == "cuda" else 1
+        self.fabric = Fabric(accelerator=self.device, devices=devices, precision=self.precision)  # type: ignore[arg-type]
         self.fabric.launch()
         batch = min(config.train.batch_size, len(pictures))
         if batch % self.fabric.world_size:
@@ -102,14 +123,14 @@ class Trainer:
 
     def resume(self) -> list[Path]:
         """Go on from the newest whole checkpoint, if there is one; return the damaged ones passed over."""
-        loaded = load_newest(self.folder / "checkpoints")
+        loaded, damaged = load_newest(self.folder / "checkpoints")
         if loaded is None:
-            return []
-        tensors, state, damaged = loaded
-        if state["steps"] != self.steps or state["pictures"] != len(self.pictures):
+            return damaged
+        tensors, state = loaded
+        if state["identity"] != self.identity:
             raise MedoodError(
-                f"The checkpoint in {self.folder} belongs to a run of {state['steps']} steps over {state['pictures']} "
-                f"pictures; this one has {self.steps} over {len(self.pictures)}. Resume with the same configuration."
+                f"The checkpoint in {self.folder} belongs to a run of another configuration or other pictures. Resume with "
+                "the same ones, or train anew without --resume."
             )
         load_module("student", self.student.module, tensors)
         load_module("teacher", self.teacher, tensors)
@@ -131,6 +152,8 @@ class Trainer:
             CollapseError: every output is the same, or the loss is not a number.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self.next_epoch == 0:
+            remove_checkpoints(self.folder / "checkpoints")
         log = _Log(self.folder, self.next_epoch * self.steps_per_epoch) if self.fabric.is_global_zero else None
         self.student.train()
         try:
@@ -260,7 +283,7 @@ class Trainer:
             **optimizer_tensors(self.optimizer),
             "center": self.center.clone(),
         }
-        state: dict[str, Any] = {"epoch": epoch, "steps": self.steps, "pictures": len(self.pictures)}
+        state: dict[str, Any] = {"epoch": epoch, "identity": self.identity}
         save_checkpoint(self.folder / "checkpoints", epoch, tensors, state)
 
 
@@ -299,6 +322,12 @@ def _parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     decayed = [value for name, value in named if value.ndim > 1 and "token" not in name and "pos_embed" not in name]
     plain = [value for name, value in named if value.ndim <= 1 or "token" in name or "pos_embed" in name]
     return [{"params": decayed, "decayed": True}, {"params": plain, "decayed": False}]
+
+
+def _identity(config: RunConfig, data: str) -> str:
+    """SHA-256 over everything that the weights of a run depend on: what a checkpoint must share to be resumed."""
+    parts = [asdict(config.model), asdict(config.views), asdict(config.negatives), asdict(config.train)]
+    return hashlib.sha256(json.dumps([data, config.preprocess.size, config.preprocess.fit, *parts]).encode()).hexdigest()
 
 
 def _mix_seed(*parts: int) -> int:

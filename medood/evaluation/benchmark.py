@@ -101,7 +101,7 @@ def benchmark(
         elif row["split"] == "train":
             reference.append(_plain(shrink(torch.from_numpy(result.pixels))))
         else:
-            patient = row.get("patient_id") or row["file"]
+            patient = f"{row['dataset']}/{row.get('patient_id') or row['file']}"
             _keep(sets.setdefault((row["group"], row["dataset"]), _Pictures()), result, detector, shrink, patient)
             if row["group"] == _TEST:
                 for name, fault in FAULTS.items():

@@ -11,7 +11,7 @@ from PIL import Image
 
 from medood.detection.detector import Detector
 from medood.evidence.gradcam import grad_cam
-from medood.scans.archive import Source, read_source
+from medood.scans.archive import Source, find_sources, read_source
 from medood.scans.scan import Scan
 from medood.screening.ledger import Row
 
@@ -30,7 +30,7 @@ class EvidencePictures:
     missing: str = ""
 
 
-def draw_evidence(row: Row, detector: Detector, folder: Path, name: str) -> EvidencePictures:
+def draw_evidence(row: Row, detector: Detector, folder: Path, name: str, base: Path = Path()) -> EvidencePictures:
     """Read the scan again and write ``<name>.png`` and ``<name>-cam.png``.
 
     Args:
@@ -38,11 +38,12 @@ def draw_evidence(row: Row, detector: Detector, folder: Path, name: str) -> Evid
         detector: the one that scored it.
         folder: where the pictures go.
         name: their stem.
+        base: the folder that a relative source is relative to.
 
     Returns:
         the file names; or the reason, where the original is gone or has changed.
     """
-    scan = _read_again(row)
+    scan = _read_again(row, base)
     if isinstance(scan, str):
         return EvidencePictures(missing=scan)
     raw = grad_cam(detector, detector.prepare(scan)[None])[0]
@@ -62,16 +63,21 @@ def blend(picture: npt.NDArray[np.float32], heat: npt.NDArray[np.float32]) -> Im
     return Image.fromarray(np.rint(mixed * 255).astype(np.uint8))
 
 
-def _read_again(row: Row) -> Scan | str:
+def _read_again(row: Row, base: Path) -> Scan | str:
+    changed = False
     try:
-        for result in read_source(Source(Path(row.source), row.member)):
-            if result.identity.sha256 and result.identity.sha256 != row.sha256:
-                return "the file has changed since it was screened"
-            if isinstance(result, Scan) and result.identity.frame == row.frame:
-                return result
+        for source in find_sources(base / row.source):
+            if isinstance(source, Source) and source.member == row.member:
+                for result in read_source(source):
+                    changed = changed or result.identity.sha256 != row.sha256
+                    if isinstance(result, Scan) and (result.identity.sha256, result.identity.frame) == (
+                        row.sha256,
+                        row.frame,
+                    ):
+                        return result
     except OSError:
         pass
-    return "the file is no longer where it was screened"
+    return "the file has changed since it was screened" if changed else "the file is no longer where it was screened"
 
 
 def _shrunk(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

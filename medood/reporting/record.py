@@ -62,17 +62,18 @@ def make_record(
         pages = []
         with progress.bar(min(top, len(flagged)), "evidence") as bar:
             for rank, row in enumerate(flagged[:top], start=1):
-                drawn = (
-                    draw_evidence(row, detector, folder, f"scan-{rank:04d}")
-                    if pictures
-                    else EvidencePictures(missing="left out of this report")
-                )
+                drawn = EvidencePictures(missing="left out of this report")
+                if pictures:
+                    base = Path(facts.get("working_directory", "."))
+                    drawn = draw_evidence(row, detector, folder, f"scan-{rank:04d}", base)
+                    if drawn.missing:
+                        progress.say(f"no picture of {row.source} {row.member}: {drawn.missing}")
                 pages.append(_page(rank, row, drawn))
                 bar(1, "")
         scores = np.array([row.score for row in ledger.rows("status = 'scored'")], dtype=np.float64)
         record = {
             "schema_version": SCHEMA_VERSION,
-            "run": {name: value for name, value in facts.items() if name != "detector"},
+            "run": {name: value for name, value in facts.items() if name not in ("detector", "working_directory")},
             "summary": vars(summary(ledger)),
             "counts": [
                 {"status": status, "decision": decision, "count": count}
@@ -80,7 +81,7 @@ def make_record(
             ],
             "detector": {
                 **{name: value for name, value in facts["detector"].items() if name != "folder"},
-                "calibration_sha256": detector.facts.get("data", {}).get("calibration_sha256", ""),
+                "calibration_sha256": detector.facts.get("data", {}).get("calibration_sha256", "not stated"),
                 "input": f"{detector.preprocess.size} x {detector.preprocess.size} pixels, {detector.preprocess.fit}",
                 "backbone": detector.model.backbone,
                 "cam_scale": detector.cam_scale,

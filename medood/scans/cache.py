@@ -117,4 +117,5 @@ def _decode(
                 break
     partial.replace(target)
     index = {"keys": keys, "patients": patients, "refused": refused}
-    target.with_suffix(".json").write_text(json.dumps(index))
+    partial.write_text(json.dumps(index))
+    partial.replace(target.with_suffix(".json"))

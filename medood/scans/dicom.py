@@ -61,6 +61,8 @@ def read_dicom(content: bytes, identity: Identity) -> Iterator[Scan]:
         for frame, (array, plugin) in enumerate(_frames(dataset, syntax)):
             try:
                 unit, how = _unit_picture(array, dataset, syntax, plugin)
+                if not np.isfinite(unit).all():
+                    raise ValueError("some of them are not numbers")
             except (ValueError, TypeError, AttributeError, IndexError, KeyError, NotImplementedError) as error:
                 raise RefusedError(Status.UNREADABLE, f"the grey values of frame {frame} cannot be made: {error}") from error
             yield Scan(
@@ -148,7 +150,7 @@ def _unit_picture(
 ) -> tuple[grayscale.Values, Grayscale]:
     photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
     if array.ndim == 3 and array.shape[-1] == 3:
-        top = 2.0 ** int(dataset.BitsAllocated) - 1
+        top = 2.0 ** int(dataset.get("BitsStored", dataset.BitsAllocated)) - 1
         return grayscale.luminance(array.astype(np.float64) / top), Grayscale(voi="full range", plugin=plugin)
     if array.ndim != 2:
         raise ValueError(f"a frame has the shape {array.shape}; expected rows by columns, or three colours")
@@ -192,7 +194,7 @@ def _voi(
         if isinstance(data, bytes):
             data = np.frombuffer(data, dtype="<u2" if len(data) >= 2 * (entries or 65536) else np.uint8)
         return (
-            grayscale.voi_lut(values, np.asarray(data, dtype=np.float64), first, bits),
+            grayscale.voi_lut(values, np.asarray(data, dtype=np.float64), _signed(first, dataset, 16), bits),
             f"voi lut 1/{len(table)}",
         )
     centers, widths = _numbers(dataset.get("WindowCenter")), _numbers(dataset.get("WindowWidth"))
@@ -212,9 +214,16 @@ def _padding(stored: npt.NDArray[Any], dataset: pydicom.Dataset) -> npt.NDArray[
     if value is None or isinstance(value, bytes):
         return None
     limit = dataset.get("PixelPaddingRangeLimit", value)
-    low, high = sorted((int(value), int(limit if not isinstance(limit, bytes) else value)))
+    bits = int(dataset.BitsStored)
+    low, high = sorted(_signed(int(v), dataset, bits) for v in (value, limit if not isinstance(limit, bytes) else value))
     mask = np.asarray((stored >= low) & (stored <= high))
     return mask if mask.any() and not mask.all() else None
+
+
+def _signed(value: int, dataset: pydicom.Dataset, bits: int) -> int:
+    """A value of a signed picture that was written as unsigned, a common fault of writers, with its sign."""
+    negative = int(dataset.get("PixelRepresentation", 0) or 0) == 1 and value >= 1 << (bits - 1)
+    return value - (1 << max(bits, value.bit_length())) if negative else value
 
 
 def _modality_words(dataset: pydicom.Dataset) -> str:

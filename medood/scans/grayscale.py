@@ -31,6 +31,8 @@ def window(values: Values, center: float, width: float, function: str = "LINEAR"
     Raises:
         ValueError: the width is too small or the function is unknown.
     """
+    if not (np.isfinite(center) and np.isfinite(width)):
+        raise ValueError(f"Window Center is {center:g} and Window Width is {width:g}; both must be numbers")
     if function == "LINEAR":
         if width < 1:
             raise ValueError(f"Window Width is {width:g}; a LINEAR window needs at least 1")

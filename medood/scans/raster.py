@@ -17,6 +17,10 @@ FORMATS = ("PNG", "JPEG", "TIFF")
 _MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\x00", b"MM\x00*")
 
 
+#: TIFF tag PhotometricInterpretation; Pillow applies it to 8-bit pictures only.
+_PHOTOMETRIC = 262
+
+
 def is_raster(content: bytes) -> bool:
     """True where the first bytes are those of a PNG, JPEG or TIFF."""
     return content.startswith(_MAGIC)
@@ -53,6 +57,9 @@ def read_raster(content: bytes, identity: Identity) -> Iterator[Scan]:
         values = np.nan_to_num(np.asarray(picture, dtype=np.float64), posinf=0.0, neginf=0.0)
         unit = grayscale.percentile_window(values)
         how = Grayscale(voi="percentile 0.5-99.5", plugin=plugin)
+        if getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == 0:
+            unit = grayscale.invert(unit)
+            how = Grayscale(voi="percentile 0.5-99.5", inverted="TIFF WhiteIsZero", plugin=plugin)
     else:
         unit = grayscale.luminance(np.asarray(picture.convert("RGB"), dtype=np.float64) / 255.0)
         how = Grayscale(voi="full range", plugin=plugin)

@@ -80,7 +80,8 @@ class Scan:
         grayscale: how the grey values were made.
         spacing: (row, column) spacing in mm, or none.
         attributes: the DICOM attributes kept; never a patient's name or identifier.
-        patient: a salted hash of PatientID, only good for telling patients apart; empty where it is unknown.
+        patient: a hash of PatientID, for telling patients apart; empty where it is unknown. Whoever can guess the identifier
+            can check the guess, so it is kept out of ledgers, detectors and reports.
     """
 
     identity: Identity

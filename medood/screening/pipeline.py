@@ -80,6 +80,7 @@ def screen(
             medood=version("medood"),
             started=datetime.now(UTC).isoformat(timespec="seconds"),
             sources=[str(source) for source in sources],
+            working_directory=str(Path.cwd()),
             fpr=fpr,
             threshold=threshold(loaded.calibration, fpr),
             detector={
@@ -92,26 +93,15 @@ def screen(
             },
         )
         with progress.bar(len(found), "screening") as bar:
-            waiting: list[_Waiting] = []
+            pending: list[_Waiting | Row] = []
             for item in found:
-                rows: list[Row] = []
                 for result, seconds in _results(item):
-                    if isinstance(result, Refusal):
-                        rows.append(_refused(result, seconds))
-                        continue
-                    try:
-                        picture = loaded.prepare(result)
-                    except (RuntimeError, ValueError) as error:
-                        refusal = Refusal(result.identity, Status.UNREADABLE, f"the picture cannot be resized: {error}")
-                        rows.append(_refused(refusal, seconds))
-                        continue
-                    waiting.append(_Waiting(result, picture, seconds))
-                    if len(waiting) == BATCH:
-                        rows += _judged(waiting, loaded, fpr)
-                        waiting = []
-                ledger.add(rows)
+                    pending.append(_prepared(result, loaded, seconds))
+                    if len(pending) == BATCH:
+                        ledger.add(_judged(pending, loaded, fpr))
+                        pending = []
                 bar(1, "")
-            ledger.add(_judged(waiting, loaded, fpr))
+            ledger.add(_judged(pending, loaded, fpr))
         ledger.state(finished=datetime.now(UTC).isoformat(timespec="seconds"))
         ledger.write_csv(out / "verdicts.csv")
         return summary(ledger)
@@ -152,13 +142,25 @@ def _results(item: Source | Refusal) -> Iterator[tuple[Scan | Refusal, float]]:
         started = time.perf_counter()
 
 
-def _judged(waiting: list[_Waiting], detector: Detector, fpr: float) -> list[Row]:
+def _prepared(result: Scan | Refusal, detector: Detector, seconds: float) -> _Waiting | Row:
+    if isinstance(result, Refusal):
+        return _refused(result, seconds)
+    try:
+        return _Waiting(result, detector.prepare(result), seconds)
+    except (RuntimeError, ValueError) as error:
+        refusal = Refusal(result.identity, Status.UNREADABLE, f"the picture cannot be resized: {error}")
+        return _refused(refusal, seconds)
+
+
+def _judged(pending: list[_Waiting | Row], detector: Detector, fpr: float) -> list[Row]:
+    """Rows in the order in which they were found: those that wait for the network are judged in one batch."""
+    waiting = [item for item in pending if isinstance(item, _Waiting)]
     if not waiting:
-        return []
+        return [item for item in pending if isinstance(item, Row)]
     started = time.perf_counter()
-    verdicts = detector.judge(torch.stack([item.picture for item in waiting]), fpr)
+    verdicts = iter(detector.judge(torch.stack([item.picture for item in waiting]), fpr))
     seconds = (time.perf_counter() - started) / len(waiting)
-    return [_scored(item, verdict, fpr, seconds) for item, verdict in zip(waiting, verdicts, strict=True)]
+    return [item if isinstance(item, Row) else _scored(item, next(verdicts), fpr, seconds) for item in pending]
 
 
 def _scored(item: _Waiting, verdict: Verdict, fpr: float, seconds: float) -> Row:

@@ -53,15 +53,26 @@ def test_a_typo_ends_in_a_sentence(tmp_path: Path) -> None:
     assert "does not exist" in missing
 
 
+def test_paths_that_cannot_be_written_are_told(tiny_detector: Path, phantom_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    demo = ROOT / "configs" / "demo.yaml"
+    for arguments in [
+        ("train", demo, f"data.root={phantom_folder}", f"out={tmp_path / 'file'}"),
+        ("screen", phantom_folder, "--detector", tiny_detector, "--out", tmp_path / "file", "--fpr", "0.1"),
+    ]:
+        assert str(tmp_path / "file") in medood(*arguments, check=2).stderr
+
+
 def test_screen_and_report(tiny_detector: Path, tmp_path: Path) -> None:
     scan, run = tmp_path / "scan.dcm", tmp_path / "run"
     scan.write_bytes(dicom_bytes(frontal_chest(3, 96).picture, "scan"))
     done = medood("screen", scan, "--detector", tiny_detector, "--out", run, "--fpr", "0.1", "--quiet")
     assert done.stdout.strip() == str(run / "verdicts.csv")
     assert done.stderr == ""
+    again = ("screen", scan, "--detector", tiny_detector, "--out", run, "--fpr", "0.1")
     done = medood("report", run, "--quiet")
     assert done.stdout.strip() == str(run / "report.pdf")
-    assert "already holds a run" in medood("screen", scan, "--detector", tiny_detector, "--out", run, check=2).stderr
+    assert "already holds a run" in medood(*again, check=2).stderr
 
 
 @pytest.mark.parametrize(

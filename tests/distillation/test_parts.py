@@ -93,6 +93,20 @@ def test_a_backbone_that_does_not_exist_is_told() -> None:
         Network(ModelConfig("vit_tinny"), 32)
 
 
+@pytest.mark.parametrize(
+    ("backbone", "arguments"),
+    [
+        ("hf-hub:someone/model", {}),
+        ("resnet18", {"pretrained": True}),
+        ("resnet18", {"checkpoint_path": "weights.pth"}),
+        ("resnet18", {"pretrained_cfg_overlay": {"file": "weights.pth"}}),
+    ],
+)
+def test_weights_from_elsewhere_are_refused(backbone: str, arguments: dict[str, object]) -> None:
+    with pytest.raises(MedoodError, match="plain timm name"):
+        Network(ModelConfig(backbone, arguments), 32)
+
+
 def test_effective_rank_limits() -> None:
     assert effective_rank(torch.ones(50, 8)) == 1.0
     assert effective_rank(torch.rand(50, 1) @ torch.rand(1, 8)) == pytest.approx(1.0, abs=1e-4)
@@ -118,12 +132,16 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["epoch-0001.safetensors", "epoch-0002.safetensors"]
     newest = tmp_path / "epoch-0002.safetensors"
     newest.write_bytes(newest.read_bytes()[:-5])
-    loaded = load_newest(tmp_path)
+    loaded, damaged = load_newest(tmp_path)
     assert loaded is not None
-    tensors, state, damaged = loaded
+    tensors, state = loaded
     assert state == {"epoch": 1}
     assert damaged == [newest]
     torch.testing.assert_close(tensors["a"], torch.ones(3))
+    (tmp_path / "epoch-0001.safetensors").write_bytes(b"")
+    nothing, damaged = load_newest(tmp_path)
+    assert nothing is None
+    assert len(damaged) == 2
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:

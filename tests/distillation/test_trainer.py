@@ -83,7 +83,24 @@ def test_a_batch_larger_than_the_folder_and_too_few_pictures(tmp_path: Path) -> 
         Trainer(config, pictures(1), tmp_path)
 
 
-def test_resuming_another_run_is_refused(tmp_path: Path) -> None:
+def test_a_new_run_leaves_no_checkpoint_of_an_old_one(tmp_path: Path) -> None:
+    run(tiny_config(tmp_path, tmp_path, "train.epochs=3"), tmp_path)
+    run(tiny_config(tmp_path, tmp_path, "train.epochs=3", "train.seed=5"), tmp_path, stop_after=4)
+    names = [path.name for path in (tmp_path / "checkpoints").iterdir()]
+    assert names == ["epoch-0000.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "change", ["train.epochs=2", "train.learning_rate=0.1", "negatives.mixture.rot=9", "model.out_dim=8"]
+)
+def test_a_run_of_another_configuration_is_not_resumed(tmp_path: Path, change: str) -> None:
     run(tiny_config(tmp_path, tmp_path, "train.epochs=1"), tmp_path)
-    with pytest.raises(MedoodError, match="belongs to a run"):
-        run(tiny_config(tmp_path, tmp_path, "train.epochs=2"), tmp_path, resume=True)
+    with pytest.raises(MedoodError, match="another configuration"):
+        Trainer(tiny_config(tmp_path, tmp_path, "train.epochs=1", change), pictures(), tmp_path).resume()
+
+
+def test_resuming_on_other_pictures_is_refused(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, tmp_path, "train.epochs=1")
+    run(config, tmp_path)
+    with pytest.raises(MedoodError, match="other pictures"):
+        Trainer(config, pictures(), tmp_path, data_sha256="else").resume()

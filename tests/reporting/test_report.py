@@ -111,6 +111,20 @@ def test_a_missing_or_changed_original_is_said(run: Path, tiny_detector: Path, t
     assert not list(tmp_path.glob("*.png"))
 
 
+def test_a_relative_source_is_found_from_another_folder(
+    tiny_detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "a.dcm").write_bytes(dicom_bytes(STRANGERS["ct_like"](1, 96), "a"))
+    monkeypatch.chdir(tmp_path / "work")
+    screen(["a.dcm"], tiny_detector, "run", fpr=0.9)
+    monkeypatch.chdir(tmp_path)
+    report(tmp_path / "work" / "run")
+    record = (tmp_path / "work" / "run" / "record.json").read_text()
+    assert json.loads(record)["pages"][0]["missing"] == ""
+    assert str(tmp_path) not in record
+
+
 def test_evidence_pictures_keep_the_shape_of_the_scan(run: Path, tiny_detector: Path, tmp_path: Path) -> None:
     Image.fromarray((frontal_chest(5, 128).picture[:64] * 255).astype(np.uint8)).save(tmp_path / "wide.png")
     screen([tmp_path / "wide.png"], tiny_detector, tmp_path / "run", fpr=0.1)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def test_bad_files_are_refused_with_a_sentence(tmp_path: Path) -> None:
     assert found["cut.png"].status == Status.UNREADABLE
     assert found["empty.png"].status == Status.UNREADABLE
     assert "0 bytes" in found["empty.png"].reason
-    assert found["notazip.zip"].status == Status.NOT_AN_IMAGE
+    assert found["notazip.zip"].status == Status.UNREADABLE
     assert all(" at 0x" not in r.reason for r in found.values())
 
 
@@ -96,13 +97,81 @@ def test_a_damaged_member_costs_one_row(tmp_path: Path) -> None:
     assert isinstance(second, Scan)
 
 
+def test_a_picture_with_a_zip_behind_it_is_the_picture(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("inner.txt", "hello")
+    (tmp_path / "a.png").write_bytes(png() + stream.getvalue())
+    assert isinstance(only(tmp_path / "a.png"), Scan)
+
+
+def test_two_members_of_one_name_are_both_read(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("a.png", png(10))
+        archive.writestr("a.png", png(20))
+    first, second = read_scans(tmp_path / "a.zip")
+    assert isinstance(first, Scan)
+    assert isinstance(second, Scan)
+    assert first.pixels.max() < second.pixels.max()
+
+
+def test_archives_that_are_odd_are_refused(tmp_path: Path) -> None:
+    zipfile.ZipFile(tmp_path / "empty.zip", "w").close()
+    assert "holds no file" in refusal(tmp_path / "empty.zip").reason
+    with zipfile.ZipFile(tmp_path / "names.zip", "w") as archive:
+        archive.writestr(".", b"x")
+    assert refusal(tmp_path / "names.zip").status == Status.UNSAFE_PATH
+    with zipfile.ZipFile(tmp_path / "locked.zip", "w") as archive:
+        archive.writestr("a.png", png())
+    content = bytearray((tmp_path / "locked.zip").read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag of an encrypted member
+    (tmp_path / "locked.zip").write_bytes(bytes(content))
+    assert refusal(tmp_path / "locked.zip").status == Status.ENCRYPTED
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_flipped_bytes_in_a_zip_never_raise(tmp_path: Path, method: int) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        archive.writestr("a.png", png(10))
+    content = (tmp_path / "a.zip").read_bytes()
+    rng = np.random.default_rng(method)
+    for i in range(60):
+        damaged = bytearray(content)
+        damaged[int(rng.integers(4, len(content)))] ^= int(rng.integers(1, 256))
+        (tmp_path / f"{i}.zip").write_bytes(bytes(damaged))
+        assert list(read_scans(tmp_path / f"{i}.zip"))
+
+
+def test_a_pipe_is_refused_and_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert refusal(tmp_path / "pipe").status == Status.NOT_AN_IMAGE
+
+
+def test_a_link_to_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert refusal(tmp_path).status == Status.UNSAFE_PATH
+
+
+def test_sixteen_bit_tiff_with_white_as_zero_is_inverted(tmp_path: Path) -> None:
+    picture = Image.fromarray(np.linspace(0, 60000, 3000).astype(np.uint16).reshape(50, 60))
+    picture.save(tmp_path / "a.tif")
+    picture.save(tmp_path / "b.tif", tiffinfo={262: 0})
+    plain, inverted = read_scans(tmp_path)
+    assert isinstance(plain, Scan)
+    assert isinstance(inverted, Scan)
+    assert inverted.grayscale.inverted == "TIFF WhiteIsZero"
+    np.testing.assert_allclose(inverted.pixels, 1 - plain.pixels, atol=1e-6)
+
+
 def test_links_out_of_a_folder_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "secret.png").write_bytes(png())
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "link.png").symlink_to(tmp_path / "outside" / "secret.png")
     (tmp_path / "in" / "folder").symlink_to(tmp_path / "outside")
-    assert list(read_scans(tmp_path / "in")) == []
+    refused = list(read_scans(tmp_path / "in"))
+    assert [r.status for r in refused if isinstance(r, Refusal)] == [Status.UNSAFE_PATH] * 2
+    assert len(refused) == 2
 
 
 def test_equal_bytes_have_equal_keys_wherever_they_lie(tmp_path: Path) -> None:

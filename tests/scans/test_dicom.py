@@ -104,6 +104,51 @@ def test_what_cannot_be_read_is_refused_with_a_sentence(content: bytes, status: 
     assert len(refused.value.reason) > 10
 
 
+def test_flipped_bytes_in_a_header_never_raise(tmp_path: Path) -> None:
+    """Damage parses lazily in pydicom: wherever it shows, the file becomes a row."""
+    content = dicom_bytes(PICTURE, "two")
+    rng = np.random.default_rng(0)
+    for i in range(400):
+        damaged = bytearray(content)
+        damaged[int(rng.integers(132, 1500))] ^= int(rng.integers(1, 256))
+        (tmp_path / "a.dcm").write_bytes(bytes(damaged))
+        results = list(read_scans(tmp_path / "a.dcm"))
+        assert results, i
+        assert all(np.isfinite(r.pixels).all() for r in results if isinstance(r, Scan)), i
+
+
+def test_values_that_are_no_numbers_are_refused_or_left_out() -> None:
+    assert read(changed(WindowCenter="nan")).grayscale.voi.startswith("percentile 0.5-99.5, for the unusable window")
+    with pytest.raises(RefusedError, match="grey values"):
+        read(changed(RescaleSlope="1e400", WindowCenter=None, WindowWidth=None))
+
+
+def test_colour_of_twelve_bits_in_sixteen_is_not_dark() -> None:
+    data = pydicom.dcmread(io.BytesIO(dicom_bytes(PICTURE, "two")))
+    data.PhotometricInterpretation, data.SamplesPerPixel, data.PlanarConfiguration = "RGB", 3, 0
+    data.PixelData = np.full((48, 40, 3), 4095, "<u2").tobytes()
+    assert read(encoded(data)).pixels.min() == pytest.approx(1)
+
+
+def test_padding_and_voi_lut_of_signed_pictures_written_as_unsigned() -> None:
+    data = pydicom.dcmread(io.BytesIO(dicom_bytes(PICTURE, "ct", modality="CT")))
+    stored = np.rint(PICTURE * 1000 - 100).astype("<i2")
+    stored[:5] = -2000
+    data.PixelData = stored.tobytes()
+    data.BitsStored, data.HighBit = 16, 15
+    data.add_new("PixelPaddingValue", "US", 65536 - 2000)
+    del data.WindowCenter, data.WindowWidth
+    scan = read(encoded(data))
+    assert scan.pixels[0, :5].max() == 0
+    assert scan.pixels[0, 5:].max() == 1
+    assert scan.pixels[0, 6:8].max() < 0.3
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [1200, 65536 - 100, 8])
+    item.add_new("LUTData", "OW", np.clip(np.arange(1200) // 4, 0, 255).astype("<u2").tobytes())
+    data.VOILUTSequence = [item]
+    assert read(encoded(data)).pixels[0, -1].min() > 0.9
+
+
 def test_a_frame_that_cannot_be_decoded_keeps_the_frames_before_it(tmp_path: Path) -> None:
     data = pydicom.dcmread(io.BytesIO(dicom_bytes(PICTURE, "two")))
     data.NumberOfFrames = 3

@@ -89,6 +89,15 @@ def test_p_values_in_the_csv_follow_from_the_scores(tiny_detector: Path, mixed: 
             assert (row["decision"] == "out_of_distribution") == (expected <= 0.1)
 
 
+def test_rows_come_in_the_order_of_the_files(tiny_detector: Path, tmp_path: Path) -> None:
+    root = tmp_path / "many"
+    root.mkdir()
+    for i in range(40):
+        (root / f"{i:02d}.png").write_bytes(png(i) if i % 3 else b"no")
+    screen([root], tiny_detector, tmp_path / "run", fpr=0.1)
+    assert [Path(row["source"]).stem for row in verdicts(tmp_path / "run")] == [f"{i:02d}" for i in range(40)]
+
+
 def test_two_runs_give_the_same_csv(tiny_detector: Path, mixed: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         screen([mixed], tiny_detector, tmp_path / name, fpr=0.1)
@@ -144,7 +153,7 @@ def test_names_that_are_not_utf8_and_pictures_of_one_pixel(tiny_detector: Path, 
     found = screen([root], tiny_detector, tmp_path / "run", fpr=0.1)
     rows = {Path(row["source"]).name: row["status"] for row in verdicts(tmp_path / "run")}
     assert rows["bad-\\udcff.png"] == "scored"
-    assert rows["nothing.png"] == "not_an_image"
+    assert rows["nothing.png"] == "unsafe_path"
     assert found.scanned == 4
 
 
