@@ -27,7 +27,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print one line."""
-        self._console.print(text, markup=False, highlight=False)
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def track(self, items: Iterator[T], total: int | None, what: str) -> Iterator[T]:
         """Pass items through and draw how many of ``total`` have passed."""

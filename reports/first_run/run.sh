@@ -14,9 +14,9 @@ medood benchmark "$work/detector" --data "$MEDOOD_DATA/manifest.csv" --out "$her
 
 # A mixed archive: 20 in-distribution films, 10 COVID-19 films, 10 CT slices, 5 DICOM files. Only verdicts leave this step.
 mkdir -p "$work"/mixed/{in_distribution,covid_cohen,chest_ct,dicom}
-ls "$MEDOOD_DATA"/in_distribution/test/* | head -20 | xargs cp -t "$work/mixed/in_distribution"
-ls "$MEDOOD_DATA"/near/covid_cohen/* | head -10 | xargs cp -t "$work/mixed/covid_cohen"
-ls "$MEDOOD_DATA"/far/chest_ct/* | head -10 | xargs cp -t "$work/mixed/chest_ct"
+ls "$MEDOOD_DATA"/in_distribution/test/* | sed -n 1,20p | xargs cp -t "$work/mixed/in_distribution"
+ls "$MEDOOD_DATA"/near/covid_cohen/* | sed -n 1,10p | xargs cp -t "$work/mixed/covid_cohen"
+ls "$MEDOOD_DATA"/far/chest_ct/* | sed -n 1,10p | xargs cp -t "$work/mixed/chest_ct"
 find "$MEDOOD_DATA"/dicom/{CR,DX,MR,NOPIX_SR,NOPIX_CT} -type f | sort | awk -F/ '!seen[$(NF-1)]++' | xargs cp -t "$work/mixed/dicom"
 python -m zipfile -c "$work/mixed.zip" "$work"/mixed/*
 medood screen "$work/mixed.zip" --detector "$work/detector" --out "$work/screening" --fpr 0.05
