@@ -7,13 +7,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from medood.build import train
 from medood.config import load_config, shipped
 from medood.phantom.archive import load_phantom, write_archive, write_training
 from medood.progress import Progress
-from medood.reporting.pdf import report
 from medood.screening.ledger import Ledger
-from medood.screening.pipeline import screen
 
 FPR = 0.05
 
@@ -36,8 +33,14 @@ class Demo:
 def demo(out: Path, progress: Progress) -> Demo:
     """Run the demo into ``out``; an earlier demo's screening there is replaced."""
     phantom = load_phantom(shipped("datasets/phantom.yaml"))
+    progress.say(f"drawing {phantom.training} made-up chest radiographs to learn from, and an archive to screen")
     scans = write_training(phantom, out / "scans", progress)
     archive = write_archive(phantom, out / "archive.zip", progress)
+    progress.say("learning what belongs (about a minute on 2 cores)")
+    from medood.build import train  # here and below: torch takes its seconds while something is on the screen already
+    from medood.reporting.pdf import report
+    from medood.screening.pipeline import screen
+
     config = load_config(shipped("configs/demo.yaml"))
     config.data.root, config.out = str(scans), str(out / "detector")
     detector = train(config, progress=progress)

@@ -39,6 +39,12 @@ def test_help_is_fast_and_names_every_command() -> None:
         assert command in text
 
 
+def test_the_demo_starts_before_torch_is_there() -> None:
+    """The first phantom is drawn within seconds: nothing heavy is imported on the way to it."""
+    code = "import sys, medood.demo; sys.exit(any(name in sys.modules for name in ('torch', 'monai', 'timm')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_help_of_train_lists_every_key_with_its_default() -> None:
     text = medood("train", "--help").stdout
     for line in ("train.batch_size=128", "model.out_dim=4096", "data.root="):
