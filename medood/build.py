@@ -145,20 +145,13 @@ def fingerprint(keys: list[str]) -> str:
 
 def _detector(config: RunConfig, network: Network, bank: Features, keys: list[str]) -> Detector:
     fitted = SCORES[config.detector.score].fit(bank)
-    features = bank.features
-    if 0 < config.detector.bank_size < len(features):
-        chosen = np.random.default_rng([config.train.seed, 4]).choice(
-            len(features), config.detector.bank_size, replace=False
-        )
-        chosen.sort()
-        features, keys = features[torch.from_numpy(chosen)], [keys[i] for i in chosen]
     digests = np.stack([np.frombuffer(bytes.fromhex(key.split(":")[0]), dtype=np.uint8) for key in keys])
     return Detector(
         network=network,
         model=config.model,
         preprocess=config.preprocess,
         score_name=config.detector.score,
-        bank=features.contiguous(),
+        bank=bank.features.contiguous(),
         bank_keys=torch.from_numpy(digests.copy()),
         fitted=fitted,
         calibration=np.zeros(0),

@@ -165,15 +165,13 @@ class TrainConfig:
 
 @dataclass
 class DetectorConfig:
-    """The score and what is kept for it.
+    """The score.
 
     Attributes:
         score: ``combined``, ``mahalanobis``, ``nearest``, ``soft_nearest`` or ``head``.
-        bank_size: feature rows kept at most; 0 keeps all.
     """
 
     score: str = "combined"
-    bank_size: int = 0
 
 
 @dataclass

@@ -79,11 +79,6 @@ def percentile_window(values: Values, ignore: npt.NDArray[np.bool_] | None = Non
     return np.asarray(np.clip((values - low) / (high - low), 0.0, 1.0))
 
 
-def full_range(values: Values, low: float, high: float) -> Values:
-    """Scale ``[low, high]``, a range that the format states, to [0, 1]."""
-    return np.asarray(np.clip((values - low) / (high - low), 0.0, 1.0))
-
-
 def invert(unit: Values) -> Values:
     """Turn MONOCHROME1 into MONOCHROME2 sense after the VOI step: ``1 - x`` on [0, 1]."""
     return 1.0 - unit
