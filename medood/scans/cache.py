@@ -1,4 +1,4 @@
-"""Decoded training pictures in one memory-mapped file: made once, keyed by content and preprocessing, never pickled."""
+"""Decoded training pictures in one memory-mapped file: made once, keyed by content and preprocessing: raw bytes and JSON."""
 
 from __future__ import annotations
 
