@@ -13,7 +13,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from medood.config import RunConfig
 from medood.detection.detector import Detector
 from medood.detection.features import Features, embed
 from medood.detection.scores import SCORES
@@ -24,6 +23,7 @@ from medood.errors import MedoodError
 from medood.evidence.gradcam import grad_cam, normal_scale
 from medood.progress import Bar, Progress
 from medood.scans.cache import PictureCache, build_cache
+from medood.schema import RunConfig
 
 #: Calibration scans whose maps fix the scale of the evidence.
 _CAM_SCANS = 256
@@ -53,7 +53,7 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | None 
             return progress.track(items, total, what)
 
         limit = config.data.limit or None
-        return build_cache(Path(root), cache_folder, config.preprocess, size, limit=limit, track=track)
+        return build_cache(Path(root), cache_folder, config.preprocess, size, options=config.read, limit=limit, track=track)
 
     source = cached(config.data.root, config.views.source_size, "decoding for training")
     inputs = cached(config.data.root, config.preprocess.size, "decoding for the bank")

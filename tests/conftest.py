@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from medood.config import RunConfig, load_config
+from medood.config import load_config
+from medood.schema import RunConfig
 
 ROOT = Path(__file__).parent.parent
 

@@ -15,7 +15,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from medood.config import ModelConfig, PreprocessConfig
 from medood.detection.calibration import Vector, p_values
 from medood.detection.features import Features, embed
 from medood.detection.scores import SCORES, Fitted
@@ -23,6 +22,7 @@ from medood.distillation.network import Network
 from medood.errors import MedoodError
 from medood.scans.scan import Scan
 from medood.scans.transforms import network_input, preprocessing
+from medood.schema import ModelConfig, PreprocessConfig
 
 SCHEMA_VERSION = 1
 PARTS = ("network.safetensors", "bank.safetensors")

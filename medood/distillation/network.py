@@ -11,8 +11,8 @@ import torch.nn.functional as functional
 from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
-from medood.config import ModelConfig
 from medood.errors import MedoodError
+from medood.schema import ModelConfig
 
 #: A ViT's position embedding begins this much larger than timm's: on a radiograph, where a thing lies is most of what it is,
 #: and in a short run the embedding does not grow by itself (patches permuted stayed at chance without it).

@@ -18,7 +18,6 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from medood.config import RunConfig
 from medood.distillation import loss as losses
 from medood.distillation.checkpoint import (
     load_module,
@@ -35,6 +34,7 @@ from medood.distillation.schedules import cosine, linear, warmup_cosine
 from medood.distillation.views import acquire, crop, sample_view, to_device
 from medood.errors import MedoodError
 from medood.negatives.mix import Mixture
+from medood.schema import RunConfig
 
 Metrics = dict[str, float]
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Generator, Tensor
 
-from medood.config import ViewsConfig
 from medood.negatives.shift import Parameters, column, resample, uniform
+from medood.schema import ViewsConfig
 
 
 def sample_view(count: int, scale: list[float], config: ViewsConfig, generator: Generator) -> Parameters:

@@ -9,13 +9,13 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from medood.config import ModelConfig, ViewsConfig
 from medood.distillation.checkpoint import load_newest, save_checkpoint
 from medood.distillation.collapse import CollapseError, CollapseWatch, effective_rank
 from medood.distillation.network import Network, student_and_teacher, update_teacher
 from medood.distillation.schedules import cosine, linear, warmup_cosine
 from medood.distillation.views import acquire, blur, crop, sample_view
 from medood.errors import MedoodError
+from medood.schema import ModelConfig, ViewsConfig
 
 VIT = ModelConfig("vit_tiny_patch16_224", {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}, 0.1, 16, 8, 12)
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from medood.config import RunConfig
 from medood.distillation.collapse import CollapseError
 from medood.distillation.trainer import Metrics, Trainer
 from medood.errors import MedoodError
+from medood.schema import RunConfig
 from tests.conftest import tiny_config
 
 

@@ -8,12 +8,12 @@ import torch
 from pytorch_grad_cam import GradCAM
 
 from medood.build import train
-from medood.config import ModelConfig, PreprocessConfig
 from medood.detection.detector import Detector
 from medood.detection.features import embed
 from medood.detection.scores import SCORES
 from medood.distillation.network import Network
 from medood.evidence.gradcam import _ScoreModel, _target, grad_cam, normal_scale
+from medood.schema import ModelConfig, PreprocessConfig
 
 
 def detector_with(backbone: str, arguments: dict[str, object], score: str) -> Detector:

@@ -1,0 +1,211 @@
+"""The typed schema of a run: one dataclass a group of keys. The ``Attributes`` sections are what ``--help`` prints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class ReadConfig:
+    """From files to scans.
+
+    Attributes:
+        frames: which frames, pages or slices become scans: ``all``, ``first``, ``middle`` or ``every N``.
+        plane: in which volumes (NIfTI) are sliced: ``axial``, ``coronal`` or ``sagittal``.
+        select: which DICOM objects to take, such as ``Modality in (CR, DX) and BodyPartExamined == CHEST``; empty takes all.
+        max_pixels: largest picture, in pixels.
+        max_bytes: largest file or archive member, in bytes.
+        max_members: most members of one archive.
+        max_unpacked: most bytes that one archive may unpack to.
+        max_ratio: most times its packed size that an archive or member may unpack to; counts above 64 MiB.
+    """
+
+    frames: str = "all"
+    plane: str = "axial"
+    select: str = ""
+    max_pixels: int = 12_000 * 12_000
+    max_bytes: int = 2 * 1024**3
+    max_members: int = 1_000_000
+    max_unpacked: int = 1024**4
+    max_ratio: int = 200
+
+
+@dataclass
+class PreprocessConfig:
+    """From a scan to the network's input; saved with the detector.
+
+    Attributes:
+        size: side of the network's input in pixels.
+        fit: ``squash`` to a square, or ``letterbox`` (black bars, aspect ratio kept).
+    """
+
+    size: int = 224
+    fit: str = "squash"
+
+
+@dataclass
+class DataConfig:
+    """The in-distribution scans.
+
+    Attributes:
+        root: folder, zip or file of in-distribution scans.
+        calibration_root: scans for calibration; empty holds out ``calibration_fraction`` of ``root``.
+        calibration_fraction: share of ``root`` held out for calibration, split by patient where PatientID is known.
+        limit: use at most this many scans; 0 is all.
+        cache: folder for decoded pictures; empty is ``OUT/cache``.
+    """
+
+    root: str = ""
+    calibration_root: str = ""
+    calibration_fraction: float = 0.15
+    limit: int = 0
+    cache: str = ""
+
+
+@dataclass
+class ModelConfig:
+    """Backbone and head.
+
+    Attributes:
+        backbone: name of a timm model.
+        arguments: keyword arguments for ``timm.create_model`` (``patch_size``, ``embed_dim``, ...).
+        drop_path: stochastic depth of the student; the teacher has none.
+        hidden_dim: width of the head's hidden layers.
+        bottleneck_dim: width before the last layer.
+        out_dim: number of prototypes.
+    """
+
+    backbone: str = "vit_small_patch16_224"
+    arguments: dict[str, Any] = field(default_factory=dict)
+    drop_path: float = 0.1
+    hidden_dim: int = 2048
+    bottleneck_dim: int = 256
+    out_dim: int = 4096
+
+
+@dataclass
+class ViewsConfig:
+    """Positive views: what must not matter.
+
+    Attributes:
+        source_size: side of the cached pictures that crops are taken from.
+        global_count: large crops of a picture (teacher and student); at least 2.
+        global_scale: range of their share of the picture's area.
+        local_count: small crops (student only).
+        local_size: side of the small crops in pixels.
+        local_scale: range of their share of the picture's area.
+        aspect: largest ratio of a crop's sides (1 is square).
+        rotation: largest rotation in degrees, either way.
+        brightness: largest shift of the grey values, either way.
+        contrast: largest relative change of contrast, either way.
+        gamma: largest relative change of gamma, either way.
+        blur: probability of a Gaussian blur.
+        blur_sigma: largest sigma of the blur, in pixels of the view.
+    """
+
+    source_size: int = 256
+    global_count: int = 2
+    global_scale: list[float] = field(default_factory=lambda: [0.4, 1.0])
+    local_count: int = 8
+    local_size: int = 96
+    local_scale: list[float] = field(default_factory=lambda: [0.15, 0.4])
+    aspect: float = 1.15
+    rotation: float = 5.0
+    brightness: float = 0.1
+    contrast: float = 0.2
+    gamma: float = 0.2
+    blur: float = 0.3
+    blur_sigma: float = 1.0
+
+
+@dataclass
+class NegativesConfig:
+    """Negative views: what the domain is not.
+
+    Attributes:
+        mixture: shifting transformation to its weight; weights need not sum to 1. Empty trains without negatives.
+        count: negative views of a picture.
+        scale: range of their share of the picture's area, before the shifting transformation.
+        weight: weight of the negative term of the loss.
+    """
+
+    mixture: dict[str, float] = field(default_factory=dict)
+    count: int = 1
+    scale: list[float] = field(default_factory=lambda: [0.6, 1.0])
+    weight: float = 1.0
+
+
+@dataclass
+class TrainConfig:
+    """Self-distillation.
+
+    Attributes:
+        epochs: passes over the training pictures.
+        batch_size: pictures a step, over all processes.
+        learning_rate: peak, for a batch of 256; scaled by ``batch_size / 256``.
+        final_learning_rate: at the end of the cosine.
+        warmup: share of the steps over which the learning rate rises from 0.
+        weight_decay: first and last value of its cosine.
+        gradient_clip: largest norm of the gradient.
+        freeze_last_layer: share of the steps in which the head's last layer stays as it is.
+        student_temperature: temperature of the student's softmax.
+        teacher_temperature: first and last value of the teacher's temperature.
+        teacher_cooling: share of the steps over which the teacher cools linearly.
+        teacher_momentum: first and last value of the EMA's cosine.
+        center_momentum: momentum of the centre of the teacher's outputs.
+        seed: everything random follows from it.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: ``auto``, ``32-true`` or ``bf16-mixed``.
+        threads: CPU threads; 0 leaves torch's choice.
+    """
+
+    epochs: int = 100
+    batch_size: int = 128
+    learning_rate: float = 0.004
+    final_learning_rate: float = 1e-6
+    warmup: float = 0.06
+    weight_decay: list[float] = field(default_factory=lambda: [0.04, 0.4])
+    gradient_clip: float = 3.0
+    freeze_last_layer: float = 0.002
+    student_temperature: float = 0.1
+    teacher_temperature: list[float] = field(default_factory=lambda: [0.04, 0.01])
+    teacher_cooling: float = 0.6
+    teacher_momentum: list[float] = field(default_factory=lambda: [0.996, 1.0])
+    center_momentum: float = 0.9
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int = 0
+
+
+@dataclass
+class DetectorConfig:
+    """The score.
+
+    Attributes:
+        score: ``combined``, ``mahalanobis``, ``nearest``, ``soft_nearest`` or ``head``.
+    """
+
+    score: str = "combined"
+
+
+@dataclass
+class RunConfig:
+    """A whole run: ``medood train CONFIG [key=value ...]``.
+
+    Attributes:
+        name: what the detector is called in reports.
+        out: the detector's folder; checkpoints, logs and cache lie in it.
+    """
+
+    name: str = "detector"
+    out: str = "runs/detector"
+    data: DataConfig = field(default_factory=DataConfig)
+    read: ReadConfig = field(default_factory=ReadConfig)
+    preprocess: PreprocessConfig = field(default_factory=PreprocessConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    views: ViewsConfig = field(default_factory=ViewsConfig)
+    negatives: NegativesConfig = field(default_factory=NegativesConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
