@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from medood.build import train
     from medood.detection.detector import Detector
-    from medood.scans.archive import read_scans
+    from medood.scans.read import read_scans
     from medood.screening.pipeline import screen
 
 __all__ = ["Detector", "read_scans", "screen", "train"]
 
 _HOMES = {
     "Detector": "medood.detection.detector",
-    "read_scans": "medood.scans.archive",
+    "read_scans": "medood.scans.read",
     "screen": "medood.screening.pipeline",
     "train": "medood.build",
 }

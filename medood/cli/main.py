@@ -12,6 +12,7 @@ import typer
 
 from medood.cli.benchmark import benchmark_command
 from medood.cli.demo import demo_command
+from medood.cli.inspect import inspect_command
 from medood.cli.report import report_command
 from medood.cli.screen import screen_command
 from medood.cli.train import keys_table, train_command
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.command("train", epilog=keys_table())(train_command)
 app.command("screen")(screen_command)
+app.command("inspect")(inspect_command)
 app.command("report")(report_command)
 app.command("benchmark")(benchmark_command)
 app.command("demo")(demo_command)

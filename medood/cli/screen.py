@@ -7,12 +7,33 @@ from typing import Annotated
 
 import typer
 
+from medood.cli.reading import (
+    DEFAULTS,
+    Frames,
+    MaxBytes,
+    MaxMembers,
+    MaxPixels,
+    MaxRatio,
+    MaxUnpacked,
+    Plane,
+    Select,
+)
+from medood.schema import ReadConfig
+
 
 def screen_command(
-    sources: Annotated[list[Path], typer.Argument(help="Files, folders and zip archives.")],
+    sources: Annotated[list[Path], typer.Argument(help="Files, folders, zip and tar archives, DICOMDIRs, CSV manifests.")],
     detector: Annotated[Path, typer.Option("--detector", help="The folder that medood train wrote.")],
     out: Annotated[Path, typer.Option("--out", help="The run's folder; it must not hold a run yet.")],
     fpr: Annotated[float, typer.Option("--fpr", help="Share of in-distribution scans that may be flagged.")] = 0.05,
+    select: Select = DEFAULTS.select,
+    frames: Frames = DEFAULTS.frames,
+    plane: Plane = DEFAULTS.plane,
+    max_pixels: MaxPixels = DEFAULTS.max_pixels,
+    max_bytes: MaxBytes = DEFAULTS.max_bytes,
+    max_members: MaxMembers = DEFAULTS.max_members,
+    max_unpacked: MaxUnpacked = DEFAULTS.max_unpacked,
+    max_ratio: MaxRatio = DEFAULTS.max_ratio,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the path of verdicts.csv.")] = False,
 ) -> None:
     """Score every scan, decide, and write ledger.sqlite and verdicts.csv.
@@ -23,9 +44,11 @@ def screen_command(
     from medood.screening.pipeline import screen
 
     progress = Progress(quiet=quiet)
-    found = screen(list(sources), detector, out, fpr=fpr, progress=progress)
+    read = ReadConfig(frames, plane, select, max_pixels, max_bytes, max_members, max_unpacked, max_ratio)
+    found = screen(list(sources), detector, out, fpr=fpr, read=read, progress=progress)
+    left_out = f", {found.left_out} left out by the selection" if select else ""
     progress.say(
         f"{found.scanned} rows: {found.flagged} out of distribution, {found.accepted} in distribution, "
-        f"{found.refused} without a score"
+        f"{found.refused} without a score{left_out}"
     )
     print(out / "verdicts.csv")

@@ -20,7 +20,8 @@ from medood.evaluation.baselines import SIDE, pixel_knn
 from medood.evaluation.faults import FAULTS
 from medood.evaluation.metrics import Separation, separation
 from medood.progress import Progress
-from medood.scans.archive import Source, read_source
+from medood.scans.archive import Source
+from medood.scans.read import read_source
 from medood.scans.scan import Scan
 from medood.scans.transforms import ResizeTo
 

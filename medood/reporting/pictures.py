@@ -11,8 +11,11 @@ from PIL import Image
 
 from medood.detection.detector import Detector
 from medood.evidence.gradcam import grad_cam
-from medood.scans.archive import Source, find_sources, read_source
+from medood.scans.archive import Source, find_sources
+from medood.scans.read import read_source
 from medood.scans.scan import Scan
+from medood.scans.transforms import square_shape
+from medood.schema import ReadConfig
 from medood.screening.ledger import Row
 
 #: The accent of the report, and the colour of evidence.
@@ -30,7 +33,9 @@ class EvidencePictures:
     missing: str = ""
 
 
-def draw_evidence(row: Row, detector: Detector, folder: Path, name: str, base: Path = Path()) -> EvidencePictures:
+def draw_evidence(
+    row: Row, detector: Detector, folder: Path, name: str, base: Path = Path(), read: ReadConfig | None = None
+) -> EvidencePictures:
     """Read the scan again and write ``<name>.png`` and ``<name>-cam.png``.
 
     Args:
@@ -39,15 +44,16 @@ def draw_evidence(row: Row, detector: Detector, folder: Path, name: str, base: P
         folder: where the pictures go.
         name: their stem.
         base: the folder that a relative source is relative to.
+        read: the options that the run was read with.
 
     Returns:
         the file names; or the reason, where the original is gone or has changed.
     """
-    scan = _read_again(row, base)
+    scan = _read_again(row, base, read or ReadConfig())
     if isinstance(scan, str):
         return EvidencePictures(missing=scan)
     raw = grad_cam(detector, detector.prepare(scan)[None])[0]
-    picture = _shrunk(scan.pixels[0])
+    picture = _shrunk(scan.pixels[0], scan.aspect)
     heat = _on_picture(raw / detector.cam_scale, picture.shape, detector.preprocess.fit)
     grey = Image.fromarray(np.rint(picture * 255).astype(np.uint8))
     grey.save(folder / f"{name}.png")
@@ -63,12 +69,12 @@ def blend(picture: npt.NDArray[np.float32], heat: npt.NDArray[np.float32]) -> Im
     return Image.fromarray(np.rint(mixed * 255).astype(np.uint8))
 
 
-def _read_again(row: Row, base: Path) -> Scan | str:
+def _read_again(row: Row, base: Path, options: ReadConfig) -> Scan | str:
     changed = False
     try:
-        for source in find_sources(base / row.source):
+        for source in find_sources(base / row.source, options):
             if isinstance(source, Source) and source.member == row.member:
-                for result in read_source(source):
+                for result in read_source(source, options):
                     changed = changed or result.identity.sha256 != row.sha256
                     if isinstance(result, Scan) and (result.identity.sha256, result.identity.frame) == (
                         row.sha256,
@@ -80,9 +86,9 @@ def _read_again(row: Row, base: Path) -> Scan | str:
     return "the file has changed since it was screened" if changed else "the file is no longer where it was screened"
 
 
-def _shrunk(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """At most ``SIDE`` pixels on the longer side, and at least 8 on the shorter."""
-    height, width = pixels.shape
+def _shrunk(pixels: npt.NDArray[np.float32], aspect: float) -> npt.NDArray[np.float32]:
+    """Square pixels, at most ``SIDE`` on the longer side and at least 8 on the shorter."""
+    height, width = square_shape(pixels.shape[0], pixels.shape[1], aspect)
     factor = min(1.0, SIDE / max(height, width))
     size = (max(8, round(width * factor)), max(8, round(height * factor)))
     shrunk = Image.fromarray(pixels).resize(size, Image.Resampling.BOX if factor < 1 else Image.Resampling.NEAREST)

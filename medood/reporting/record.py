@@ -14,6 +14,7 @@ from medood.errors import MedoodError
 from medood.progress import Progress
 from medood.reporting.pictures import EvidencePictures, draw_evidence
 from medood.scans.scan import Status
+from medood.schema import ReadConfig
 from medood.screening.ledger import Ledger, Row
 from medood.screening.pipeline import summary
 
@@ -21,6 +22,8 @@ SCHEMA_VERSION = 1
 _BINS = 40
 #: Lines of a table in the report; verdicts.csv has them all.
 MAX_LINES = 1000
+#: Rows listed as files without a score; what the selection left out is counted, not listed.
+_REFUSED = f"status NOT IN ('{Status.SCORED}', '{Status.NOT_SELECTED}')"
 #: DICOM attributes in the order a report lists them, and what it calls them.
 _SHOWN = {
     "Modality": "Modality",
@@ -60,12 +63,14 @@ def make_record(
             )
         flagged = list(ledger.rows("decision = 'out_of_distribution'", "score DESC, id"))
         pages = []
+        read = ReadConfig(**facts.get("read", {}))
+        read.select, read.frames = "", "all"  # what was scored is found again by its number
         with progress.bar(min(top, len(flagged)), "evidence") as bar:
             for rank, row in enumerate(flagged[:top], start=1):
                 drawn = EvidencePictures(missing="left out of this report")
                 if pictures:
                     base = Path(facts.get("working_directory", "."))
-                    drawn = draw_evidence(row, detector, folder, f"scan-{rank:04d}", base)
+                    drawn = draw_evidence(row, detector, folder, f"scan-{rank:04d}", base, read)
                     if drawn.missing:
                         progress.say(f"no picture of {row.source} {row.member}: {drawn.missing}")
                 pages.append(_page(rank, row, drawn))
@@ -89,7 +94,7 @@ def make_record(
             "histogram": histogram(detector.calibration, scores, facts["threshold"]),
             "flagged": [_line(rank, row) for rank, row in enumerate(flagged[:MAX_LINES], start=1)],
             "pages": pages,
-            "refused": [_line(0, row) for row in ledger.rows(f"status != '{Status.SCORED}'", "status, id", MAX_LINES)],
+            "refused": [_line(0, row) for row in ledger.rows(_REFUSED, "status, id", MAX_LINES)],
         }
     finally:
         ledger.close()
@@ -132,13 +137,15 @@ def _page(rank: int, row: Row, pictures: EvidencePictures) -> dict[str, Any]:
     grey = row.facts.get("grayscale", {})
     attributes = row.facts.get("attributes", {})
     facts = [(words, attributes[name]) for name, words in _SHOWN.items() if name in attributes]
-    spacing = row.facts.get("spacing")
+    spacing, source = row.facts.get("spacing"), row.facts.get("spacing_source", "")
     shape = row.facts.get("shape", [0, 0])
     facts.append(("Size", f"{shape[0]} rows x {shape[1]} columns"))
-    facts.append(("Spacing", f"{spacing[0]:.3g} x {spacing[1]:.3g} mm" if spacing else "not stated"))
+    facts.append(("Spacing", f"{spacing[0]:.3g} x {spacing[1]:.3g} mm, {source}" if spacing else "not stated"))
     facts.append(("Modality LUT", grey.get("modality_lut", "")))
     facts.append(("VOI", grey.get("voi", "")))
     facts.append(("Inverted", grey.get("inverted", "")))
+    if grey.get("ignored"):
+        facts.append(("Left out", grey["ignored"]))
     return {
         **_line(rank, row),
         **vars(pictures),

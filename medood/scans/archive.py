@@ -1,25 +1,31 @@
-"""Files, folders and zip archives to members, in a fixed order and inside limits. Nothing is ever unpacked to disk."""
+"""Files, folders, archives, DICOM file-sets and manifests to sources, one at a time, in a fixed order, inside limits."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import BinaryIO
 
-from medood.scans.dicom import is_dicom, read_dicom
-from medood.scans.raster import is_raster, read_raster
-from medood.scans.scan import Identity, Refusal, RefusedError, Scan, Status, sha256_of
-
-#: A file or member of more bytes than this is refused as ``too_large``.
-MAX_BYTES = 2 * 1024**3
-#: A member that unpacks to more than this many times its packed size is refused, once it is over 64 MiB.
-MAX_RATIO = 200
-
-
-_ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
+from medood.scans.containers import (
+    PEEK,
+    Unpacked,
+    is_compressed,
+    is_tar,
+    is_zip,
+    joined,
+    read_zip_member,
+    tar_members,
+    zip_members,
+)
+from medood.scans.listings import Entry, is_file_set, is_manifest, read_file_set, read_manifest
+from medood.scans.scan import Identity, Refusal, RefusedError, Status
+from medood.schema import ReadConfig
 
 
 @dataclass(frozen=True)
@@ -28,31 +34,54 @@ class Source:
 
     Attributes:
         path: of the file or archive.
-        member: name inside the archive, empty for a plain file.
-        index: the member's place in the archive's directory; two members may have one name.
+        member: name inside the archive, empty for a plain file; ``inner.zip!name`` inside an archive in it.
+        index: the member's place in a zip on disk; two members may have one name.
+        content: the bytes, where they had to be read on the way (tar, nested archives).
+        patient: a hash that tells patients apart, where a manifest states one.
+        sha256: the digest that a manifest states, empty where it states none.
     """
 
     path: Path
     member: str = ""
     index: int = 0
+    content: bytes | None = None
+    patient: str = ""
+    sha256: str = ""
+
+    @property
+    def identity(self) -> Identity:
+        """Its identity, before its bytes are read."""
+        return Identity(str(self.path), self.member)
 
 
-def find_sources(path: Path) -> Iterator[Source | Refusal]:
-    """List what lies at ``path``: the file itself, the members of a zip, or a folder's files, sorted by name.
-
-    Folders are walked to any depth; links that lead out of the folder, and links to folders, are not followed but refused.
+def check_there(path: Path) -> None:
+    """Find out early that nothing lies at a path.
 
     Raises:
-        FileNotFoundError: nothing is there.
+        FileNotFoundError: nothing is there, or it cannot be looked up.
     """
     try:
-        is_folder, is_there = path.is_dir(), path.exists() or path.is_symlink()
+        is_there = path.exists() or path.is_symlink()
     except OSError as error:
         raise FileNotFoundError(f"{str(path)[:200]} cannot be looked up: {error.strerror}") from error
     if not is_there:
         raise FileNotFoundError(f"{path} does not exist")
-    if not is_folder:
-        yield from _open_file(path)
+
+
+def find_sources(path: Path, options: ReadConfig | None = None) -> Iterator[Source | Refusal]:
+    """List what lies at ``path``, one source at a time; memory does not grow with their number.
+
+    A folder's files come sorted by name, to any depth; links that lead out of the folder, and links to folders, are not
+    followed but refused. Zip and tar archives, compressed or not, are opened, and the archives in them, but no deeper. Of
+    the file given itself, a DICOMDIR stands for the files that it lists, and a CSV with a column ``file`` likewise.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+    """
+    options = options or ReadConfig()
+    check_there(path)
+    if not path.is_dir():
+        yield from _open_given(path, options)
         return
     root = path.resolve()
     closed: list[OSError] = []
@@ -68,9 +97,23 @@ def find_sources(path: Path) -> Iterator[Source | Refusal]:
                     "a link to a folder, out of the folder or to nothing; not followed",
                 )
             else:
-                yield from _open_file(found)
+                yield from _open_file(found, options)
     for denied in closed:
         yield Refusal(Identity(str(denied.filename)), Status.UNREADABLE, f"the folder cannot be opened: {denied.strerror}")
+
+
+def count_sources(path: Path) -> int | None:
+    """How many sources :func:`find_sources` will list, for a progress bar; none where only reading it all would tell."""
+    files = [path] if not path.is_dir() else (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
+    count = 0
+    for file in files:
+        if file.suffix in (".tar", ".tgz", ".txz", ".tzst", ".csv") or ".tar." in file.name:
+            return None
+        count += 1
+        if file.suffix == ".zip":
+            with contextlib.suppress(Exception):  # a damaged one will be refused when it is opened for reading
+                count += len(_opened(file, file.stat().st_mtime_ns).infolist()) - 1
+    return count
 
 
 def _stays_inside(link: Path, root: Path) -> bool:
@@ -80,116 +123,162 @@ def _stays_inside(link: Path, root: Path) -> bool:
         return False
 
 
-def _open_file(path: Path) -> Iterator[Source | Refusal]:
+def _open_given(path: Path, options: ReadConfig) -> Iterator[Source | Refusal]:
+    """A file that the user named: it may be a list of other files."""
+    start = b""
+    with contextlib.suppress(OSError):  # it will be refused when it is opened for reading
+        if path.is_file():  # a pipe would keep its reader waiting
+            with path.open("rb") as stream:
+                start = stream.read(PEEK)
+    if is_file_set(path, start):
+        yield from _open_listed(read_file_set(path), options)
+    elif is_manifest(path, start):
+        yield from _open_listed(read_manifest(path), options)
+    else:
+        yield from _open_file(path, options)
+
+
+def _open_listed(entries: Iterator[Entry | Refusal], options: ReadConfig) -> Iterator[Source | Refusal]:
+    for entry in entries:
+        if isinstance(entry, Refusal):
+            yield entry
+            continue
+        for found in _open_file(entry.path, options):
+            if isinstance(found, Source) and not found.member:
+                found = replace(found, patient=entry.patient, sha256=entry.sha256)
+            yield found
+
+
+def _open_file(path: Path, options: ReadConfig) -> Iterator[Source | Refusal]:
+    where = Identity(str(path))
     if not path.is_file():
-        yield Refusal(
-            Identity(str(path)), Status.NOT_AN_IMAGE, "this is no regular file (a device, a pipe, a link to nothing)"
-        )
+        yield Refusal(where, Status.NOT_AN_IMAGE, "this is no regular file (a device, a pipe, a link to nothing)")
         return
     try:
         with path.open("rb") as stream:
-            if not stream.read(4).startswith(_ZIP_MAGIC):
+            start = stream.read(PEEK)
+            if is_zip(start):
+                size = path.stat().st_size
+                archive = _opened(path, path.stat().st_mtime_ns)
+                yield from _from_zip(path, archive, size, where, options)
+            elif is_compressed(start) or is_tar(start):
+                stream.seek(0)
+                yield from _from_stream(path, stream, start, where, options)
+            else:
                 yield Source(path)
-                return
-        members = [(info, i) for i, info in enumerate(_opened(path, path.stat().st_mtime_ns).infolist())]
+    except RefusedError as refused:
+        yield Refusal(where, refused.status, refused.reason)
     except Exception as error:  # the zip parser raises many kinds on damaged archives
-        yield Refusal(Identity(str(path)), Status.UNREADABLE, f"the file cannot be opened: {error}")
+        yield Refusal(where, Status.UNREADABLE, f"the file cannot be opened: {error}")
+
+
+def _from_zip(
+    path: Path, archive: zipfile.ZipFile, size: int, where: Identity, options: ReadConfig
+) -> Iterator[Source | Refusal]:
+    """A zip on disk: members are read when they are needed, but those that are archives themselves."""
+    for member in zip_members(archive, size, where, options):
+        if isinstance(member, Refusal):
+            yield member
+            continue
+        try:
+            start = _start_of(archive, member.index)
+        except Exception:  # it is damaged, or packed in a way that zipfile does not know: reading it will say so
+            start = b""
+        if is_zip(start) or is_compressed(start) or is_tar(start):
+            inside = Identity(where.source, member.name)
+            try:
+                content = read_zip_member(archive, member.index, options)
+            except RefusedError as refused:
+                yield Refusal(inside, refused.status, refused.reason)
+            else:
+                yield from _from_content(path, content, inside, options)
+        else:
+            yield Source(path, member.name, member.index)
+
+
+def _start_of(archive: zipfile.ZipFile, index: int) -> bytes:
+    with archive.open(archive.infolist()[index]) as stream:
+        return stream.read(PEEK)
+
+
+def _from_content(path: Path, content: bytes, where: Identity, options: ReadConfig) -> Iterator[Source | Refusal]:
+    """What lies in a member whose bytes are here: an archive's members, or the member itself."""
+    try:
+        if is_zip(content):
+            archive = zipfile.ZipFile(io.BytesIO(content))
+            for member in zip_members(archive, len(content), where, options):
+                if isinstance(member, Refusal):
+                    yield member
+                    continue
+                inside = Identity(where.source, joined(where.member, member.name))
+                try:
+                    content = read_zip_member(archive, member.index, options)
+                except RefusedError as refused:
+                    yield Refusal(inside, refused.status, refused.reason)
+                else:
+                    yield _leaf(path, content, inside)
+        elif is_compressed(content) or is_tar(content[:PEEK]):
+            yield from _from_stream(path, io.BytesIO(content), content[:PEEK], where, options, packed=content)
+        else:
+            yield Source(path, where.member, content=content)
+    except RefusedError as refused:
+        yield Refusal(where, refused.status, refused.reason)
+    except Exception as error:  # as in _open_file
+        yield Refusal(where, Status.UNREADABLE, f"the archive cannot be opened: {error}")
+
+
+def _from_stream(
+    path: Path, stream: BinaryIO, start: bytes, where: Identity, options: ReadConfig, packed: bytes | None = None
+) -> Iterator[Source | Refusal]:
+    """A tar, compressed or not; one compressed file is a source as it is, and unpacked when it is read."""
+    unpacked = io.BufferedReader(Unpacked(stream, start, options), 1024**2)
+    try:
+        beginning = unpacked.peek(PEEK)[:PEEK]
+    except RefusedError:
+        raise
+    except Exception as error:  # damaged files fail in each decompressor in its own way
+        raise RefusedError(Status.UNREADABLE, f"the file cannot be unpacked: {error}") from error
+    if not is_tar(beginning):
+        yield Source(path, where.member, content=packed)
         return
-    files = [(info, i) for info, i in members if not info.filename.endswith("/")]
-    if not files:
-        yield Refusal(Identity(str(path)), Status.NOT_AN_IMAGE, "the archive holds no file")
-    for info, i in sorted(files, key=lambda pair: (pair[0].filename, pair[1])):
-        yield _member(path, info, i)
+    for member in tar_members(unpacked, where, options):
+        if isinstance(member, Refusal):
+            yield member
+            continue
+        assert member.content is not None
+        inside = Identity(where.source, joined(where.member, member.name))
+        if packed is not None:
+            yield _leaf(path, member.content, inside)
+        else:
+            yield from _from_content(path, member.content, inside, options)
 
 
-def _member(path: Path, info: zipfile.ZipInfo, index: int) -> Source | Refusal:
-    identity = Identity(str(path), info.filename)
-    name = PurePosixPath(info.filename.replace("\\", "/"))
-    if not name.parts or name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
-        return Refusal(identity, Status.UNSAFE_PATH, "the member's name leads out of the archive; it was not opened")
-    if info.flag_bits & 0x1:
-        return Refusal(identity, Status.ENCRYPTED, "the member is encrypted; unlock the archive first")
-    bomb = info.file_size > 64 * 1024**2 and info.file_size > MAX_RATIO * max(info.compress_size, 1)
-    if info.file_size > MAX_BYTES or bomb:
-        sizes = f"from {info.compress_size:,} to {info.file_size:,} bytes"
-        return Refusal(identity, Status.TOO_LARGE, f"the member would unpack {sizes}, over the limits")
-    return Source(path, info.filename, index)
+def _leaf(path: Path, content: bytes, where: Identity) -> Source | Refusal:
+    """A source whose bytes are here; an archive is opened no deeper than this."""
+    if is_zip(content) or is_tar(content[:PEEK]):
+        return Refusal(where, Status.NOT_AN_IMAGE, "an archive inside an archive inside an archive; unpack it first")
+    return Source(path, where.member, content=content)
 
 
-def read_bytes(source: Source) -> bytes:
+def read_bytes(source: Source, options: ReadConfig) -> bytes:
     """The bytes of a source.
 
     Raises:
         RefusedError: they cannot be read or are too many.
     """
+    if source.content is not None:
+        return source.content
     try:
         if source.member:
-            archive = _opened(source.path, source.path.stat().st_mtime_ns)
-            with archive.open(archive.infolist()[source.index]) as stream:
-                content = stream.read(MAX_BYTES + 1)
-        else:
-            if source.path.stat().st_size > MAX_BYTES:
-                raise RefusedError(Status.TOO_LARGE, f"the file is larger than {MAX_BYTES:,} bytes")
-            content = source.path.read_bytes()
-    except RefusedError:
-        raise
-    except Exception as error:  # damaged members fail in zlib, bz2, lzma and zipfile, each in its own way
-        raise RefusedError(Status.UNREADABLE, f"the bytes cannot be read: {error}") from error
-    if len(content) > MAX_BYTES:
-        raise RefusedError(Status.TOO_LARGE, f"the member is larger than {MAX_BYTES:,} bytes")
-    return content
+            return read_zip_member(_opened(source.path, source.path.stat().st_mtime_ns), source.index, options)
+        if source.path.stat().st_size > options.max_bytes:
+            raise RefusedError(Status.TOO_LARGE, f"the file is larger than {options.max_bytes:,} bytes")
+        return source.path.read_bytes()
+    except OSError as error:
+        raise RefusedError(Status.UNREADABLE, f"the bytes cannot be read: {error.strerror or error}") from error
 
 
 @lru_cache(maxsize=2)
 def _opened(path: Path, modified: int) -> zipfile.ZipFile:
     """One archive stays open while its members are read, so that its directory is parsed once."""
     return zipfile.ZipFile(path)
-
-
-def read_source(source: Source) -> Iterator[Scan | Refusal]:
-    """The scans of one source, or the one refusal that says why there is none. Never raises for bad input."""
-    identity = Identity(str(source.path), source.member)
-    try:
-        content = read_bytes(source)
-        identity = Identity(identity.source, identity.member, 0, sha256_of(content))
-        for scan in read_content(content, identity):
-            yield scan
-            identity = replace(identity, frame=scan.identity.frame + 1)
-    except RefusedError as refused:
-        yield Refusal(identity, refused.status, refused.reason)
-    except Exception as error:  # a parser or decoder may raise anything on a damaged file, and no file may stop a run
-        yield Refusal(identity, Status.UNREADABLE, f"the file cannot be read ({type(error).__name__}: {str(error)[:200]})")
-
-
-def read_content(content: bytes, identity: Identity) -> Iterator[Scan]:
-    """Hand the bytes to the reader that their first bytes ask for.
-
-    Raises:
-        RefusedError: no reader takes them, or the reader found no picture.
-    """
-    if not content:
-        raise RefusedError(Status.UNREADABLE, "the file is empty (0 bytes)")
-    if is_dicom(content):
-        yield from read_dicom(content, identity)
-    elif is_raster(content):
-        yield from read_raster(content, identity)
-    else:
-        raise RefusedError(
-            Status.NOT_AN_IMAGE, "the file is none of DICOM, PNG, JPEG or TIFF (its first bytes say so, not its name)"
-        )
-
-
-def read_scans(path: str | Path) -> Iterator[Scan | Refusal]:
-    """Read every scan of a file, folder or zip archive, in a fixed order.
-
-    Yields:
-        A :class:`Scan` for each frame of each picture, a :class:`Refusal` for each file without one.
-
-    Raises:
-        FileNotFoundError: nothing lies at ``path``.
-    """
-    for found in find_sources(Path(path)):
-        if isinstance(found, Refusal):
-            yield found
-        else:
-            yield from read_source(found)

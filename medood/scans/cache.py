@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -11,11 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medood.config import PreprocessConfig
 from medood.errors import MedoodError
-from medood.scans.archive import Source, find_sources, read_source
-from medood.scans.scan import Refusal, Status, sha256_of
+from medood.scans.archive import Source, find_sources
+from medood.scans.read import Seen, check_options, read_source
+from medood.scans.scan import Refusal, sha256_of
 from medood.scans.transforms import network_input, preprocessing, to_levels
+from medood.schema import PreprocessConfig, ReadConfig
 
 _FORMAT = 1
 
@@ -48,36 +50,49 @@ def build_cache(
     config: PreprocessConfig,
     size: int,
     *,
+    options: ReadConfig | None = None,
     limit: int | None = None,
     track: Callable[[Iterator[Any], int], Iterator[Any]] | None = None,
 ) -> PictureCache:
     """Decode every scan below ``root`` to ``size`` x ``size`` and map the result; a finished cache is used again.
 
     Args:
-        root: a file, folder or zip of in-distribution scans.
+        root: a file, folder, archive, DICOMDIR or CSV manifest of in-distribution scans.
         folder: where the cache is kept.
         config: the detector's preprocessing.
         size: side of the cached pictures.
+        options: which frames and objects become scans, and the limits.
         limit: stop after this many pictures.
         track: wraps the loop in a progress bar, given the number of sources.
 
     Raises:
         MedoodError: nothing lies at ``root``, or no file there is a scan.
     """
+    options = options or ReadConfig()
+    check_options(options)
     try:
-        found = list(find_sources(root))
+        stamp, count = _stamp([_FORMAT, asdict(config), asdict(options), size, limit], root, options)
     except FileNotFoundError as error:
         raise MedoodError(f"data.root: {error}. Give the folder that holds the in-distribution scans.") from error
-    stamp = sha256_of(json.dumps([_FORMAT, asdict(config), size, limit, [_signature(item) for item in found]]).encode())
     target = folder / f"{stamp[:16]}.u8"
     if not target.with_suffix(".json").exists():
-        _decode(found, target, preprocessing(config, size), size, limit, track)
+        found = find_sources(root, options)
+        _decode(track(found, count) if track else found, target, preprocessing(config, size), options, limit)
     index = json.loads(target.with_suffix(".json").read_text())
     if not index["keys"]:
         counts = ", ".join(f"{n} {status}" for status, n in index["refused"].items()) or "no file at all"
-        raise MedoodError(f"data.root: no scan was found in {root} ({counts}). Expected DICOM, PNG, JPEG or TIFF.")
+        raise MedoodError(f"data.root: no scan was found in {root} ({counts}). Expected DICOM, PNG, JPEG, TIFF or NIfTI.")
     pictures = np.memmap(target, dtype=np.uint8, mode="r", shape=(len(index["keys"]), size, size))
     return PictureCache(pictures, index["keys"], index["patients"], index["refused"])
+
+
+def _stamp(settings: list[Any], root: Path, options: ReadConfig) -> tuple[str, int]:
+    """A digest that changes with the settings and the files, and the number of sources."""
+    digest, count = hashlib.sha256(json.dumps(settings).encode()), 0
+    for item in find_sources(root, options):
+        digest.update(json.dumps(_signature(item)).encode())
+        count += 1
+    return digest.hexdigest(), count
 
 
 def _signature(item: Source | Refusal) -> list[str | int]:
@@ -87,29 +102,19 @@ def _signature(item: Source | Refusal) -> list[str | int]:
     return [str(item.path), item.member, stat.st_size, stat.st_mtime_ns]
 
 
-def _decode(
-    found: list[Source | Refusal],
-    target: Path,
-    chain: Any,
-    size: int,
-    limit: int | None,
-    track: Callable[[Iterator[Any], int], Iterator[Any]] | None,
-) -> None:
+def _decode(found: Iterator[Source | Refusal], target: Path, chain: Any, options: ReadConfig, limit: int | None) -> None:
     keys: list[str] = []
     patients: list[str] = []
     refused: dict[str, int] = {}
-    seen: set[str] = set()
+    seen = Seen()
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".part")
     with partial.open("wb") as stream:
-        for item in track(iter(found), len(found)) if track else iter(found):
-            for result in [item] if isinstance(item, Refusal) else read_source(item):
+        for item in found:
+            for result in [item] if isinstance(item, Refusal) else read_source(item, options, seen):
                 if isinstance(result, Refusal):
                     refused[result.status] = refused.get(result.status, 0) + 1
-                elif result.identity.key in seen:
-                    refused[Status.DUPLICATE] = refused.get(Status.DUPLICATE, 0) + 1
                 else:
-                    seen.add(result.identity.key)
                     stream.write(to_levels(network_input(result, chain)).numpy().tobytes())
                     keys.append(result.identity.key)
                     patients.append(result.patient)

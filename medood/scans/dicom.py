@@ -1,22 +1,27 @@
-"""DICOM to scans. pydicom parses and decodes; the grey scale is :mod:`medood.scans.grayscale`."""
+"""DICOM to scans: parse, check and hand on to :mod:`medood.scans.decoding` and :mod:`medood.scans.presentation`."""
 
 from __future__ import annotations
 
-import hashlib
 import io
+import logging
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pydicom
+from pydicom.dataset import FileMetaDataset
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels import apply_color_lut, apply_modality_lut, get_decoder
-from pydicom.uid import UID, JPEGExtended12Bit
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from medood.scans import grayscale
-from medood.scans.scan import Grayscale, Identity, RefusedError, Scan, Status
+from medood.scans.decoding import decode_frames, number_of_frames
+from medood.scans.frames import wanted_frames
+from medood.scans.listings import patient_hash
+from medood.scans.presentation import SAMPLES, grey_picture, numbers
+from medood.scans.scan import Identity, RefusedError, Scan, Status
+from medood.scans.selection import parse_selection
+from medood.schema import ReadConfig
+
+# pydicom logs the values that it cannot parse; one of them may be a patient's name
+logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 
 #: Attributes copied to ``Scan.attributes``. None of them names a patient, a person or a date.
 KEPT_ATTRIBUTES = (
@@ -33,8 +38,24 @@ KEPT_ATTRIBUTES = (
     "NumberOfFrames",
 )
 
-#: Pictures of more pixels than this are refused as ``too_large``.
-MAX_PIXELS = 12_000 * 12_000
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_FILE_SET = "1.2.840.10008.1.3.10"
+#: SOP classes of objects that are no pictures, by the beginning of their UID (PS3.4 annex B), and what a person calls them.
+_NO_PICTURES = {
+    _FILE_SET: "the directory of a DICOM file-set",
+    "1.2.840.10008.5.1.4.1.1.88.": "a structured report",
+    "1.2.840.10008.5.1.4.1.1.104.": "an encapsulated document",
+    "1.2.840.10008.5.1.4.1.1.9.": "a waveform",
+    "1.2.840.10008.5.1.4.1.1.11.": "a presentation state",
+    "1.2.840.10008.5.1.4.1.1.481.3": "a set of radiotherapy structures",
+    **dict.fromkeys((f"1.2.840.10008.5.1.4.1.1.481.{n}" for n in (4, 5, 6, 7, 8, 9)), "a radiotherapy plan or record"),
+    "1.2.840.10008.5.1.4.1.1.66": "a registration, mesh or raw data object",
+    "1.2.840.10008.5.1.4.1.1.67": "a real world value mapping",
+    "1.2.840.10008.5.1.4.1.1.4.2": "a spectroscopy measurement",
+    "1.2.840.10008.5.1.4.34.": "a workflow or protocol object",
+    "1.2.840.10008.5.1.4.38.": "a hanging protocol",
+    "1.2.840.10008.5.1.4.39.": "a colour palette",
+}
 
 
 def is_dicom(content: bytes) -> bool:
@@ -42,36 +63,42 @@ def is_dicom(content: bytes) -> bool:
     return content[128:132] == b"DICM" or content[:4] in (b"\x08\x00\x00\x00", b"\x08\x00\x05\x00", b"\x08\x00\x08\x00")
 
 
-def read_dicom(content: bytes, identity: Identity) -> Iterator[Scan]:
+def read_dicom(content: bytes, identity: Identity, options: ReadConfig | None = None) -> Iterator[Scan]:
     """Yield one scan a frame.
 
     Args:
         content: the bytes of a DICOM file.
         identity: of the file; the frame number is filled in.
+        options: which frames, which objects, and the largest picture.
 
     Raises:
-        RefusedError: the file has no picture that can be read; the reason says why.
+        RefusedError: the file has no picture that can be read, or is not selected; the reason says why.
     """
+    options = options or ReadConfig()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dataset = _parse(content)
-        syntax = _check(dataset)
-        attributes = _attributes(dataset, syntax)
-        patient = str(dataset.get("PatientID", "") or "")
-        for frame, (array, plugin) in enumerate(_frames(dataset, syntax)):
+        if options.select:
+            _check_selection(dataset, options.select)
+        syntax = _check(dataset, options)
+        attributes, patient = _attributes(dataset, syntax), _patient(dataset)
+        wanted = wanted_frames(options.frames, number_of_frames(dataset))
+        for index, frame in zip(wanted, decode_frames(dataset, syntax, wanted), strict=True):
             try:
-                unit, how = _unit_picture(array, dataset, syntax, plugin)
-                if not np.isfinite(unit).all():
-                    raise ValueError("some of them are not numbers")
-            except (ValueError, TypeError, AttributeError, IndexError, KeyError, NotImplementedError) as error:
-                raise RefusedError(Status.UNREADABLE, f"the grey values of frame {frame} cannot be made: {error}") from error
+                header = _frame_header(dataset, index)
+                pixels, how = grey_picture(frame, header)
+                spacing, spacing_source, aspect = _geometry(header)
+            except Exception as error:  # an attribute out of its type or range fails wherever it is used
+                raise RefusedError(Status.UNREADABLE, f"the grey values of frame {index} cannot be made: {error}") from error
             yield Scan(
-                identity=Identity(identity.source, identity.member, frame, identity.sha256),
-                pixels=grayscale.as_pixels(unit),
+                identity=Identity(identity.source, identity.member, index, identity.sha256),
+                pixels=pixels,
                 grayscale=how,
-                spacing=_spacing(dataset),
+                spacing=spacing,
+                spacing_source=spacing_source,
+                aspect=aspect,
                 attributes=attributes,
-                patient=hashlib.sha256(patient.encode()).hexdigest()[:16] if patient else "",
+                patient=patient,
             )
 
 
@@ -84,171 +111,109 @@ def _parse(content: bytes) -> pydicom.Dataset:
         raise RefusedError(Status.UNREADABLE, f"the DICOM header is damaged ({type(error).__name__})") from error
 
 
-def _check(dataset: pydicom.Dataset) -> UID:
-    """Refuse what cannot hold a picture and return the transfer syntax."""
-    if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        sop_class = dataset.get("SOPClassUID")
-        kind = UID(sop_class).name if sop_class else "an object of unknown class"
-        raise RefusedError(Status.NO_PIXELS, f"the DICOM object ({kind}) holds no pixel data")
-    meta = getattr(dataset, "file_meta", None)
-    syntax = meta.get("TransferSyntaxUID") if meta is not None else None
-    if not syntax:
-        little = dataset.original_encoding[1]
-        syntax = pydicom.uid.ImplicitVRLittleEndian if little in (True, None) else pydicom.uid.ExplicitVRBigEndian
-        if meta is None:
-            dataset.file_meta = pydicom.dataset.FileMetaDataset()
-        dataset.file_meta.TransferSyntaxUID = syntax
+def _check_selection(dataset: pydicom.Dataset, select: str) -> None:
+    if not parse_selection(select).matches(dataset):
+        raise RefusedError(Status.NOT_SELECTED, f"left out by the selection {select}")
+
+
+def _check(dataset: pydicom.Dataset, options: ReadConfig) -> UID:
+    """Refuse what cannot hold a picture, or contradicts itself, and return the transfer syntax."""
+    if not any(name in dataset for name in _PIXELS):
+        raise _without_pixels(dataset)
     try:
-        rows, columns = int(dataset.Rows), int(dataset.Columns)
+        rows, columns, samples = int(dataset.Rows), int(dataset.Columns), int(dataset.get("SamplesPerPixel") or 1)
     except (AttributeError, TypeError, ValueError) as error:
         raise RefusedError(Status.UNREADABLE, "Rows or Columns is missing or not a number") from error
     if rows < 1 or columns < 1:
         raise RefusedError(Status.UNREADABLE, f"the picture is {rows} rows by {columns} columns; both must be above 0")
-    if rows * columns > MAX_PIXELS:
+    if rows * columns > options.max_pixels:
         raise RefusedError(
-            Status.TOO_LARGE, f"the picture has {rows} x {columns} pixels; the limit is {MAX_PIXELS:,} pixels"
+            Status.TOO_LARGE, f"the picture has {rows} x {columns} pixels; the limit is {options.max_pixels:,} pixels"
         )
+    photometric = str(dataset.get("PhotometricInterpretation", ""))
+    if photometric not in SAMPLES:
+        raise RefusedError(
+            Status.UNREADABLE, f"Photometric Interpretation is {photometric[:32]!r}; expected one of {', '.join(SAMPLES)}"
+        )
+    if SAMPLES[photometric] != samples:
+        raise RefusedError(
+            Status.UNREADABLE,
+            f"Photometric Interpretation is {photometric}, Samples per Pixel is {samples}; they contradict",
+        )
+    dataset.SamplesPerPixel = samples
+    return _transfer_syntax(dataset)
+
+
+def _without_pixels(dataset: pydicom.Dataset) -> RefusedError:
+    uid = UID(str(dataset.get("SOPClassUID") or getattr(dataset, "file_meta", {}).get("MediaStorageSOPClassUID") or ""))
+    for beginning, words in _NO_PICTURES.items():
+        if uid.startswith(beginning):
+            return RefusedError(Status.NOT_AN_IMAGE, f"this is {words} ({uid.name}), not a picture")
+    kind = uid.name if uid else "of unknown class"
+    return RefusedError(Status.NO_PIXELS, f"the DICOM object ({kind}) holds no pixel data")
+
+
+def _transfer_syntax(dataset: pydicom.Dataset) -> UID:
+    """The file's transfer syntax; a file without the attribute is taken as what its data set was parsed as."""
+    meta = getattr(dataset, "file_meta", None)
+    syntax = meta.get("TransferSyntaxUID") if meta is not None else None
+    if not syntax:
+        implicit, little = dataset.original_encoding
+        if little is False:
+            syntax = ExplicitVRBigEndian
+        else:
+            syntax = ImplicitVRLittleEndian if implicit in (True, None) else ExplicitVRLittleEndian
+        if meta is None:
+            dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = syntax
     return UID(syntax)
 
 
-def _frames(dataset: pydicom.Dataset, syntax: UID) -> Iterator[tuple[npt.NDArray[Any], str]]:
-    """Decoded frames ``[H, W]`` or ``[H, W, 3]`` and the plugin that made them, one at a time."""
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError as error:
-        raise RefusedError(
-            Status.UNSUPPORTED_SYNTAX, f"the transfer syntax {syntax.name} ({syntax}) has no decoder"
-        ) from error
-    plugins = [""] if not syntax.is_encapsulated else list(decoder.available_plugins)
-    if not plugins:
-        raise RefusedError(
-            Status.UNSUPPORTED_SYNTAX,
-            f"no installed decoder reads {syntax.name}; one of these would: {'; '.join(decoder.missing_dependencies)}",
-        )
-    failure = ""
-    for plugin in plugins:
+def _frame_header(dataset: pydicom.Dataset, index: int) -> pydicom.Dataset:
+    """The attributes that hold for one frame; an enhanced object's functional groups (PS3.3 C.7.6.16) come first."""
+    shared = dataset.get("SharedFunctionalGroupsSequence")
+    each = dataset.get("PerFrameFunctionalGroupsSequence")
+    if not shared and not each:
+        return dataset
+    header = pydicom.Dataset()
+    header.update({tag: element for tag, element in dataset.items() if tag not in _BULK})
+    groups = [shared[0]] if shared else []
+    if each and index < len(each):
+        groups.append(each[index])
+    for group in groups:
+        for name in _MACROS:
+            macro = group.get(name)
+            if macro:
+                header.update(dict(macro[0].items()))
+    return header
+
+
+_BULK = frozenset(
+    pydicom.tag.Tag(name) for name in (*_PIXELS, "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+)
+_MACROS = ("PixelMeasuresSequence", "PixelValueTransformationSequence", "FrameVOILUTSequence")
+
+
+def _geometry(header: pydicom.Dataset) -> tuple[tuple[float, float] | None, str, float]:
+    """Spacing in mm, the attribute it is from, and the height of a pixel over its width."""
+    for name in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio"):
         try:
-            iterator = decoder.iter_array(dataset, decoding_plugin=plugin)
-            first, _ = next(iterator)
-        except Exception as error:  # decoders are C libraries behind many exception types
-            failure = failure or " ".join(str(error).split()) or type(error).__name__
-            continue
-        yield first, plugin or "pydicom"
-        try:
-            for array, _ in iterator:
-                yield array, plugin or "pydicom"
-        except Exception as error:
-            raise RefusedError(Status.UNREADABLE, f"a later frame cannot be decoded ({type(error).__name__})") from error
-        return
-    if syntax == JPEGExtended12Bit and int(dataset.get("BitsStored", 8)) > 8:
-        raise RefusedError(Status.UNSUPPORTED_SYNTAX, f"no installed decoder reads {syntax.name} with more than 8 bits")
-    raise RefusedError(Status.UNREADABLE, f"the pixel data cannot be decoded: {failure[:300]}")
-
-
-def _unit_picture(
-    array: npt.NDArray[Any], dataset: pydicom.Dataset, syntax: UID, plugin: str
-) -> tuple[grayscale.Values, Grayscale]:
-    photometric = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
-    if array.ndim == 3 and array.shape[-1] == 3:
-        top = 2.0 ** int(dataset.get("BitsStored", dataset.BitsAllocated)) - 1
-        return grayscale.luminance(array.astype(np.float64) / top), Grayscale(voi="full range", plugin=plugin)
-    if array.ndim != 2:
-        raise ValueError(f"a frame has the shape {array.shape}; expected rows by columns, or three colours")
-    if photometric == "PALETTE COLOR":
-        colours = apply_color_lut(array, dataset)
-        top = float(np.iinfo(colours.dtype).max)
-        return grayscale.luminance(colours[..., :3].astype(np.float64) / top), Grayscale(
-            modality_lut="palette", voi="full range", plugin=plugin
-        )
-    stored = array
-    if not syntax.is_encapsulated and array.dtype.kind in "iu" and int(dataset.BitsAllocated) > 1:
-        stored = grayscale.stored_values(
-            array,
-            int(dataset.BitsStored),
-            int(dataset.get("HighBit", int(dataset.BitsStored) - 1)),
-            signed=bool(dataset.get("PixelRepresentation", 0)),
-        )
-    padding = _padding(stored, dataset)
-    values = np.asarray(apply_modality_lut(stored, dataset), dtype=np.float64)
-    unit, voi = _voi(values, dataset, padding)
-    inverted = "no"
-    if str(dataset.get("PresentationLUTShape", "")) == "INVERSE":
-        inverted = "PresentationLUTShape INVERSE"
-    elif photometric == "MONOCHROME1":
-        inverted = "MONOCHROME1"
-    if inverted != "no":
-        unit = grayscale.invert(unit)
-    if padding is not None:
-        unit = np.where(padding, 0.0, unit)
-    return unit, Grayscale(_modality_words(dataset), voi, inverted, plugin)
-
-
-def _voi(
-    values: grayscale.Values, dataset: pydicom.Dataset, padding: npt.NDArray[np.bool_] | None
-) -> tuple[grayscale.Values, str]:
-    table = dataset.get("VOILUTSequence")
-    if table:
-        item = table[0]
-        entries, first, bits = (int(x) for x in item.LUTDescriptor)
-        data = item.LUTData
-        if isinstance(data, bytes):
-            data = np.frombuffer(data, dtype="<u2" if len(data) >= 2 * (entries or 65536) else np.uint8)
-        return (
-            grayscale.voi_lut(values, np.asarray(data, dtype=np.float64), _signed(first, dataset, 16), bits),
-            f"voi lut 1/{len(table)}",
-        )
-    centers, widths = _numbers(dataset.get("WindowCenter")), _numbers(dataset.get("WindowWidth"))
-    if centers and widths:
-        function = str(dataset.get("VOILUTFunction") or "LINEAR")
-        words = f"window 1/{len(centers)} center={centers[0]:g} width={widths[0]:g} {function}"
-        try:
-            return grayscale.window(values, centers[0], widths[0], function), words
-        except ValueError:
-            return grayscale.percentile_window(values, padding), f"percentile 0.5-99.5, for the unusable {words}"
-    return grayscale.percentile_window(values, padding), "percentile 0.5-99.5"
-
-
-def _padding(stored: npt.NDArray[Any], dataset: pydicom.Dataset) -> npt.NDArray[np.bool_] | None:
-    """Where the picture is padding (PS3.3 C.7.5.1.1.2), or none."""
-    value = dataset.get("PixelPaddingValue")
-    if value is None or isinstance(value, bytes):
-        return None
-    limit = dataset.get("PixelPaddingRangeLimit", value)
-    bits = int(dataset.BitsStored)
-    low, high = sorted(_signed(int(v), dataset, bits) for v in (value, limit if not isinstance(limit, bytes) else value))
-    mask = np.asarray((stored >= low) & (stored <= high))
-    return mask if mask.any() and not mask.all() else None
-
-
-def _signed(value: int, dataset: pydicom.Dataset, bits: int) -> int:
-    """A value of a signed picture that was written as unsigned, a common fault of writers, with its sign."""
-    negative = int(dataset.get("PixelRepresentation", 0) or 0) == 1 and value >= 1 << (bits - 1)
-    return value - (1 << max(bits, value.bit_length())) if negative else value
-
-
-def _modality_words(dataset: pydicom.Dataset) -> str:
-    if dataset.get("ModalityLUTSequence"):
-        return "modality lut"
-    if "RescaleSlope" in dataset and "RescaleIntercept" in dataset:
-        return f"rescale slope={float(dataset.RescaleSlope):g} intercept={float(dataset.RescaleIntercept):g}"
-    return "none"
-
-
-def _numbers(value: Any) -> list[float]:
-    if value is None or value == "":
-        return []
-    return [float(v) for v in (value if isinstance(value, (list, pydicom.multival.MultiValue)) else [value])]
-
-
-def _spacing(dataset: pydicom.Dataset) -> tuple[float, float] | None:
-    for name in ("PixelSpacing", "ImagerPixelSpacing"):
-        try:
-            numbers = _numbers(dataset.get(name))
+            pair = numbers(header.get(name))
         except (TypeError, ValueError):
             continue
-        if len(numbers) == 2 and min(numbers) > 0:
-            return numbers[0], numbers[1]
-    return None
+        if len(pair) == 2 and min(pair) > 0 and 0.01 <= pair[0] / pair[1] <= 100:
+            if name == "PixelAspectRatio":
+                return None, "none", pair[0] / pair[1]
+            return (pair[0], pair[1]), name, pair[0] / pair[1]
+    return None, "none", 1.0
+
+
+def _patient(dataset: pydicom.Dataset) -> str:
+    try:
+        patient = str(dataset.get("PatientID", "") or "")
+    except Exception:  # a value that cannot be parsed tells nobody apart
+        return ""
+    return patient_hash(patient)
 
 
 def _attributes(dataset: pydicom.Dataset, syntax: UID) -> dict[str, str]:

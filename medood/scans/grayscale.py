@@ -17,6 +17,8 @@ Values = npt.NDArray[np.float64]
 
 #: Percentiles that stand in for a window where the file states none.
 DEFAULT_PERCENTILES = (0.5, 99.5)
+#: Pixels painted at a time, so that what is worked on stays in the processor's cache.
+_BLOCK = 65_536
 
 
 def window(values: Values, center: float, width: float, function: str = "LINEAR") -> Values:
@@ -61,22 +63,32 @@ def voi_lut(values: Values, data: npt.NDArray[np.float64], first: int, bits: int
     return np.clip(data[index] / float(2**bits - 1), 0.0, 1.0)
 
 
-def percentile_window(values: Values, ignore: npt.NDArray[np.bool_] | None = None) -> Values:
+def percentile_window(levels: Values, counts: npt.NDArray[np.int64]) -> Values:
     """The documented default where the file states no window: 0.5th to 99.5th percentile to [0, 1].
 
     Args:
-        values: any shape.
-        ignore: same shape, true where a value is padding and must not count.
+        levels: ``[L]`` values after the modality step.
+        counts: ``[L]`` how many pixels have each; 0 leaves a level (padding) out of the percentiles.
 
-    A picture of one grey value becomes all 0.
+    The percentiles are those of the pixels, linear between neighbours, as ``numpy.percentile`` of the whole picture would
+    give them. A picture of one grey value becomes all 0.
     """
-    counted = values[~ignore] if ignore is not None and not ignore.all() else values
-    low, high = np.percentile(counted, DEFAULT_PERCENTILES)
+    if not counts.any():
+        counts = np.ones_like(counts)
+    order = np.argsort(levels, kind="stable")
+    rising, upto = levels[order], np.cumsum(counts[order])
+    low, high = (_quantile(rising, upto, q / 100.0) for q in DEFAULT_PERCENTILES)
     if high <= low:
-        low, high = float(counted.min()), float(counted.max())
+        low, high = float(levels[counts > 0].min()), float(levels[counts > 0].max())
     if high <= low:
-        return np.zeros_like(values)
-    return np.asarray(np.clip((values - low) / (high - low), 0.0, 1.0))
+        return np.zeros_like(levels)
+    return np.asarray(np.clip((levels - low) / (high - low), 0.0, 1.0))
+
+
+def _quantile(rising: Values, upto: npt.NDArray[np.int64], q: float) -> float:
+    place = q * (int(upto[-1]) - 1)
+    below, above = rising[np.searchsorted(upto, [np.floor(place), np.ceil(place)], side="right")]
+    return float(below + (above - below) * (place - np.floor(place)))
 
 
 def invert(unit: Values) -> Values:
@@ -84,9 +96,49 @@ def invert(unit: Values) -> Values:
     return 1.0 - unit
 
 
-def luminance(rgb: Values) -> Values:
-    """Luminance of ``[..., 3]`` RGB by ITU-R BT.601, the weights of PS3.3 C.7.6.3.1.2 for YBR_FULL."""
-    return np.asarray(rgb[..., 0] * 0.299 + rgb[..., 1] * 0.587 + rgb[..., 2] * 0.114)
+def luminance(rgb: npt.NDArray[Any], top: float) -> Pixels:
+    """Luminance ``[H, W]`` in [0, 1] of RGB ``[H, W, 3]`` in [0, top], by ITU-R BT.601 as in PS3.3 C.7.6.3.1.2."""
+    weights = np.array([0.299, 0.587, 0.114]) / top
+    return np.asarray(rgb.astype(np.float32) @ weights.astype(np.float32))
+
+
+class Levels:
+    """The different words of a picture. The grey scale is a function of the stored word alone, so it is worked out once a
+    level and then painted, which is exact and takes one pass over the pixels.
+
+    Args:
+        picture: ``[H, W]``, integers or floats.
+
+    Attributes:
+        words: ``[L]`` rising; every word of the picture, and of 8- and 16-bit pictures those between them too.
+    """
+
+    def __init__(self, picture: npt.NDArray[Any]) -> None:
+        if picture.dtype.kind in "iu" and picture.dtype.itemsize <= 2:
+            self._unsigned = np.dtype(f"u{picture.dtype.itemsize}")
+            self._index = np.ascontiguousarray(picture, picture.dtype.newbyteorder("=")).view(self._unsigned)
+            self.words = np.arange(int(picture.min()), int(picture.max()) + 1)
+            self._places = self.words.astype(self._unsigned)
+        else:
+            self.words, index = np.unique(picture, return_inverse=True)
+            self._index = index.reshape(picture.shape)
+            self._places = np.arange(len(self.words))
+
+    def counts(self) -> npt.NDArray[np.int64]:
+        """``[L]`` pixels of each word."""
+        counts = np.bincount(self._index.ravel(), minlength=int(self._places.max()) + 1)
+        return np.asarray(counts[self._places], dtype=np.int64)
+
+    def paint(self, unit: Values) -> Pixels:
+        """The picture ``[1, H, W]`` out of ``[L]`` grey values in [0, 1]."""
+        table = np.zeros(int(self._places.max()) + 1, dtype=np.float32)
+        table[self._places] = unit
+        flat = self._index.ravel()
+        picture = np.empty(flat.size, dtype=np.float32)
+        for start in range(0, flat.size, _BLOCK):
+            block = slice(start, start + _BLOCK)
+            np.take(table, flat[block], out=picture[block], mode="clip")
+        return picture.reshape(1, *self._index.shape)
 
 
 def as_pixels(unit: Values) -> Pixels:

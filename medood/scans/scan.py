@@ -24,6 +24,7 @@ class Status(StrEnum):
     ENCRYPTED = "encrypted"
     DUPLICATE = "duplicate"
     UNSAFE_PATH = "unsafe_path"
+    NOT_SELECTED = "not_selected"
 
 
 @dataclass(frozen=True)
@@ -58,16 +59,18 @@ class Grayscale:
     """How the grey values of a scan were made, step by step, in words that go into the ledger.
 
     Attributes:
-        modality_lut: ``none``, ``rescale slope=1 intercept=-1024`` or ``modality lut``.
+        modality_lut: ``none``, ``rescale slope=1 intercept=-1024``, ``modality lut`` or ``palette``.
         voi: ``window 1/2 center=40 width=400 LINEAR``, ``voi lut 1/1``, ``percentile 0.5-99.5`` or ``full range``.
         inverted: ``no``, or the attribute that asked for it (``MONOCHROME1``, ``PresentationLUTShape INVERSE``).
         plugin: the decoder that unpacked the pixels.
+        ignored: what the file asks for and the grey values leave out, such as overlays; empty where there is nothing.
     """
 
     modality_lut: str = "none"
     voi: str = "full range"
     inverted: str = "no"
     plugin: str = ""
+    ignored: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,10 @@ class Scan:
         identity: where it came from.
         pixels: float32 ``[1, H, W]`` in [0, 1], rows first, bone white.
         grayscale: how the grey values were made.
-        spacing: (row, column) spacing in mm, or none.
+        spacing: (row, column) spacing in mm: how far the rows lie apart, how far the columns; or none.
+        spacing_source: the attribute it was taken from (``PixelSpacing``, ``ImagerPixelSpacing``, ``NIfTI affine``, ...), or
+            ``none``.
+        aspect: height of a pixel over its width; 1 where nothing is stated.
         attributes: the DICOM attributes kept; never a patient's name or identifier.
         patient: a hash of PatientID, for telling patients apart; empty where it is unknown. Whoever can guess the identifier
             can check the guess, so it is kept out of ledgers, detectors and reports.
@@ -88,6 +94,8 @@ class Scan:
     pixels: Pixels
     grayscale: Grayscale = field(default_factory=Grayscale)
     spacing: tuple[float, float] | None = None
+    spacing_source: str = "none"
+    aspect: float = 1.0
     attributes: dict[str, str] = field(default_factory=dict)
     patient: str = ""
 

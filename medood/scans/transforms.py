@@ -3,44 +3,69 @@
 from __future__ import annotations
 
 import torch
+from monai.data import MetaTensor
 from monai.transforms import Compose, Resize, SpatialPad, Transform
 from torch import Tensor
 
-from medood.config import PreprocessConfig
 from medood.scans.scan import Scan
+from medood.schema import PreprocessConfig
 
 
 class ScanToTensor(Transform):  # type: ignore[misc]  # MONAI is untyped
-    """``Scan`` to a float32 tensor ``[1, H, W]`` in [0, 1]."""
+    """``Scan`` to a float32 ``MetaTensor`` ``[1, H, W]`` in [0, 1], whose affine holds the spacing (or the aspect alone)."""
 
     def __call__(self, scan: Scan) -> Tensor:
         """Return the pixels without a copy."""
-        return torch.from_numpy(scan.pixels)
+        row, column = scan.spacing or (scan.aspect, 1.0)
+        affine = torch.diag(torch.tensor([row, column, 1.0, 1.0], dtype=torch.float64))
+        tensor: Tensor = MetaTensor(torch.from_numpy(scan.pixels), affine=affine)
+        return tensor
 
 
-class SquarePad(Transform):  # type: ignore[misc]  # MONAI is untyped
-    """Pad the shorter side with black, evenly, to a square (letterbox)."""
-
-    def __call__(self, picture: Tensor) -> Tensor:
-        """``[1, H, W]`` to ``[1, S, S]``, S being the longer side."""
-        side = max(picture.shape[-2:])
-        padded: Tensor = SpatialPad(spatial_size=(side, side), method="symmetric", mode="constant")(picture)
-        return padded
-
-
-class ResizeTo(Transform):  # type: ignore[misc]  # MONAI is untyped
-    """Resize to ``size`` x ``size``: by area where a side shrinks, so that nothing aliases, else bilinear."""
+class Letterbox(Transform):  # type: ignore[misc]  # MONAI is untyped
+    """Fit into a square with pixels made square, the rest black, evenly on both sides."""
 
     def __init__(self, size: int) -> None:
-        self._area = Resize((size, size), mode="area")
-        self._bilinear = Resize((size, size), mode="bilinear")
         self.size = size
 
     def __call__(self, picture: Tensor) -> Tensor:
         """``[1, H, W]`` to ``[1, size, size]``."""
-        resize = self._area if max(picture.shape[-2:]) > self.size else self._bilinear
-        resized: Tensor = resize(picture)
-        return resized
+        row, column = (float(v) for v in picture.pixdim[:2])  # type: ignore[attr-defined]
+        height, width = square_shape(picture.shape[-2], picture.shape[-1], row / column)
+        scale = self.size / max(height, width)
+        inner = (max(1, round(height * scale)), max(1, round(width * scale)))
+        fitted = resized(picture, inner)
+        padded: Tensor = SpatialPad(spatial_size=(self.size, self.size), method="symmetric", mode="constant")(fitted)
+        return padded
+
+
+class ResizeTo(Transform):  # type: ignore[misc]  # MONAI is untyped
+    """Squash to ``size`` x ``size``."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, picture: Tensor) -> Tensor:
+        """``[1, H, W]`` to ``[1, size, size]``."""
+        return resized(picture, (self.size, self.size))
+
+
+def resized(picture: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Resize by area where a side shrinks, so that nothing aliases, else bilinear."""
+    shrinks = picture.shape[-2] > shape[0] or picture.shape[-1] > shape[1]
+    result: Tensor = Resize(shape, mode="area" if shrinks else "bilinear")(picture)
+    return result
+
+
+def square_shape(height: int, width: int, aspect: float) -> tuple[float, float]:
+    """The sides of a picture whose pixels are made square, none of them shrunk.
+
+    Args:
+        height: rows.
+        width: columns.
+        aspect: height of a pixel over its width.
+    """
+    return height * max(1.0, aspect), width * max(1.0, 1.0 / aspect)
 
 
 def preprocessing(config: PreprocessConfig, size: int | None = None) -> Compose:
@@ -50,11 +75,8 @@ def preprocessing(config: PreprocessConfig, size: int | None = None) -> Compose:
         config: the detector's preprocessing.
         size: another side than the network's, for the training cache.
     """
-    steps: list[Transform] = [ScanToTensor()]
-    if config.fit == "letterbox":
-        steps.append(SquarePad())
-    steps.append(ResizeTo(size or config.size))
-    return Compose(steps)
+    fit = Letterbox if config.fit == "letterbox" else ResizeTo
+    return Compose([ScanToTensor(), fit(size or config.size)])
 
 
 def network_input(scan: Scan, chain: Compose) -> Tensor:

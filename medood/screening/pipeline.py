@@ -17,8 +17,10 @@ from medood.detection.calibration import check_fpr, threshold
 from medood.detection.detector import Detector, Verdict
 from medood.errors import MedoodError
 from medood.progress import Progress
-from medood.scans.archive import Source, find_sources, read_source
+from medood.scans.archive import Source, check_there, count_sources, find_sources
+from medood.scans.read import Seen, check_options, read_source
 from medood.scans.scan import Refusal, Scan, Status
+from medood.schema import ReadConfig
 from medood.screening.ledger import Ledger, Row
 
 BATCH = 32
@@ -32,13 +34,15 @@ class Summary:
         scanned: rows in the ledger.
         flagged: scans decided out of distribution.
         accepted: scans decided in distribution.
-        refused: rows without a score.
+        refused: rows without a score, but for those left out.
+        left_out: rows that the selection left out.
     """
 
     scanned: int
     flagged: int
     accepted: int
     refused: int
+    left_out: int
 
 
 @dataclass(frozen=True)
@@ -54,26 +58,29 @@ def screen(
     out: str | Path,
     *,
     fpr: float = 0.05,
+    read: ReadConfig | None = None,
     progress: Progress | None = None,
 ) -> Summary:
-    """Screen files, folders and zip archives into a run folder with ``ledger.sqlite`` and ``verdicts.csv``.
+    """Screen files, folders, archives, DICOMDIRs and CSV manifests into a run folder: ``ledger.sqlite``, ``verdicts.csv``.
 
     Args:
         sources: what to screen.
         detector: a detector, or its folder.
         out: the run's folder; it must not hold a run.
         fpr: share of in-distribution scans that may be flagged.
+        read: which frames and objects become scans, and the limits.
         progress: where to draw; none is quiet.
 
     Raises:
         MedoodError: a source is missing, the detector is damaged, the rate cannot be reached, the folder is taken.
     """
-    progress = progress or Progress(quiet=True)
+    progress, read = progress or Progress(quiet=True), read or ReadConfig()
+    check_options(read)
     out = Path(out)
     folder = "" if isinstance(detector, Detector) else str(Path(detector).resolve())
     loaded = detector if isinstance(detector, Detector) else Detector.load(detector)
     check_fpr(fpr, len(loaded.calibration))
-    found = _found(sources)
+    total = _total(sources)
     ledger = Ledger(out, create=True)
     try:
         ledger.state(
@@ -82,6 +89,7 @@ def screen(
             sources=[str(source) for source in sources],
             working_directory=str(Path.cwd()),
             fpr=fpr,
+            read=asdict(read),
             threshold=threshold(loaded.calibration, fpr),
             detector={
                 "folder": folder,
@@ -92,10 +100,11 @@ def screen(
                 "training_scans": loaded.facts.get("data", {}).get("training_scans"),
             },
         )
-        with progress.bar(len(found), "screening") as bar:
+        with progress.bar(total, "screening") as bar:
             pending: list[_Waiting | Row] = []
-            for item in found:
-                for result, seconds in _results(item):
+            seen = Seen()
+            for item in (item for source in sources for item in find_sources(Path(source), read)):
+                for result, seconds in _results(item, read, seen):
                     pending.append(_prepared(result, loaded, seconds))
                     if len(pending) == BATCH:
                         ledger.add(_judged(pending, loaded, fpr))
@@ -115,29 +124,32 @@ def summary(ledger: Ledger) -> Summary:
     flagged = counts.get((Status.SCORED, "out_of_distribution"), 0)
     accepted = counts.get((Status.SCORED, "in_distribution"), 0)
     total = sum(counts.values())
-    return Summary(total, flagged, accepted, total - flagged - accepted)
+    left_out = sum(count for (status, _), count in counts.items() if status == Status.NOT_SELECTED)
+    return Summary(total, flagged, accepted, total - flagged - accepted - left_out, left_out)
 
 
-def _found(sources: Sequence[str | Path]) -> list[Source | Refusal]:
-    found: list[Source | Refusal] = []
+def _total(sources: Sequence[str | Path]) -> int | None:
+    """Find out early that a source is missing, or that all are empty; and how many there are, where that can be told."""
+    counts: list[int | None] = []
     for source in sources:
         try:
-            here = list(find_sources(Path(source)))
+            check_there(Path(source))
         except FileNotFoundError as error:
-            raise MedoodError(f"{error}. Give a file, a folder or a zip archive that is there.") from error
-        found += here
-    if not found:
+            raise MedoodError(f"{error}. Give a file, a folder or an archive that is there.") from error
+        counts.append(count_sources(Path(source)))
+    total = None if None in counts else sum(count or 0 for count in counts)
+    if total == 0:
         raise MedoodError(f"There is no file in {', '.join(str(s) for s in sources)}. Give a folder that holds scans.")
-    return found
+    return total
 
 
-def _results(item: Source | Refusal) -> Iterator[tuple[Scan | Refusal, float]]:
+def _results(item: Source | Refusal, read: ReadConfig, seen: Seen) -> Iterator[tuple[Scan | Refusal, float]]:
     """The item's results with the seconds each took to read."""
     if isinstance(item, Refusal):
         yield item, 0.0
         return
     started = time.perf_counter()
-    for result in read_source(item):
+    for result in read_source(item, read, seen):
         yield result, time.perf_counter() - started
         started = time.perf_counter()
 
@@ -170,6 +182,8 @@ def _scored(item: _Waiting, verdict: Verdict, fpr: float, seconds: float) -> Row
         "grayscale": asdict(item.scan.grayscale),
         "attributes": item.scan.attributes,
         "spacing": item.scan.spacing,
+        "spacing_source": item.scan.spacing_source,
+        "aspect": round(item.scan.aspect, 6),
         "shape": list(item.scan.pixels.shape[1:]),
         "nearest": [round(v, 4) for v in verdict.nearest],
         "nearest_keys": verdict.nearest_keys,

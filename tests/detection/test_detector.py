@@ -13,8 +13,8 @@ from medood.build import split_by_patient
 from medood.detection.calibration import p_values
 from medood.detection.detector import Detector
 from medood.errors import MedoodError
-from medood.scans.archive import read_scans
 from medood.scans.cache import PictureCache
+from medood.scans.read import read_scans
 from medood.scans.scan import Scan
 
 

@@ -15,7 +15,7 @@ from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
 from medood.phantom.strangers import STRANGERS
 from medood.progress import Progress
-from medood.scans.archive import read_scans
+from medood.scans.read import read_scans
 from medood.scans.scan import Refusal, Scan
 
 

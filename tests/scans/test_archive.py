@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medood.scans.archive import read_scans
+from medood.scans.read import read_scans
 from medood.scans.scan import Refusal, Scan, Status
 
 
@@ -69,8 +69,8 @@ def test_bad_files_are_refused_with_a_sentence(tmp_path: Path) -> None:
 
 def test_zip_members_in_order_and_those_that_lead_out_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        for name in ("b.png", "a.png", "../evil.png", "/abs.png", "C:\\x.png", "d/..\\..\\e.png"):
-            archive.writestr(name, png(len(name)))
+        for value, name in enumerate(("b.png", "a.png", "../evil.png", "/abs.png", "C:\\x.png", "d/..\\..\\e.png")):
+            archive.writestr(name, png(value))
     results = list(read_scans(tmp_path / "a.zip"))
     scans = [r.identity.member for r in results if isinstance(r, Scan)]
     assert scans == ["a.png", "b.png"]
@@ -174,11 +174,14 @@ def test_links_out_of_a_folder_are_not_followed(tmp_path: Path) -> None:
     assert len(refused) == 2
 
 
-def test_equal_bytes_have_equal_keys_wherever_they_lie(tmp_path: Path) -> None:
+def test_equal_bytes_are_read_once_and_the_second_says_where_the_first_lies(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(png(5))
     with zipfile.ZipFile(tmp_path / "y.zip", "w") as archive:
         archive.writestr("z.png", png(5))
     first, second = read_scans(tmp_path)
+    assert isinstance(second, Refusal)
+    assert second.status == Status.DUPLICATE
+    assert second.reason == f"the same bytes as {tmp_path / 'x.png'}"
     assert first.identity.key == second.identity.key
 
 

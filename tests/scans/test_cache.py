@@ -7,12 +7,12 @@ import pytest
 from PIL import Image
 
 from medood.build import as_input
-from medood.config import PreprocessConfig
 from medood.errors import MedoodError
-from medood.scans.archive import read_scans
 from medood.scans.cache import build_cache
+from medood.scans.read import read_scans
 from medood.scans.scan import Scan
 from medood.scans.transforms import network_input, preprocessing
+from medood.schema import PreprocessConfig
 
 
 def folder_of(path: Path, count: int) -> Path:

@@ -54,10 +54,31 @@ def test_voi_lut_clamps_and_scales_to_its_bits() -> None:
 def test_percentile_window_ignores_padding_and_survives_a_flat_picture() -> None:
     values = np.linspace(100, 200, 1001)
     padded = np.r_[values, np.full(5000, -2000.0)]
-    plain = grayscale.percentile_window(values)
-    with_padding = grayscale.percentile_window(padded, padded == -2000)[:1001]
+    plain = grayscale.percentile_window(values, np.ones(1001, dtype=np.int64))
+    with_padding = grayscale.percentile_window(padded, (padded != -2000).astype(np.int64))[:1001]
     np.testing.assert_allclose(plain, with_padding)
-    assert (grayscale.percentile_window(np.full((4, 4), 7.0)) == 0).all()
+    assert (grayscale.percentile_window(np.array([7.0]), np.array([16])) == 0).all()
+
+
+@given(st.lists(st.integers(-300, 300), min_size=1, max_size=60))
+def test_percentile_window_of_levels_is_that_of_the_pixels(pixels: list[int]) -> None:
+    picture = np.array(pixels, dtype=np.float64)
+    low, high = np.percentile(picture, grayscale.DEFAULT_PERCENTILES)
+    low, high = (low, high) if high > low else (picture.min(), picture.max())
+    expected = np.clip((picture - low) / (high - low), 0, 1) if high > low else np.zeros(len(picture))
+    levels, index, counts = np.unique(-picture, return_inverse=True, return_counts=True)
+    np.testing.assert_allclose(grayscale.percentile_window(-levels, counts)[index], expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "<u2", ">i2", "<i4", "f4"])
+def test_painting_levels_is_the_grey_scale_of_every_pixel(dtype: str) -> None:
+    picture = np.random.default_rng(1).integers(-100, 100, (300, 257)).astype(dtype)
+    levels = grayscale.Levels(picture)
+    np.testing.assert_array_equal(levels.words[np.flatnonzero(levels.counts())], np.unique(picture))
+    assert levels.counts().sum() == picture.size
+    slope = 1 / 40000
+    painted = levels.paint(0.5 + levels.words.astype(np.float64) * slope)
+    np.testing.assert_allclose(painted[0], 0.5 + picture.astype(np.float64) * slope, atol=1e-7)
 
 
 def test_stored_values_shift_mask_and_sign() -> None:
@@ -72,4 +93,6 @@ def test_stored_values_shift_mask_and_sign() -> None:
 
 def test_inversion_and_luminance() -> None:
     np.testing.assert_allclose(grayscale.invert(np.array([0.0, 0.25, 1.0])), [1, 0.75, 0])
-    np.testing.assert_allclose(grayscale.luminance(np.array([[1.0, 1.0, 1.0], [0.0, 1.0, 0.0]])), [1.0, 0.587])
+    np.testing.assert_allclose(
+        grayscale.luminance(np.array([[[255, 255, 255], [0, 255, 0]]], dtype=np.uint8), 255.0), [[1.0, 0.587]], atol=1e-6
+    )

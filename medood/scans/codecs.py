@@ -1,0 +1,75 @@
+"""imagecodecs as a decoding plugin of pydicom: 12-bit JPEG Extended, JPEG Lossless, JPEG-LS, and RLE.
+
+pydicom finds in a plugin's module :func:`is_available`, :data:`DECODER_DEPENDENCIES` and the function that decodes a frame.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import numpy as np
+from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import DecodeRunner
+from pydicom.uid import (
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+)
+
+PLUGIN = "imagecodecs"
+DECODER_DEPENDENCIES = dict.fromkeys(
+    (JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless, RLELossless),
+    ("numpy", "imagecodecs>=2025.3"),
+)
+
+
+def is_available(uid: str) -> bool:
+    """True where imagecodecs is installed and decodes ``uid``."""
+    return uid in DECODER_DEPENDENCIES and find_spec("imagecodecs") is not None
+
+
+def decode_frame(src: bytes, runner: DecodeRunner) -> bytearray:
+    """Decode one frame for pydicom, without any change of colour space."""
+    import imagecodecs
+
+    if runner.transfer_syntax == RLELossless:
+        runner.set_option("planar_configuration", 0)
+        return _decode_rle(src, runner)
+    if runner.transfer_syntax in (JPEGLSLossless, JPEGLSNearLossless):
+        array = imagecodecs.jpegls_decode(src)
+    elif runner.samples_per_pixel == 1:
+        array = imagecodecs.jpeg8_decode(src)
+    else:
+        array = imagecodecs.jpeg8_decode(src, colorspace="RGB", outcolorspace="RGB")
+    runner.set_option("planar_configuration", 0)
+    runner.set_option("bits_allocated", 8 * array.dtype.itemsize)
+    return bytearray(np.ascontiguousarray(array).tobytes())
+
+
+def _decode_rle(src: bytes, runner: DecodeRunner) -> bytearray:
+    """PS3.5 annex G. Unlike pydicom's own decoder it refuses segments of another length than the header says."""
+    import imagecodecs
+
+    count, *offsets = (int(v) for v in np.frombuffer(src[:64], dtype="<u4"))
+    samples, width = runner.samples_per_pixel, runner.bits_allocated // 8
+    if count != samples * width:
+        raise ValueError(f"they hold {count} RLE segments, the header asks for {samples * width}")
+    pixels = runner.rows * runner.columns
+    planes = np.empty((samples, width, pixels), dtype=np.uint8)
+    for i, (start, end) in enumerate(zip(offsets[:count], [*offsets[1:count], len(src)], strict=True)):
+        plane = imagecodecs.packbits_decode(src[start:end])
+        if len(plane) != pixels:
+            raise ValueError(f"an RLE segment holds {len(plane):,} pixels, the header says {pixels:,}")
+        planes[i // width, width - 1 - i % width] = np.frombuffer(plane, dtype=np.uint8)  # the highest byte comes first
+    return bytearray(np.ascontiguousarray(planes.transpose(2, 0, 1)).tobytes())
+
+
+def register() -> None:
+    """Make the plugin known to pydicom; a second call changes nothing."""
+    for syntax in DECODER_DEPENDENCIES:
+        decoder = get_decoder(syntax)
+        if PLUGIN not in decoder.available_plugins:
+            decoder.add_plugin(PLUGIN, (__name__, decode_frame.__name__))

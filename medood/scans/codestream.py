@@ -1,0 +1,144 @@
+"""What a compressed frame says of itself, so that a header that contradicts it is found before a decoder runs."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+)
+
+_START_OF_FRAME = {
+    0xC0: "JPEG baseline",
+    0xC1: "JPEG extended",
+    0xC2: "JPEG progressive",
+    0xC3: "JPEG lossless",
+    0xF7: "JPEG-LS",
+}
+_J2K_START = b"\xff\x4f\xff\x51"  # SOC and SIZ
+_END_MARKER = b"\xff\xd9"  # EOI of the JPEG family, EOC of JPEG 2000
+#: JPEG 2000 allows 65,535 tiles; a damaged tile size makes decoders work for minutes on that many.
+_MAX_TILES = 65_535
+_LOSSY_JPEG = frozenset({"JPEG baseline", "JPEG extended", "JPEG progressive"})
+
+#: What each encapsulated transfer syntax may hold (PS3.5 section 8.2 and annex A.4).
+_HOLDS: dict[UID, frozenset[str]] = {
+    JPEGBaseline8Bit: _LOSSY_JPEG,
+    JPEGExtended12Bit: _LOSSY_JPEG,
+    JPEGLossless: frozenset({"JPEG lossless"}),
+    JPEGLosslessSV1: frozenset({"JPEG lossless"}),
+    JPEGLSLossless: frozenset({"JPEG-LS"}),
+    JPEGLSNearLossless: frozenset({"JPEG-LS"}),
+} | dict.fromkeys((JPEG2000, JPEG2000Lossless, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL), frozenset({"JPEG 2000"}))
+
+
+@dataclass(frozen=True)
+class Codestream:
+    """The frame header of a compressed picture.
+
+    Attributes:
+        kind: ``JPEG baseline``, ``JPEG extended``, ``JPEG progressive``, ``JPEG lossless``, ``JPEG-LS`` or ``JPEG 2000``.
+        rows: height in pixels.
+        columns: width in pixels.
+        components: 1 is grey, 3 is colour.
+        precision: bits of a component.
+    """
+
+    kind: str
+    rows: int
+    columns: int
+    components: int
+    precision: int
+
+
+def check_codestream(data: bytes, syntax: UID, rows: int, columns: int, samples: int) -> int | None:
+    """Hold a compressed frame against the DICOM header around it.
+
+    Args:
+        data: one encapsulated frame.
+        syntax: the file's transfer syntax; those without a codestream header of their own (RLE) are not looked at.
+        rows: Rows.
+        columns: Columns.
+        samples: Samples per Pixel.
+
+    Returns:
+        the codestream's bits per sample, or none where the syntax has no codestream header.
+
+    Raises:
+        ValueError: they contradict each other, or the frame is cut; the message says how.
+    """
+    expected = _HOLDS.get(syntax)
+    if expected is None:
+        return None
+    found = describe(data)
+    if found.kind not in expected:
+        raise ValueError(f"the header says {syntax.name}, the pixel data are {found.kind}")
+    if (found.rows, found.columns) != (rows, columns):
+        raise ValueError(f"the header says {rows} x {columns} pixels, the pixel data {found.rows} x {found.columns}")
+    if found.components != samples:
+        raise ValueError(f"the header says {samples} samples per pixel, the pixel data {found.components}")
+    if _END_MARKER not in data.rstrip(b"\0")[-4:]:
+        raise ValueError("the pixel data end before their end marker; the file is cut or damaged")
+    return found.precision
+
+
+def starts_codestream(fragment: bytes) -> bool:
+    """True where an encapsulated fragment begins a picture of its own."""
+    return fragment[:3] == b"\xff\xd8\xff" or fragment[:4] == _J2K_START
+
+
+def describe(data: bytes) -> Codestream:
+    """Read the frame header of a JPEG (ITU-T T.81), JPEG-LS (T.87) or JPEG 2000 (T.800) codestream.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        if data[:3] == b"\xff\xd8\xff":
+            return _describe_jpeg(data)
+        start = data.find(_J2K_START, 0, 4096)  # at 0, or behind the boxes of a JP2 file
+        if start >= 0:
+            return _describe_j2k(data[start : start + 64])
+    except (struct.error, IndexError) as error:
+        raise ValueError("the frame header of the pixel data is cut") from error
+    raise ValueError(f"the pixel data begin with {data[:4].hex(' ') or 'nothing'}, which is no JPEG or JPEG 2000")
+
+
+def _describe_jpeg(data: bytes) -> Codestream:
+    at = 2
+    while True:
+        if data[at] != 0xFF:
+            raise ValueError("the frame header of the pixel data is damaged")
+        marker = data[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        if marker in _START_OF_FRAME:
+            precision, rows, columns, components = struct.unpack(">BHHB", data[at + 4 : at + 10])
+            return Codestream(_START_OF_FRAME[marker], rows, columns, components, precision)
+        if marker in (0xD9, 0xDA):
+            raise ValueError("the pixel data hold no frame header")
+        at += 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
+
+
+def _describe_j2k(siz: bytes) -> Codestream:
+    right, bottom, left, top, tile_width, tile_height, tile_left, tile_top = struct.unpack(">8I", siz[8:40])
+    components, precision, step_x, step_y = struct.unpack(">HBBB", siz[40:45])
+    if not (tile_width and tile_height and step_x and step_y and components and left < right and top < bottom):
+        raise ValueError("the frame header of the pixel data is damaged")
+    if -(-(right - tile_left) // tile_width) * -(-(bottom - tile_top) // tile_height) > _MAX_TILES:
+        raise ValueError(f"the pixel data claim more than {_MAX_TILES:,} tiles")
+    rows, columns = -(-bottom // step_y) - -(-top // step_y), -(-right // step_x) - -(-left // step_x)
+    return Codestream("JPEG 2000", rows, columns, components, (precision & 0x7F) + 1)

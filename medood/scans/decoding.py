@@ -1,0 +1,190 @@
+"""Pixel data to frames of stored values. pydicom's decoders do the work; what surrounds it makes sure that a header which
+contradicts its pixel data is refused and never becomes a wrong picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+import pydicom
+from pydicom.encaps import generate_fragments, generate_frames, parse_basic_offsets
+from pydicom.pixels import get_decoder
+from pydicom.pixels.utils import get_expected_length
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    HTJ2KLossless,
+    HTJ2KLosslessRPCL,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+)
+
+from medood.scans import codecs
+from medood.scans.codestream import check_codestream, starts_codestream
+from medood.scans.scan import RefusedError, Status
+
+#: The one decoder used for each encapsulated transfer syntax: those that stood 10,000 damaged files (reports/ingest).
+DECODERS: dict[UID, tuple[str, str]] = {
+    JPEGBaseline8Bit: ("pillow", "pillow"),
+    **dict.fromkeys(codecs.DECODER_DEPENDENCIES, (codecs.PLUGIN, "imagecodecs")),
+    **dict.fromkeys(
+        (JPEG2000, JPEG2000Lossless, HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL), ("pylibjpeg", "pylibjpeg pylibjpeg-openjpeg")
+    ),
+}
+
+codecs.register()
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One decoded frame.
+
+    Attributes:
+        array: ``[H, W]`` words as they lie in the file, or ``[H, W, 3]`` colours.
+        plugin: what decoded them.
+        aligned: the words are stored values already; else shift, mask and sign are still to be applied.
+        rest: what follows the pixels and is left out, in words; empty where there is nothing.
+    """
+
+    array: npt.NDArray[Any]
+    plugin: str
+    aligned: bool
+    rest: str = ""
+
+
+def decode_frames(dataset: pydicom.Dataset, syntax: UID, wanted: range) -> Iterator[Frame]:
+    """Decode the wanted frames, one at a time.
+
+    Args:
+        dataset: with ``PixelData``, ``FloatPixelData`` or ``DoubleFloatPixelData``.
+        syntax: its transfer syntax.
+        wanted: frame numbers from 0, in rising order.
+
+    Raises:
+        RefusedError: a frame cannot be decoded, or contradicts the header.
+    """
+    try:
+        encapsulated = syntax.is_encapsulated
+    except ValueError as error:  # pydicom does not know it
+        raise RefusedError(Status.UNSUPPORTED_SYNTAX, f"the transfer syntax {syntax[:64]} is not known") from error
+    if encapsulated:
+        yield from _decode_encapsulated(dataset, syntax, wanted)
+    else:
+        yield from _decode_native(dataset, syntax, wanted)
+
+
+def _decode_native(dataset: pydicom.Dataset, syntax: UID, wanted: range) -> Iterator[Frame]:
+    rest = _check_native(dataset)
+    try:
+        # the words themselves: which of their bits count is settled in grayscale.stored_values, for any High Bit
+        options = {"correct_unused_bits": False, "view_only": True}
+        for array, _ in get_decoder(syntax).iter_array(dataset, indices=wanted, **options):
+            yield Frame(array, "pydicom", aligned=array.dtype.kind not in "iu", rest=rest)
+    except NotImplementedError as error:
+        raise RefusedError(
+            Status.UNSUPPORTED_SYNTAX, f"the transfer syntax {syntax.name} ({syntax}) has no decoder"
+        ) from error
+    except Exception as error:  # pydicom raises many kinds on headers that do not hold together
+        raise RefusedError(Status.UNREADABLE, f"the pixel data cannot be decoded: {_words(error)}") from error
+
+
+def _check_native(dataset: pydicom.Dataset) -> str:
+    """Refuse pixel data of another length than the header describes; a rest of zeros no longer than a row is said."""
+    for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"):
+        if name in dataset:
+            break
+    element = dataset[name]
+    if element.is_undefined_length:
+        raise RefusedError(Status.UNREADABLE, "the pixel data are compressed, the transfer syntax says they are not")
+    try:
+        expected = get_expected_length(dataset)
+    except Exception as error:
+        raise RefusedError(Status.UNREADABLE, f"the header does not describe a picture: {_words(error)}") from error
+    surplus = len(element.value) - expected
+    row = int(dataset.Columns) * int(dataset.SamplesPerPixel) * max(1, int(dataset.BitsAllocated) // 8)
+    if surplus < 0:
+        raise RefusedError(
+            Status.UNREADABLE, f"the pixel data hold {len(element.value):,} bytes, the header describes {expected:,}"
+        )
+    if surplus > max(row, 1) or (surplus > 1 and any(element.value[expected:])):
+        raise RefusedError(
+            Status.UNREADABLE,
+            f"the pixel data hold {len(element.value):,} bytes, the header describes only {expected:,}: "
+            "Rows, Columns, Bits Allocated or Number of Frames is wrong",
+        )
+    return f"{surplus} zero bytes behind the pixels" if surplus > 1 else ""
+
+
+def _decode_encapsulated(dataset: pydicom.Dataset, syntax: UID, wanted: range) -> Iterator[Frame]:
+    if not dataset["PixelData"].is_undefined_length:
+        raise RefusedError(Status.UNREADABLE, f"the transfer syntax says {syntax.name}, the pixel data are not compressed")
+    if syntax not in DECODERS:
+        raise RefusedError(Status.UNSUPPORTED_SYNTAX, f"the transfer syntax {syntax.name} ({syntax}) has no decoder")
+    decoder = get_decoder(syntax)
+    plugin, packages = DECODERS[syntax]
+    if plugin not in decoder.available_plugins:
+        raise RefusedError(
+            Status.UNSUPPORTED_SYNTAX, f"no installed decoder reads {syntax.name}; pip install {packages} brings one"
+        )
+    count = number_of_frames(dataset)
+    samples, bits_stored = int(dataset.get("SamplesPerPixel", 1)), int(dataset.get("BitsStored", 8))
+    try:
+        _check_fragments(dataset.PixelData, count)
+        streams = generate_frames(dataset.PixelData, number_of_frames=count, extended_offsets=_offsets(dataset))
+        arrays, done = None, 0
+        for data in (data for index, data in enumerate(streams) if index in wanted):
+            precision = check_codestream(data, syntax, int(dataset.Rows), int(dataset.Columns), samples)
+            if precision is not None and precision > int(dataset.BitsAllocated):
+                raise ValueError(f"they have {precision} bits, the header allocates {dataset.BitsAllocated}")
+            if arrays is None:
+                plugin = "pillow" if syntax == JPEGExtended12Bit and precision == 8 else plugin
+                options = {} if precision else {"correct_unused_bits": False}
+                some = None if len(wanted) == count else wanted
+                arrays = decoder.iter_array(dataset, indices=some, decoding_plugin=plugin, **options)
+            yield Frame(next(arrays)[0], plugin, aligned=precision is not None and precision != bits_stored)
+            done += 1
+            if done == len(wanted):
+                return
+        raise ValueError(f"they end after {done} of {len(wanted)} frames")
+    except Exception as error:  # decoders are C libraries behind many exception types
+        raise RefusedError(Status.UNREADABLE, f"the pixel data cannot be decoded: {_words(error)}") from error
+
+
+def _check_fragments(pixel_data: bytes, count: int) -> None:
+    """Refuse more pictures than Number of Frames names; the rest would vanish unseen."""
+    found = len(parse_basic_offsets(pixel_data)) or sum(
+        1 for i, fragment in enumerate(generate_fragments(pixel_data)) if i and starts_codestream(fragment)
+    )
+    if found > count:
+        raise ValueError(f"they hold {found} frames, the header says {count}")
+
+
+def _offsets(dataset: pydicom.Dataset) -> tuple[bytes, bytes] | None:
+    if "ExtendedOffsetTable" in dataset and "ExtendedOffsetTableLengths" in dataset:
+        return dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths
+    return None
+
+
+def number_of_frames(dataset: pydicom.Dataset) -> int:
+    """Number of Frames, 1 where it is absent.
+
+    Raises:
+        RefusedError: it is no number above 0.
+    """
+    value = dataset.get("NumberOfFrames")
+    try:
+        count = 1 if value in (None, "") else int(value)
+    except (TypeError, ValueError) as error:
+        raise RefusedError(Status.UNREADABLE, "Number of Frames is not a number") from error
+    if count < 0:
+        raise RefusedError(Status.UNREADABLE, f"Number of Frames is {count}; it must be above 0")
+    return count or 1
+
+
+def _words(error: Exception) -> str:
+    """The first words of an error on one line."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:300]

@@ -1,0 +1,27 @@
+"""Which frames, pages or slices of one file become scans."""
+
+from __future__ import annotations
+
+import re
+
+
+def wanted_frames(choice: str, count: int) -> range:
+    """Frame numbers from 0, rising.
+
+    Args:
+        choice: ``all``, ``first``, ``middle`` or ``every N`` (the first, and every Nth after it).
+        count: how many there are.
+
+    Raises:
+        ValueError: the choice is none of these.
+    """
+    if choice == "all":
+        return range(count)
+    if choice == "first":
+        return range(min(1, count))
+    if choice == "middle":
+        return range(count // 2, min(count // 2 + 1, count))
+    step = re.fullmatch(r"every ([1-9][0-9]{0,8})", choice)
+    if step is None:
+        raise ValueError(f"frames is {choice!r}; expected all, first, middle or every N, such as every 10")
+    return range(0, count, int(step[1]))

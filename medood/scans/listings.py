@@ -1,0 +1,118 @@
+"""Files that list other files: the DICOMDIR of a file-set, and a CSV manifest."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+
+from medood.scans.scan import Identity, Refusal, Status
+
+_FILE_SET_CLASS = b"1.2.840.10008.1.3.10"
+_FILE_COLUMNS = ("file", "path")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A listed file.
+
+    Attributes:
+        path: where it lies.
+        patient: a hash that tells patients apart, empty where none is stated.
+        sha256: the digest stated for it, empty where none is.
+    """
+
+    path: Path
+    patient: str = ""
+    sha256: str = ""
+
+
+def is_file_set(path: Path, start: bytes) -> bool:
+    """True where the first bytes are those of a DICOMDIR (PS3.10 section 8.6)."""
+    return start[128:132] == b"DICM" and _FILE_SET_CLASS in start
+
+
+def read_file_set(path: Path) -> Iterator[Entry | Refusal]:
+    """The files of a DICOMDIR in the order of its records; names that lead out of its folder are refused.
+
+    Media are often copied to file systems that change the case of names: a file is found whatever its case.
+    """
+    try:
+        records = pydicom.dcmread(path).get("DirectoryRecordSequence") or []
+        names = [_components(record) for record in records]
+    except Exception as error:  # pydicom raises many kinds on damaged files
+        yield Refusal(Identity(str(path)), Status.UNREADABLE, f"the DICOMDIR is damaged ({type(error).__name__})")
+        return
+    files = [name for name in names if name]
+    if not files:
+        yield Refusal(Identity(str(path)), Status.NOT_AN_IMAGE, "the DICOMDIR lists no file")
+    for name in files:
+        place = path.parent.joinpath(*name)
+        if any(part in ("", ".", "..") or "/" in part or "\0" in part for part in name):
+            yield Refusal(Identity(str(path), "/".join(name)), Status.UNSAFE_PATH, "the DICOMDIR points out of its folder")
+            continue
+        found = _whatever_case(path.parent, name)
+        if found is None or not found.resolve().is_relative_to(path.parent.resolve()):
+            yield Refusal(Identity(str(place)), Status.UNREADABLE, "the DICOMDIR lists this file, it is not there")
+        else:
+            yield Entry(found)
+
+
+def _components(record: pydicom.Dataset) -> list[str]:
+    value = record.get("ReferencedFileID")
+    if not value:
+        return []
+    return [value] if isinstance(value, str) else [str(part) for part in value]
+
+
+def _whatever_case(folder: Path, name: list[str]) -> Path | None:
+    exact = folder.joinpath(*name)
+    if exact.is_file():
+        return exact
+    for part in name:
+        matches = sorted(p for p in folder.iterdir() if p.name.casefold() == part.casefold()) if folder.is_dir() else []
+        if not matches:
+            return None
+        folder = matches[0]
+    return folder
+
+
+def is_manifest(path: Path, start: bytes) -> bool:
+    """True where the file is named as a CSV; it was given as a list of files."""
+    return path.suffix.lower() == ".csv" and b"\0" not in start
+
+
+def read_manifest(path: Path) -> Iterator[Entry | Refusal]:
+    """The rows of a CSV with a column ``file`` (or ``path``), relative to its folder.
+
+    Columns ``patient_id`` (keeps a patient's scans on one side of a split) and ``sha256`` (bytes that differ are refused)
+    are used where they are there; others are not looked at.
+    """
+    where = Identity(str(path))
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            rows = csv.DictReader(stream)
+            column = next((name for name in _FILE_COLUMNS if name in (rows.fieldnames or [])), None)
+            if column is None:
+                yield Refusal(where, Status.NOT_AN_IMAGE, "a manifest needs a first line with a column named file")
+                return
+            for number, row in enumerate(rows, start=2):
+                name, patient = row[column] or "", row.get("patient_id") or ""
+                place = path.parent / name
+                if not name or "\0" in name:
+                    yield Refusal(where, Status.UNREADABLE, f"line {number} of the manifest names no file")
+                elif not place.exists():
+                    yield Refusal(Identity(str(place)), Status.UNREADABLE, "the manifest lists this file, it is not there")
+                else:
+                    yield Entry(place, patient_hash(patient), (row.get("sha256") or "").strip().lower())
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        yield Refusal(where, Status.UNREADABLE, f"the manifest cannot be read: {error}")
+
+
+def patient_hash(patient: str) -> str:
+    """16 hex digits that tell patients apart without naming them; empty for an empty identifier."""
+    return hashlib.sha256(patient.encode("utf-8", "replace")).hexdigest()[:16] if patient else ""

@@ -1,0 +1,176 @@
+"""NIfTI volumes to scans, one a slice, through nibabel."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import nibabel
+import numpy as np
+import numpy.typing as npt
+from nibabel.affines import voxel_sizes
+
+from medood.scans import grayscale
+from medood.scans.frames import wanted_frames
+from medood.scans.scan import Grayscale, Identity, RefusedError, Scan, Status
+from medood.schema import ReadConfig
+
+# nibabel logs what it corrects in a header; what matters here ends in a refusal
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)
+
+#: Per plane, of a volume turned to right-anterior-superior: the axis sliced, that of the rows, that of the columns.
+#: Rows run towards the feet or the back, columns towards the patient's left, or from front to back: as on a film.
+PLANES = {"axial": (2, 1, 0), "coronal": (1, 2, 0), "sagittal": (0, 2, 1)}
+_CIFTI = range(3000, 3100)
+_SINGLE = {348: (344, b"n+1\0"), 540: (4, b"n+2\0\r\n\x1a\n")}
+_PAIR = {348: (344, b"ni1\0"), 540: (4, b"ni2\0\r\n\x1a\n")}
+
+
+def is_nifti(content: bytes) -> bool:
+    """True where the bytes begin like a NIfTI-1, NIfTI-2 or Analyze header."""
+    return len(content) >= 348 and _header_size(content) in _SINGLE
+
+
+def _header_size(content: bytes) -> int:
+    little, big = int.from_bytes(content[:4], "little"), int.from_bytes(content[:4], "big")
+    return little if little in _SINGLE else big
+
+
+def read_nifti(content: bytes, identity: Identity, options: ReadConfig | None = None) -> Iterator[Scan]:
+    """Yield one scan a slice, from the feet up, from the back forward or from left to right; times follow each other.
+
+    Grey values are over the header's ``cal_min`` to ``cal_max`` where it states them, else over the 0.5th to 99.5th
+    percentile of the whole volume, so that slices can be compared.
+
+    Args:
+        content: the bytes of a single-file NIfTI, unpacked.
+        identity: of the file; the frame number is filled in.
+        options: the plane, which slices, the largest picture.
+
+    Raises:
+        RefusedError: there is no volume that can be read.
+    """
+    options = options or ReadConfig()
+    image = _parse(content)
+    volume, affine_stated = _volume(image, content), _has_orientation(image)
+    array, sizes = _turned(volume, image.affine)
+    colour = array.dtype.names is not None
+    axis, down, across = PLANES[options.plane]
+    slices, times = array.shape[axis], array.shape[3]
+    if array.shape[down] * array.shape[across] > options.max_pixels:
+        raise RefusedError(
+            Status.TOO_LARGE,
+            f"a slice has {array.shape[down]} x {array.shape[across]} pixels; the limit is {options.max_pixels:,}",
+        )
+    modality_lut, low, high, voi = ("none", 0.0, 1.0, "full range") if colour else _window(image, array)
+    spacing, source = _spacing(sizes[down], sizes[across]) if affine_stated else (None, "none")
+    attributes = {"Format": "NIfTI", "Plane": options.plane, "Slices": str(slices), "Times": str(times)}
+    if not affine_stated:
+        attributes["Orientation"] = "not stated"
+    for frame in wanted_frames(options.frames, slices * times):
+        time, place = divmod(frame, slices)
+        picture = np.take(array[..., time], place, axis=axis).T[::-1, ::-1]
+        if colour:
+            rgb = np.stack([picture[name] for name in ("R", "G", "B")], axis=-1)
+            unit = grayscale.luminance(rgb, 255.0).astype(np.float64)
+        else:
+            unit = np.clip((picture.astype(np.float64) - low) / (high - low or 1.0), 0.0, 1.0)
+        yield Scan(
+            identity=Identity(identity.source, identity.member, frame, identity.sha256),
+            pixels=grayscale.as_pixels(np.nan_to_num(unit)),
+            grayscale=Grayscale(modality_lut=modality_lut, voi=voi, plugin="nibabel"),
+            spacing=spacing,
+            spacing_source=source,
+            aspect=spacing[0] / spacing[1] if spacing else 1.0,
+            attributes=attributes,
+        )
+
+
+def _parse(content: bytes) -> Any:
+    size = _header_size(content)
+    place, magic = _PAIR[size]
+    if content[place : place + len(magic)] == magic:
+        raise RefusedError(
+            Status.NOT_AN_IMAGE, "this is the header of a NIfTI pair (.hdr, .img); convert it to one .nii file"
+        )
+    place, magic = _SINGLE[size]
+    if content[place : place + len(magic)] != magic:
+        raise RefusedError(
+            Status.NOT_AN_IMAGE, "this is an Analyze 7.5 header, which states no orientation; convert it to NIfTI"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            kind = nibabel.Nifti1Image if size == 348 else nibabel.Nifti2Image
+            image = kind.from_bytes(content)
+    except Exception as error:  # nibabel raises many kinds on damaged headers
+        raise RefusedError(Status.UNREADABLE, f"the NIfTI header is damaged ({type(error).__name__})") from error
+    if int(image.header["intent_code"]) in _CIFTI:
+        raise RefusedError(Status.NOT_AN_IMAGE, "this is a CIFTI matrix over a brain's surface, not a picture")
+    return image
+
+
+def _volume(image: Any, content: bytes) -> npt.NDArray[Any]:
+    """The stored values ``[X, Y, Z, ...]``, unscaled; refused before anything is allocated where the file is too short."""
+    shape = [int(n) for n in image.shape]
+    offset, needed = int(image.dataobj.offset), int(image.header.get_data_dtype().itemsize)
+    for length in shape:
+        needed *= length
+    if not shape or min(shape) < 1:
+        raise RefusedError(Status.UNREADABLE, f"the NIfTI header says the volume is {shape}; every side must be above 0")
+    if offset + needed > len(content):
+        raise RefusedError(
+            Status.UNREADABLE, f"the header describes {offset + needed:,} bytes, the file holds {len(content):,}; it is cut"
+        )
+    values = np.frombuffer(content, image.header.get_data_dtype(), needed // image.header.get_data_dtype().itemsize, offset)
+    return values.reshape(shape + [1] * (3 - len(shape)), order="F")
+
+
+def _has_orientation(image: Any) -> bool:
+    return int(image.header["qform_code"]) > 0 or int(image.header["sform_code"]) > 0
+
+
+def _window(image: Any, array: npt.NDArray[Any]) -> tuple[str, float, float, str]:
+    """Modality step in words, and the stored values that become 0 and 1."""
+    if array.dtype.kind not in "iuf":
+        raise RefusedError(Status.UNREADABLE, f"the volume's values are of the type {array.dtype}; expected numbers or RGB")
+    slope, intercept = (float(v) if v is not None else 0.0 for v in image.header.get_slope_inter())
+    stated = bool(np.isfinite([slope, intercept]).all()) and slope != 0
+    words = f"rescale slope={slope:g} intercept={intercept:g}" if stated else "none"
+    if not stated:
+        slope, intercept = 1.0, 0.0
+    low, high = float(image.header["cal_min"]), float(image.header["cal_max"])
+    if np.isfinite([low, high]).all() and high > low:
+        return words, (low - intercept) / slope, (high - intercept) / slope, f"window cal_min={low:g} cal_max={high:g}"
+    finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array
+    if finite.size == 0:
+        raise RefusedError(Status.UNREADABLE, "the volume holds no number")
+    first, last = grayscale.DEFAULT_PERCENTILES if slope > 0 else grayscale.DEFAULT_PERCENTILES[::-1]
+    low, high = (float(v) for v in np.percentile(finite, (first, last)))
+    if low == high:
+        low, high = (float(v) for v in np.percentile(finite, (0, 100) if slope > 0 else (100, 0)))
+    return words, low, high, "percentile 0.5-99.5 of the volume"
+
+
+def _turned(volume: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> tuple[npt.NDArray[Any], list[float]]:
+    """The volume ``[X, Y, Z, times]`` with axes to the right, the front and the head, and its voxel sizes in mm."""
+    try:
+        orientation = nibabel.io_orientation(affine)
+        if not np.isfinite(orientation).all():
+            raise ValueError("an axis has no direction")
+        sizes = voxel_sizes(affine)
+        turned = nibabel.apply_orientation(volume, orientation)
+    except Exception as error:  # a singular or non-finite affine fails in linear algebra
+        raise RefusedError(
+            Status.UNREADABLE, f"the affine of the NIfTI header is damaged ({type(error).__name__})"
+        ) from error
+    of_axis = [float(sizes[int(np.flatnonzero(orientation[:, 0] == axis)[0])]) for axis in range(3)]
+    return turned.reshape(*turned.shape[:3], -1), of_axis
+
+
+def _spacing(row: float, column: float) -> tuple[tuple[float, float] | None, str]:
+    if not (np.isfinite([row, column]).all() and row > 0 and column > 0 and 0.01 <= row / column <= 100):
+        return None, "none"
+    return (row, column), "NIfTI affine"

@@ -1,0 +1,102 @@
+"""Every real file of MEDOOD_DATA against what another chain of decoders read from it."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+
+from medood.scans.codecs import PLUGIN
+from medood.scans.decoding import decode_frames, number_of_frames
+from medood.scans.read import read_scans
+from medood.scans.scan import Refusal, Scan, Status
+
+#: Files that could not be decoded where the manifest was made, and can here: 12-bit JPEG Extended, and headerless files.
+DECODES_HERE_TOO = {
+    "dicom-test-files__RG2_JPLY",
+    "dicom-test-files__RG3_JPLY",
+    "dicom-test-files__MR1_JPLY",
+    "dicom-test-files__MR2_JPLY",
+    "dicom-test-files__MR3_JPLY",
+    "dicom-test-files__MR4_JPLY",
+    "pydicom__JPEG-lossy.dcm",
+    "dicom-test-files__XA1_JPLY",
+    "bone-fracture-detection__phalanx1-1.dcm",
+    "DICOMSamples__OT_Implicit_Little_Headless.dcm",
+}
+
+
+def manifest(folder: Path) -> list[dict[str, str]]:
+    with (folder / "manifest.csv").open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_every_dicom_file_yields_scans_or_the_right_refusal(medood_data: Path) -> None:
+    rows = manifest(medood_data / "dicom")
+    assert len(rows) > 300
+    wrong = []
+    for row in rows:
+        results = list(read_scans(medood_data / "dicom" / row["file"]))
+        scans = [r for r in results if isinstance(r, Scan)]
+        refusals = [r for r in results if isinstance(r, Refusal)]
+        for scan in scans:
+            assert np.isfinite(scan.pixels).all(), row["file"]
+            assert 0 <= scan.pixels.min() <= scan.pixels.max() <= 1, row["file"]
+            assert scan.pixels.shape[1:] == (int(row["height"] or 0), int(row["width"] or 0)) or not row["height"]
+        name = row["file"].rsplit("/", 1)[-1]
+        if row["decodes"] == "yes" or name in DECODES_HERE_TOO:
+            if not scans or refusals or len(scans) != int(row["frames"] or 1):
+                wrong.append((row["file"], len(scans), refusals[:1]))
+        elif not refusals or refusals[0].status not in _expected(row):
+            wrong.append((row["file"], len(scans), refusals[:1]))
+    assert not wrong, wrong
+
+
+def _expected(row: dict[str, str]) -> set[Status]:
+    """What a file that does not decode may be refused as."""
+    no_picture = ("SR", "Report", "Waveform", "ECG", "Plan", "Structure", "Presentation", "Encapsulated", "Directory")
+    if any(word in row["sop_class"] for word in no_picture):
+        return {Status.NOT_AN_IMAGE}
+    return {Status.NO_PIXELS, Status.UNREADABLE, Status.NOT_AN_IMAGE}
+
+
+def test_stored_values_are_those_another_chain_of_decoders_read(medood_data: Path) -> None:
+    """Minimum and maximum of the first frame are in the manifest; lossy JPEG may differ by the decoder's rounding."""
+    compared = 0
+    for row in manifest(medood_data / "dicom"):
+        if row["decodes"] != "yes" or not row["min"] or int(row["frames"] or 1) > 1 or row["samples"] != "1":
+            continue
+        data = pydicom.dcmread(medood_data / "dicom" / row["file"], force=True)
+        syntax = data.file_meta.TransferSyntaxUID
+        frame = next(decode_frames(data, syntax, range(number_of_frames(data))))
+        slack = 5 if "JPEG Baseline" in row["ts_name"] or "Extended" in row["ts_name"] else 0
+        assert abs(float(frame.array.min()) - float(row["min"])) <= slack, row["file"]
+        assert abs(float(frame.array.max()) - float(row["max"])) <= slack, row["file"]
+        compared += 1
+        if frame.plugin == PLUGIN and int(data.BitsStored) > 8:
+            assert frame.array.dtype.itemsize == 2
+    assert compared > 80
+
+
+def test_every_nifti_volume_yields_its_slices(medood_data: Path) -> None:
+    rows = [
+        r for r in manifest(medood_data / "nifti") if r["file"].endswith((".nii", ".nii.gz")) and "dconn" not in r["file"]
+    ]
+    assert len(rows) >= 15
+    for row in rows:
+        shape = [int(n) for n in row["shape"].split("x")]
+        results = list(read_scans(medood_data / "nifti" / row["file"]))
+        assert all(isinstance(r, Scan) for r in results), (row["file"], results[0])
+        assert len(results) in {n * int(np.prod(shape[3:])) for n in shape[:3]}, row["file"]
+        assert all(0 <= r.pixels.min() <= r.pixels.max() <= 1 for r in results if isinstance(r, Scan))
+
+
+@pytest.mark.parametrize("ending", ["nifti1.hdr", "analyze.hdr", "dconn.nii", "tiny.mnc", "test.mgz"])
+def test_what_is_no_single_file_volume_is_told(medood_data: Path, ending: str) -> None:
+    (result,) = read_scans(next((medood_data / "nifti").rglob(f"*{ending}")))
+    assert isinstance(result, Refusal)
+    assert result.status == Status.NOT_AN_IMAGE
+    assert len(result.reason) > 20
