@@ -12,13 +12,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from medood.build import train
     from medood.detection.detector import Detector
+    from medood.scans.load import LoadScand
     from medood.scans.read import read_scans
+    from medood.scans.scan import Refusal, Scan
     from medood.screening.pipeline import screen
 
-__all__ = ["Detector", "read_scans", "screen", "train"]
+__all__ = ["Detector", "LoadScand", "Refusal", "Scan", "read_scans", "screen", "train"]
 
 _HOMES = {
     "Detector": "medood.detection.detector",
+    "LoadScand": "medood.scans.load",
+    "Refusal": "medood.scans.scan",
+    "Scan": "medood.scans.scan",
     "read_scans": "medood.scans.read",
     "screen": "medood.screening.pipeline",
     "train": "medood.build",

@@ -10,8 +10,10 @@ import sys
 
 import typer
 
+from medood.cli.bench import bench_app
 from medood.cli.benchmark import benchmark_command
 from medood.cli.demo import demo_command
+from medood.cli.doctor import doctor_command
 from medood.cli.inspect import inspect_command
 from medood.cli.report import report_command
 from medood.cli.screen import screen_command
@@ -32,6 +34,8 @@ app.command("inspect")(inspect_command)
 app.command("report")(report_command)
 app.command("benchmark")(benchmark_command)
 app.command("demo")(demo_command)
+app.command("doctor")(doctor_command)
+app.add_typer(bench_app, name="bench")
 
 
 def main() -> None:

@@ -20,6 +20,8 @@ from pydicom.uid import (
     JPEGLSNearLossless,
 )
 
+from medood.scans.scan import ContradictionError
+
 _START_OF_FRAME = {
     0xC0: "JPEG baseline",
     0xC1: "JPEG extended",
@@ -77,20 +79,20 @@ def check_codestream(data: bytes, syntax: UID, rows: int, columns: int, samples:
         the codestream's bits per sample, or none where the syntax has no codestream header.
 
     Raises:
-        ValueError: they contradict each other, or the frame is cut; the message says how.
+        ContradictionError: they contradict each other, or the frame is cut; the message says how.
     """
     expected = _HOLDS.get(syntax)
     if expected is None:
         return None
     found = describe(data)
     if found.kind not in expected:
-        raise ValueError(f"the header says {syntax.name}, the pixel data are {found.kind}")
+        raise ContradictionError(f"the header says {syntax.name}, the pixel data are {found.kind}")
     if (found.rows, found.columns) != (rows, columns):
-        raise ValueError(f"the header says {rows} x {columns} pixels, the pixel data {found.rows} x {found.columns}")
+        raise ContradictionError(f"the header says {rows} x {columns} pixels, the pixel data {found.rows} x {found.columns}")
     if found.components != samples:
-        raise ValueError(f"the header says {samples} samples per pixel, the pixel data {found.components}")
+        raise ContradictionError(f"the header says {samples} samples per pixel, the pixel data {found.components}")
     if _END_MARKER not in data.rstrip(b"\0")[-4:]:
-        raise ValueError("the pixel data end before their end marker; the file is cut or damaged")
+        raise ContradictionError("the pixel data end before their end marker; the file is cut or damaged")
     return found.precision
 
 
@@ -103,7 +105,7 @@ def describe(data: bytes) -> Codestream:
     """Read the frame header of a JPEG (ITU-T T.81), JPEG-LS (T.87) or JPEG 2000 (T.800) codestream.
 
     Raises:
-        ValueError: there is none.
+        ContradictionError: there is none.
     """
     try:
         if data[:3] == b"\xff\xd8\xff":
@@ -112,15 +114,15 @@ def describe(data: bytes) -> Codestream:
         if start >= 0:
             return _describe_j2k(data[start : start + 64])
     except (struct.error, IndexError) as error:
-        raise ValueError("the frame header of the pixel data is cut") from error
-    raise ValueError(f"the pixel data begin with {data[:4].hex(' ') or 'nothing'}, which is no JPEG or JPEG 2000")
+        raise ContradictionError("the frame header of the pixel data is cut") from error
+    raise ContradictionError(f"the pixel data begin with {data[:4].hex(' ') or 'nothing'}, which is no JPEG or JPEG 2000")
 
 
 def _describe_jpeg(data: bytes) -> Codestream:
     at = 2
     while True:
         if data[at] != 0xFF:
-            raise ValueError("the frame header of the pixel data is damaged")
+            raise ContradictionError("the frame header of the pixel data is damaged")
         marker = data[at + 1]
         if marker == 0xFF:  # a fill byte
             at += 1
@@ -129,7 +131,7 @@ def _describe_jpeg(data: bytes) -> Codestream:
             precision, rows, columns, components = struct.unpack(">BHHB", data[at + 4 : at + 10])
             return Codestream(_START_OF_FRAME[marker], rows, columns, components, precision)
         if marker in (0xD9, 0xDA):
-            raise ValueError("the pixel data hold no frame header")
+            raise ContradictionError("the pixel data hold no frame header")
         at += 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
 
 
@@ -137,8 +139,8 @@ def _describe_j2k(siz: bytes) -> Codestream:
     right, bottom, left, top, tile_width, tile_height, tile_left, tile_top = struct.unpack(">8I", siz[8:40])
     components, precision, step_x, step_y = struct.unpack(">HBBB", siz[40:45])
     if not (tile_width and tile_height and step_x and step_y and components and left < right and top < bottom):
-        raise ValueError("the frame header of the pixel data is damaged")
+        raise ContradictionError("the frame header of the pixel data is damaged")
     if -(-(right - tile_left) // tile_width) * -(-(bottom - tile_top) // tile_height) > _MAX_TILES:
-        raise ValueError(f"the pixel data claim more than {_MAX_TILES:,} tiles")
+        raise ContradictionError(f"the pixel data claim more than {_MAX_TILES:,} tiles")
     rows, columns = -(-bottom // step_y) - -(-top // step_y), -(-right // step_x) - -(-left // step_x)
     return Codestream("JPEG 2000", rows, columns, components, (precision & 0x7F) + 1)

@@ -25,7 +25,7 @@ from pydicom.uid import (
 
 from medood.scans import codecs
 from medood.scans.codestream import check_codestream, starts_codestream
-from medood.scans.scan import RefusedError, Status
+from medood.scans.scan import ContradictionError, RefusedError, Status, told
 
 #: The one decoder used for each encapsulated transfer syntax: those that stood 10,000 damaged files (reports/ingest).
 DECODERS: dict[UID, tuple[str, str]] = {
@@ -70,7 +70,9 @@ def decode_frames(dataset: pydicom.Dataset, syntax: UID, wanted: range) -> Itera
     try:
         encapsulated = syntax.is_encapsulated
     except ValueError as error:  # pydicom does not know it
-        raise RefusedError(Status.UNSUPPORTED_SYNTAX, f"the transfer syntax {syntax[:64]} is not known") from error
+        raise RefusedError(
+            Status.UNSUPPORTED_SYNTAX, f"the transfer syntax {syntax if syntax.is_valid else 'of the header'} is not known"
+        ) from error
     if encapsulated:
         yield from _decode_encapsulated(dataset, syntax, wanted)
     else:
@@ -89,7 +91,7 @@ def _decode_native(dataset: pydicom.Dataset, syntax: UID, wanted: range) -> Iter
             Status.UNSUPPORTED_SYNTAX, f"the transfer syntax {syntax.name} ({syntax}) has no decoder"
         ) from error
     except Exception as error:  # pydicom raises many kinds on headers that do not hold together
-        raise RefusedError(Status.UNREADABLE, f"the pixel data cannot be decoded: {_words(error)}") from error
+        raise RefusedError(Status.UNREADABLE, f"the pixel data cannot be decoded: {told(error)}") from error
 
 
 def _check_native(dataset: pydicom.Dataset) -> str:
@@ -103,7 +105,7 @@ def _check_native(dataset: pydicom.Dataset) -> str:
     try:
         expected = get_expected_length(dataset)
     except Exception as error:
-        raise RefusedError(Status.UNREADABLE, f"the header does not describe a picture: {_words(error)}") from error
+        raise RefusedError(Status.UNREADABLE, f"the header does not describe a picture: {told(error)}") from error
     surplus = len(element.value) - expected
     row = int(dataset.Columns) * int(dataset.SamplesPerPixel) * max(1, int(dataset.BitsAllocated) // 8)
     if surplus < 0:
@@ -139,7 +141,7 @@ def _decode_encapsulated(dataset: pydicom.Dataset, syntax: UID, wanted: range) -
         for data in (data for index, data in enumerate(streams) if index in wanted):
             precision = check_codestream(data, syntax, int(dataset.Rows), int(dataset.Columns), samples)
             if precision is not None and precision > int(dataset.BitsAllocated):
-                raise ValueError(f"they have {precision} bits, the header allocates {dataset.BitsAllocated}")
+                raise ContradictionError(f"they have {precision} bits, the header allocates {int(dataset.BitsAllocated)}")
             if arrays is None:
                 plugin = "pillow" if syntax == JPEGExtended12Bit and precision == 8 else plugin
                 options = {} if precision else {"correct_unused_bits": False}
@@ -149,9 +151,9 @@ def _decode_encapsulated(dataset: pydicom.Dataset, syntax: UID, wanted: range) -
             done += 1
             if done == len(wanted):
                 return
-        raise ValueError(f"they end after {done} of {len(wanted)} frames")
+        raise ContradictionError(f"they end after {done} of {len(wanted)} frames")
     except Exception as error:  # decoders are C libraries behind many exception types
-        raise RefusedError(Status.UNREADABLE, f"the pixel data cannot be decoded: {_words(error)}") from error
+        raise RefusedError(Status.UNREADABLE, f"the pixel data cannot be decoded: {told(error)}") from error
 
 
 def _check_fragments(pixel_data: bytes, count: int) -> None:
@@ -160,7 +162,7 @@ def _check_fragments(pixel_data: bytes, count: int) -> None:
         1 for i, fragment in enumerate(generate_fragments(pixel_data)) if i and starts_codestream(fragment)
     )
     if found > count:
-        raise ValueError(f"they hold {found} frames, the header says {count}")
+        raise ContradictionError(f"they hold {found} frames, the header says {count}")
 
 
 def _offsets(dataset: pydicom.Dataset) -> tuple[bytes, bytes] | None:
@@ -183,8 +185,3 @@ def number_of_frames(dataset: pydicom.Dataset) -> int:
     if count < 0:
         raise RefusedError(Status.UNREADABLE, f"Number of Frames is {count}; it must be above 0")
     return count or 1
-
-
-def _words(error: Exception) -> str:
-    """The first words of an error on one line."""
-    return (" ".join(str(error).split()) or type(error).__name__)[:300]

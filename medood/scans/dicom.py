@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 
@@ -16,7 +17,7 @@ from medood.scans.decoding import decode_frames, number_of_frames
 from medood.scans.frames import wanted_frames
 from medood.scans.listings import patient_hash
 from medood.scans.presentation import SAMPLES, grey_picture, numbers
-from medood.scans.scan import Identity, RefusedError, Scan, Status
+from medood.scans.scan import Identity, RefusedError, Scan, Status, told
 from medood.scans.selection import parse_selection
 from medood.schema import ReadConfig
 
@@ -38,6 +39,8 @@ KEPT_ATTRIBUTES = (
     "NumberOfFrames",
 )
 
+#: Longest value of an attribute kept: that of the value representation LO.
+_LONGEST = 64
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _FILE_SET = "1.2.840.10008.1.3.10"
 #: SOP classes of objects that are no pictures, by the beginning of their UID (PS3.4 annex B), and what a person calls them.
@@ -89,7 +92,9 @@ def read_dicom(content: bytes, identity: Identity, options: ReadConfig | None = 
                 pixels, how = grey_picture(frame, header)
                 spacing, spacing_source, aspect = _geometry(header)
             except Exception as error:  # an attribute out of its type or range fails wherever it is used
-                raise RefusedError(Status.UNREADABLE, f"the grey values of frame {index} cannot be made: {error}") from error
+                raise RefusedError(
+                    Status.UNREADABLE, f"the grey values of frame {index} cannot be made: {told(error)}"
+                ) from error
             yield Scan(
                 identity=Identity(identity.source, identity.member, index, identity.sha256),
                 pixels=pixels,
@@ -133,7 +138,7 @@ def _check(dataset: pydicom.Dataset, options: ReadConfig) -> UID:
     photometric = str(dataset.get("PhotometricInterpretation", ""))
     if photometric not in SAMPLES:
         raise RefusedError(
-            Status.UNREADABLE, f"Photometric Interpretation is {photometric[:32]!r}; expected one of {', '.join(SAMPLES)}"
+            Status.UNREADABLE, f"Photometric Interpretation is {_shown(photometric)}; expected one of {', '.join(SAMPLES)}"
         )
     if SAMPLES[photometric] != samples:
         raise RefusedError(
@@ -149,7 +154,7 @@ def _without_pixels(dataset: pydicom.Dataset) -> RefusedError:
     for beginning, words in _NO_PICTURES.items():
         if uid.startswith(beginning):
             return RefusedError(Status.NOT_AN_IMAGE, f"this is {words} ({uid.name}), not a picture")
-    kind = uid.name if uid else "of unknown class"
+    kind = uid.name if uid and uid.is_valid else "of unknown class"
     return RefusedError(Status.NO_PIXELS, f"the DICOM object ({kind}) holds no pixel data")
 
 
@@ -208,6 +213,11 @@ def _geometry(header: pydicom.Dataset) -> tuple[tuple[float, float] | None, str,
     return None, "none", 1.0
 
 
+def _shown(value: str) -> str:
+    """A code string where it is one (PS3.5 table 6.2-1), so that no other text gets into a sentence."""
+    return repr(value) if re.fullmatch(r"[A-Z0-9_ ]{1,16}", value) else "missing or no code"
+
+
 def _patient(dataset: pydicom.Dataset) -> str:
     try:
         patient = str(dataset.get("PatientID", "") or "")
@@ -225,6 +235,7 @@ def _attributes(dataset: pydicom.Dataset, syntax: UID) -> dict[str, str]:
             continue
         if value not in (None, ""):
             text = "\\".join(str(v) for v in value) if isinstance(value, pydicom.multival.MultiValue) else str(value)
-            kept[name] = "".join(c for c in text if c.isprintable())[:128]
+            if len(text) <= _LONGEST and text.isprintable():  # a damaged length lets a value run on into the patient's name
+                kept[name] = text
     kept["TransferSyntax"] = syntax.name
     return kept

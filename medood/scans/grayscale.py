@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medood.scans.scan import Pixels
+from medood.scans.scan import ContradictionError, Pixels
 
 Values = npt.NDArray[np.float64]
 
+#: Values of VOI LUT Function (PS3.3 C.11.2.1.3).
+VOI_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 #: Percentiles that stand in for a window where the file states none.
 DEFAULT_PERCENTILES = (0.5, 99.5)
 #: Pixels painted at a time, so that what is worked on stays in the processor's cache.
@@ -156,11 +158,11 @@ def stored_values(raw: npt.NDArray[Any], bits_stored: int, high_bit: int, *, sig
         signed: Pixel Representation is 1.
 
     Raises:
-        ValueError: the bits do not fit.
+        ContradictionError: the bits do not fit.
     """
     shift = high_bit - bits_stored + 1
     if not 1 <= bits_stored <= 64 or shift < 0:
-        raise ValueError(f"Bits Stored is {bits_stored} and High Bit is {high_bit}; they do not fit together")
+        raise ContradictionError(f"Bits Stored is {bits_stored} and High Bit is {high_bit}; they do not fit together")
     words = raw.astype(np.int64) >> shift
     if bits_stored >= 63:
         return words

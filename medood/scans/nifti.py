@@ -136,11 +136,10 @@ def _window(image: Any, array: npt.NDArray[Any]) -> tuple[str, float, float, str
     """Modality step in words, and the stored values that become 0 and 1."""
     if array.dtype.kind not in "iuf":
         raise RefusedError(Status.UNREADABLE, f"the volume's values are of the type {array.dtype}; expected numbers or RGB")
-    slope, intercept = (float(v) if v is not None else 0.0 for v in image.header.get_slope_inter())
-    stated = bool(np.isfinite([slope, intercept]).all()) and slope != 0
-    words = f"rescale slope={slope:g} intercept={intercept:g}" if stated else "none"
-    if not stated:
+    slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)  # nibabel clears them in the header it read
+    if not np.isfinite([slope, intercept]).all() or slope == 0:
         slope, intercept = 1.0, 0.0
+    words = "none" if (slope, intercept) == (1.0, 0.0) else f"rescale slope={slope:g} intercept={intercept:g}"
     low, high = float(image.header["cal_min"]), float(image.header["cal_max"])
     if np.isfinite([low, high]).all() and high > low:
         return words, (low - intercept) / slope, (high - intercept) / slope, f"window cal_min={low:g} cal_max={high:g}"

@@ -15,7 +15,7 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut
 
 from medood.scans import grayscale
 from medood.scans.decoding import Frame
-from medood.scans.scan import Grayscale, Pixels
+from medood.scans.scan import ContradictionError, Grayscale, Pixels
 
 #: Photometric interpretations that can be read, and the samples per pixel that each needs.
 SAMPLES = {"MONOCHROME1": 1, "MONOCHROME2": 1, "PALETTE COLOR": 1, "RGB": 3} | dict.fromkeys(
@@ -34,26 +34,28 @@ def grey_picture(frame: Frame, header: pydicom.Dataset) -> tuple[Pixels, Graysca
         ``[1, H, W]`` in [0, 1], bone white, and how they were made.
 
     Raises:
-        ValueError: an attribute that is needed makes no sense.
+        ContradictionError: an attribute that is needed makes no sense.
     """
     ignored = ", ".join(words for words in (_overlays(header), frame.rest) if words)
     if frame.array.ndim == 3 and frame.array.shape[-1] == 3:
         top = 2.0 ** int(header.get("BitsStored", header.BitsAllocated)) - 1
-        return _finished(grayscale.luminance(frame.array, top)[None]), Grayscale(plugin=frame.plugin, ignored=ignored)
+        return grayscale.luminance(frame.array, top)[None], Grayscale(plugin=frame.plugin, ignored=ignored)
     if frame.array.ndim != 2:
-        raise ValueError(f"a frame has the shape {frame.array.shape}; expected rows by columns, or three colours")
+        raise ContradictionError(f"a frame has the shape {frame.array.shape}; expected rows by columns, or three colours")
     levels = grayscale.Levels(frame.array)
     stored = levels.words
     if not frame.aligned and int(header.BitsAllocated) > 1:
         bits_stored = int(header.BitsStored)
         high_bit = int(header.get("HighBit", bits_stored - 1))
         if bits_stored > int(header.BitsAllocated):
-            raise ValueError(f"Bits Stored is {bits_stored}, more than the {header.BitsAllocated} bits allocated")
+            raise ContradictionError(
+                f"Bits Stored is {bits_stored}, more than the {int(header.BitsAllocated)} bits allocated"
+            )
         stored = grayscale.stored_values(stored, bits_stored, high_bit, signed=bool(header.get("PixelRepresentation", 0)))
     if str(header.PhotometricInterpretation) == "PALETTE COLOR":
         colours = apply_color_lut(stored[None], header)
         unit = grayscale.luminance(colours[..., :3], float(np.iinfo(colours.dtype).max))[0]
-        return _finished(levels.paint(unit)), Grayscale("palette", plugin=frame.plugin, ignored=ignored)
+        return levels.paint(unit), Grayscale("palette", plugin=frame.plugin, ignored=ignored)
     padding = _padding(stored, header)
     values = np.asarray(apply_modality_lut(stored, header), dtype=np.float64)
     unit, voi = _voi(values, header, levels, padding)
@@ -62,13 +64,9 @@ def grey_picture(frame: Frame, header: pydicom.Dataset) -> tuple[Pixels, Graysca
         unit = grayscale.invert(unit)
     if padding is not None:
         unit = np.where(padding, 0.0, unit)
-    return _finished(levels.paint(unit)), Grayscale(_modality_words(header), voi, inverted, frame.plugin, ignored)
-
-
-def _finished(pixels: Pixels) -> Pixels:
-    if not np.isfinite(pixels).all():
-        raise ValueError("some of them are not numbers")
-    return pixels
+    if not np.isfinite(unit).all():
+        raise ContradictionError("some of them are not numbers")
+    return levels.paint(unit), Grayscale(_modality_words(header), voi, inverted, frame.plugin, ignored)
 
 
 def _inverted(header: pydicom.Dataset) -> str:
@@ -95,6 +93,7 @@ def _voi(
     centers, widths = numbers(header.get("WindowCenter")), numbers(header.get("WindowWidth"))
     if centers and widths:
         function = str(header.get("VOILUTFunction") or "LINEAR")
+        function = function if function in grayscale.VOI_FUNCTIONS else "of unknown function"
         words = f"window 1/{len(centers)} center={centers[0]:g} width={widths[0]:g} {function}"
         try:
             return grayscale.window(values, centers[0], widths[0], function), words
@@ -132,7 +131,8 @@ def _modality_words(header: pydicom.Dataset) -> str:
 
 def _overlays(header: pydicom.Dataset) -> str:
     """Overlay planes (PS3.3 C.9.2) are drawings over the film; they are left out of the grey values, and that is said."""
-    planes = [group for group in range(0x6000, 0x6020, 2) if (group, 0x0010) in header or (group, 0x3000) in header]
+    tags = list(header.keys())
+    planes = {tag >> 16 for tag in tags if 0x6000 <= tag >> 16 <= 0x601E and tag & 0xFFFF in (0x0010, 0x3000)}
     return f"{len(planes)} overlay" + "s" * (len(planes) > 1) if planes else ""
 
 

@@ -124,6 +124,16 @@ class RefusedError(Exception):
         self.reason = reason
 
 
+class ContradictionError(ValueError):
+    """What a file says does not hold together. Its words are ours and can be shown; those of a parser or decoder may quote
+    a patient's name, and only their kind is told."""
+
+
+def told(error: Exception) -> str:
+    """An error in words that can be shown and logged."""
+    return str(error) if isinstance(error, ContradictionError) else f"{type(error).__name__} in parsing or decoding"
+
+
 def sha256_of(content: bytes) -> str:
     """Hex SHA-256 digest of ``content``."""
     return hashlib.sha256(content).hexdigest()

@@ -4,8 +4,8 @@ Each file of ``dicom/`` and ``nifti/`` is cut at 10 places, gets 20 random bytes
 attribute that makes the picture removed and set to nonsense. Workers are processes: a crash, or a file that takes more than
 10 seconds, costs its worker and is counted. Seeded; what is in ``fuzz.csv`` already is not done again.
 
-A damaged file must be refused, or give only pictures that the whole file gives. Where bytes were flipped a changed picture is
-no fault: nothing in the file says so.
+A damaged file must be refused, or give only pictures that the whole file gives. Where bytes were flipped a changed picture
+is no fault: nothing in the file says so.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 from typing import Any
 
 import imagecodecs
@@ -20,6 +22,7 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     HTJ2KLossless,
+    HTJ2KLosslessRPCL,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
@@ -102,9 +105,9 @@ def encode(words: npt.NDArray[Any], bits_stored: int, syntax: UID) -> bytes:
         level = {} if syntax == JPEG2000Lossless else {"level": 60}
         options = {"codecformat": "j2k", "reversible": syntax == JPEG2000Lossless, "bitspersample": bits_stored}
         return bytes(imagecodecs.jpeg2k_encode(words, **options, **level))
-    if syntax in (HTJ2KLossless, HTJ2K):
-        level = {} if syntax == HTJ2KLossless else {"level": 0.0005}
-        return bytes(imagecodecs.htj2k_encode(words, reversible=syntax == HTJ2KLossless, **level))
+    if syntax in (HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K):
+        level = {} if syntax != HTJ2K else {"level": 0.0005}
+        return bytes(imagecodecs.htj2k_encode(words, reversible=syntax != HTJ2K, **level))
     return bytes(imagecodecs.jpeg8_encode(words, level=98, bitspersample=bits_stored))
 
 
@@ -138,3 +141,20 @@ def segmentation(mask: npt.NDArray[np.bool_]) -> bytes:
     parsed.BitsAllocated, parsed.BitsStored, parsed.HighBit = 1, 1, 0
     parsed.PixelData = pack_bits(mask.astype(np.uint8).ravel())
     return saved(parsed)
+
+
+def probes() -> dict[str, str]:
+    """What ``medood doctor`` decodes: a small film in each encapsulated transfer syntax, as base64."""
+    small = film(24, 20)
+    files = {}
+    for syntax in (*LOSSLESS, *LOSSY, HTJ2KLosslessRPCL):
+        eight = syntax == JPEGBaseline8Bit
+        window = {"WindowCenter": 128 if eight else 2048, "WindowWidth": 256 if eight else 4096}
+        files[str(syntax)] = base64.b64encode(
+            write(small >> 4 if eight else small, 8 if eight else 12, syntax, **window)
+        ).decode()
+    return files
+
+
+if __name__ == "__main__":  # python -m tests.scans.films > medood/scans/probes.json
+    print(json.dumps(probes(), indent=1))

@@ -9,7 +9,6 @@ import numpy as np
 import pydicom
 import pytest
 
-from medood.scans.codecs import PLUGIN
 from medood.scans.decoding import decode_frames, number_of_frames
 from medood.scans.read import read_scans
 from medood.scans.scan import Refusal, Scan, Status
@@ -76,8 +75,6 @@ def test_stored_values_are_those_another_chain_of_decoders_read(medood_data: Pat
         assert abs(float(frame.array.min()) - float(row["min"])) <= slack, row["file"]
         assert abs(float(frame.array.max()) - float(row["max"])) <= slack, row["file"]
         compared += 1
-        if frame.plugin == PLUGIN and int(data.BitsStored) > 8:
-            assert frame.array.dtype.itemsize == 2
     assert compared > 80
 
 

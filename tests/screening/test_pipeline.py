@@ -2,20 +2,27 @@ from __future__ import annotations
 
 import csv
 import io
+import tarfile
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from pypdf import PdfReader
 
 from medood.detection.calibration import p_values
 from medood.detection.detector import Detector
 from medood.errors import MedoodError
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
+from medood.progress import Progress
+from medood.reporting.pdf import report
+from medood.reporting.record import make_record
+from medood.schema import ReadConfig
 from medood.screening.ledger import VERDICT_COLUMNS, Ledger, Row
 from medood.screening.pipeline import screen
+from tests.scans.films import film, write
 
 
 def verdicts(run: Path) -> list[dict[str, str]]:
@@ -167,3 +174,64 @@ def test_a_disk_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 def test_a_folder_without_a_ledger_is_told(tmp_path: Path) -> None:
     with pytest.raises(MedoodError, match="is not a run"):
         Ledger(tmp_path)
+
+
+def test_what_the_selection_leaves_out_is_counted_and_copies_are_said(tiny_detector: Path, tmp_path: Path) -> None:
+    root = tmp_path / "some"
+    root.mkdir()
+    chest = dicom_bytes(frontal_chest(700, 64).picture, "a")
+    (root / "a.dcm").write_bytes(chest)
+    (root / "b.dcm").write_bytes(chest)
+    (root / "c.dcm").write_bytes(dicom_bytes(frontal_chest(701, 64).picture, "c", modality="CT"))
+    (root / "d.png").write_bytes(png(702))
+    read = ReadConfig(select="Modality in (CR, DX)")
+    found = screen([root], tiny_detector, tmp_path / "run", fpr=0.5, read=read)
+    rows = verdicts(tmp_path / "run")
+    assert [row["status"] for row in rows] == ["scored", "duplicate", "not_selected", "not_selected"]
+    assert rows[1]["reason"] == f"the same bytes as {root / 'a.dcm'}"
+    assert (found.scanned, found.refused, found.left_out) == (4, 1, 2)
+    record = make_record(tmp_path / "run", Detector.load(tiny_detector), tmp_path, top=0, progress=Progress(quiet=True))
+    assert record["summary"]["left_out"] == 2
+    assert record["run"]["read"]["select"] == "Modality in (CR, DX)"
+    assert [row["status"] for row in record["refused"]] == ["duplicate"]
+    text = " ".join(page.extract_text() for page in PdfReader(report(tmp_path / "run", tiny_detector, top=0)).pages)
+    assert "Modality in (CR, DX): 2 other objects left out" in " ".join(text.split())
+
+
+def test_tar_archives_are_screened_and_shown_again(tiny_detector: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
+        for i in range(3):
+            content = dicom_bytes(frontal_chest(710 + i, 64).picture, str(i))
+            info = tarfile.TarInfo(f"{i}.dcm")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    screen([tmp_path / "a.tar.gz"], tiny_detector, tmp_path / "run", fpr=0.9)
+    (tmp_path / "pictures").mkdir()
+    record = make_record(
+        tmp_path / "run", Detector.load(tiny_detector), tmp_path / "pictures", top=5, progress=Progress(quiet=True)
+    )
+    assert [row["member"] for row in verdicts(tmp_path / "run")] == ["0.dcm", "1.dcm", "2.dcm"]
+    assert all(page["missing"] == "" for page in record["pages"])
+
+
+def test_no_patient_attribute_reaches_a_row_or_a_log(
+    tiny_detector: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whole and damaged files of a patient whose name and number are known, and every place where they must not turn up."""
+    root = tmp_path / "some"
+    root.mkdir()
+    content = write(film(), PatientBirthDate="19501231", PatientAge="Secret", WindowCenter=2048, WindowWidth=4096)
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        damaged = bytearray(content)
+        for place in rng.integers(128, 900, i % 6):
+            damaged[place] ^= int(rng.integers(1, 256))
+        (root / f"{i}.dcm").write_bytes(bytes(damaged))
+    with caplog.at_level("DEBUG"):
+        screen([root], tiny_detector, tmp_path / "run", fpr=0.5)
+        report(tmp_path / "run", tiny_detector, top=3)
+    told = caplog.text + "".join(capfd.readouterr())
+    for path in (tmp_path / "run").iterdir():
+        told += path.read_bytes().decode("latin-1")
+    for secret in ("Secret", "^Name", "SECRET-ID", "19501231"):
+        assert secret not in told

@@ -1,0 +1,47 @@
+"""``medood bench``."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import astuple, fields
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+bench_app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
+
+
+@bench_app.callback()
+def bench() -> None:
+    """Measure speed on this machine."""
+
+
+@bench_app.command("decode")
+def decode_command(
+    path: Annotated[Path, typer.Argument(help="A folder of DICOM files.")],
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Timings of each side; medians are shown.")] = 5,
+    out: Annotated[Path | None, typer.Option("--out", help="A CSV file for the table.")] = None,
+) -> None:
+    """Files a second by transfer syntax and decoder, against plain pydicom.pixel_array, and the gain of a second process."""
+    from medood.errors import MedoodError
+    from medood.scans.bench import Speed, decode_speed, two_process_gain
+
+    if not path.exists():
+        raise MedoodError(f"{path} does not exist. Give a folder of DICOM files.")
+    rows = []
+    print(f"{'files/s':>9}{'pixel_array':>13}{'ratio':>8}{'files':>7}  syntax, decoder")
+    for speed in decode_speed(path, repeats):
+        rows.append(speed)
+        figures = f"{speed.medood:>9.1f}{speed.pixel_array:>13.1f}{speed.ratio:>8.2f}{speed.files:>7}"
+        print(f"{figures}  {speed.syntax} {speed.plugin}", flush=True)
+    gain = two_process_gain(path, repeats)
+    print(f"two processes read {gain:.2f} times as many files a second as one")
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("w", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow([field.name for field in fields(Speed)])
+            for row in rows:
+                writer.writerow([round(value, 3) if isinstance(value, float) else value for value in astuple(row)])
+            writer.writerow(["two processes against one", "", rows[-1].files, rows[-1].megapixels, "", "", round(gain, 3)])
