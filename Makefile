@@ -11,8 +11,8 @@ test: .venv/installed lint
 	$(BIN)/python -m pytest
 
 lint: .venv/installed
-	$(BIN)/ruff check medood tests
-	$(BIN)/ruff format --check medood tests
+	$(BIN)/ruff check medood tests reports
+	$(BIN)/ruff format --check medood tests reports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

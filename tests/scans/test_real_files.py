@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from medood.scans.decoding import decode_frames, number_of_frames
 from medood.scans.read import read_scans
 from medood.scans.scan import Refusal, Scan, Status
+from tests.benchmarks import fuzz_ingest
 
 #: Files that could not be decoded where the manifest was made, and can here: 12-bit JPEG Extended, and headerless files.
 DECODES_HERE_TOO = {
@@ -97,3 +99,20 @@ def test_what_is_no_single_file_volume_is_told(medood_data: Path, ending: str) -
     assert isinstance(result, Refusal)
     assert result.status == Status.NOT_AN_IMAGE
     assert len(result.reason) > 20
+
+
+def test_damaged_real_files_are_refused_or_give_their_own_pictures(medood_data: Path) -> None:
+    """A sample of what tests/benchmarks/fuzz_ingest.py does to all of them; reports/ingest has the figures."""
+    files = [f"{part}/{row['file']}" for part in ("dicom", "nifti") for row in manifest(medood_data / part)]
+    tasks = [(file, *mutation) for file in files for mutation in fuzz_ingest.mutations(file)]
+    for file, mutation, number in tasks[::97]:
+        whole = (medood_data / file).read_bytes()
+        damaged = fuzz_ingest.mutated(whole, file, mutation, number, seed=1)
+        if damaged is None:
+            continue
+        started = time.perf_counter()
+        pictures, statuses = fuzz_ingest.digests(damaged)
+        assert time.perf_counter() - started < fuzz_ingest.TIMEOUT
+        assert pictures or statuses, (file, mutation)
+        if mutation != "flip":
+            assert set(pictures) <= set(fuzz_ingest.digests(whole)[0]), (file, mutation, number)
