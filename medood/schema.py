@@ -24,8 +24,8 @@ class ReadConfig:
     frames: str = "all"
     plane: str = "axial"
     select: str = ""
-    max_pixels: int = 12_000 * 12_000
-    max_bytes: int = 2 * 1024**3
+    max_pixels: int = 50_000_000
+    max_bytes: int = 1024**3
     max_members: int = 1_000_000
     max_unpacked: int = 1024**4
     max_ratio: int = 200

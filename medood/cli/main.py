@@ -6,6 +6,7 @@ sentence; 3 training collapsed; 130 interrupted.
 
 from __future__ import annotations
 
+import io
 import sys
 
 import typer
@@ -40,6 +41,9 @@ app.add_typer(bench_app, name="bench")
 
 def main() -> None:
     """Run the command line; a user's mistake ends in a sentence and exit code 2, never in a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file name never stops a line from being printed
     try:
         app()
     except MedoodError as error:

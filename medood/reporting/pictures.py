@@ -16,7 +16,7 @@ from medood.scans.read import read_source
 from medood.scans.scan import Scan
 from medood.scans.transforms import square_shape
 from medood.schema import ReadConfig
-from medood.screening.ledger import Row
+from medood.screening.ledger import Row, spelled
 
 #: The accent of the report, and the colour of evidence.
 ACCENT = (208, 73, 28)
@@ -73,7 +73,7 @@ def _read_again(row: Row, base: Path, options: ReadConfig) -> Scan | str:
     changed = False
     try:
         for source in find_sources(base / row.source, options):
-            if isinstance(source, Source) and source.member == row.member:
+            if isinstance(source, Source) and spelled(source.member) == row.member:
                 for result in read_source(source, options):
                     changed = changed or result.identity.sha256 != row.sha256
                     if isinstance(result, Scan) and (result.identity.sha256, result.identity.frame) == (

@@ -64,7 +64,7 @@ def make_record(
         flagged = list(ledger.rows("decision = 'out_of_distribution'", "score DESC, id"))
         pages = []
         read = ReadConfig(**facts.get("read", {}))
-        read.select, read.frames = "", "all"  # what was scored is found again by its number
+        read.select = ""
         with progress.bar(min(top, len(flagged)), "evidence") as bar:
             for rank, row in enumerate(flagged[:top], start=1):
                 drawn = EvidencePictures(missing="left out of this report")

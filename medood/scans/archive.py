@@ -15,6 +15,7 @@ from typing import BinaryIO
 from medood.scans.containers import (
     PEEK,
     Unpacked,
+    check_zip,
     is_compressed,
     is_tar,
     is_zip,
@@ -23,7 +24,7 @@ from medood.scans.containers import (
     tar_members,
     zip_members,
 )
-from medood.scans.listings import Entry, is_file_set, is_manifest, read_file_set, read_manifest
+from medood.scans.listings import Entry, file_sha256, is_file_set, is_manifest, read_file_set, read_manifest
 from medood.scans.scan import Identity, Refusal, RefusedError, Status
 from medood.schema import ReadConfig
 
@@ -90,14 +91,15 @@ def find_sources(path: Path, options: ReadConfig | None = None) -> Iterator[Sour
         linked = [name for name in folders if (Path(folder) / name).is_symlink()]
         for name in sorted([*names, *linked]):
             found = Path(folder) / name
-            if found.is_symlink() and (name in linked or not _stays_inside(found, root)):
-                yield Refusal(
-                    Identity(str(found)),
-                    Status.UNSAFE_PATH,
-                    "a link to a folder, out of the folder or to nothing; not followed",
-                )
-            else:
-                yield from _open_file(found, options)
+            try:
+                if found.is_symlink() and (name in linked or not _stays_inside(found, root)):
+                    why = "a link to a folder, out of the folder or to nothing; not followed"
+                    yield Refusal(Identity(str(found)), Status.UNSAFE_PATH, why)
+                    continue
+            except OSError as error:
+                yield Refusal(Identity(str(found)), Status.UNREADABLE, f"the file cannot be looked up: {error.strerror}")
+                continue
+            yield from _open_file(found, options)
     for denied in closed:
         yield Refusal(Identity(str(denied.filename)), Status.UNREADABLE, f"the folder cannot be opened: {denied.strerror}")
 
@@ -144,21 +146,27 @@ def _open_listed(entries: Iterator[Entry | Refusal], options: ReadConfig) -> Ite
             yield entry
             continue
         for found in _open_file(entry.path, options):
-            if isinstance(found, Source) and not found.member:
-                found = replace(found, patient=entry.patient, sha256=entry.sha256)
-            yield found
+            if not isinstance(found, Source):
+                yield found
+                continue
+            if found.member and entry.sha256 and file_sha256(entry.path) != entry.sha256:
+                why = "the bytes are not those that the manifest states (SHA-256 differs)"
+                yield Refusal(Identity(str(entry.path)), Status.UNREADABLE, why)
+                break
+            yield replace(found, patient=entry.patient, sha256="" if found.member else entry.sha256)
 
 
 def _open_file(path: Path, options: ReadConfig) -> Iterator[Source | Refusal]:
     where = Identity(str(path))
-    if not path.is_file():
-        yield Refusal(where, Status.NOT_AN_IMAGE, "this is no regular file (a device, a pipe, a link to nothing)")
-        return
     try:
+        if not path.is_file():
+            yield Refusal(where, Status.NOT_AN_IMAGE, "this is no regular file (a device, a pipe, a link to nothing)")
+            return
         with path.open("rb") as stream:
             start = stream.read(PEEK)
             if is_zip(start):
                 size = path.stat().st_size
+                check_zip(stream, options)
                 archive = _opened(path, path.stat().st_mtime_ns)
                 yield from _from_zip(path, archive, size, where, options)
             elif is_compressed(start) or is_tar(start):
@@ -205,6 +213,7 @@ def _from_content(path: Path, content: bytes, where: Identity, options: ReadConf
     """What lies in a member whose bytes are here: an archive's members, or the member itself."""
     try:
         if is_zip(content):
+            check_zip(io.BytesIO(content), options)
             archive = zipfile.ZipFile(io.BytesIO(content))
             for member in zip_members(archive, len(content), where, options):
                 if isinstance(member, Refusal):
@@ -256,7 +265,7 @@ def _from_stream(
 def _leaf(path: Path, content: bytes, where: Identity) -> Source | Refusal:
     """A source whose bytes are here; an archive is opened no deeper than this."""
     if is_zip(content) or is_tar(content[:PEEK]):
-        return Refusal(where, Status.NOT_AN_IMAGE, "an archive inside an archive inside an archive; unpack it first")
+        return Refusal(where, Status.NOT_AN_IMAGE, "it is packed more than one level deep; unpack it first")
     return Source(path, where.member, content=content)
 
 

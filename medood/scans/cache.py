@@ -99,7 +99,7 @@ def _signature(item: Source | Refusal) -> list[str | int]:
     if isinstance(item, Refusal):
         return [item.identity.name, item.status]
     stat = item.path.stat()
-    return [str(item.path), item.member, stat.st_size, stat.st_mtime_ns]
+    return [str(item.path), item.member, stat.st_size, stat.st_mtime_ns, item.patient, item.sha256]
 
 
 def _decode(found: Iterator[Source | Refusal], target: Path, chain: Any, options: ReadConfig, limit: int | None) -> None:
@@ -118,6 +118,8 @@ def _decode(found: Iterator[Source | Refusal], target: Path, chain: Any, options
                     stream.write(to_levels(network_input(result, chain)).numpy().tobytes())
                     keys.append(result.identity.key)
                     patients.append(result.patient)
+                if limit is not None and len(keys) >= limit:
+                    break
             if limit is not None and len(keys) >= limit:
                 break
     partial.replace(target)

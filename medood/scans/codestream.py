@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 
@@ -30,6 +31,8 @@ _START_OF_FRAME = {
     0xF7: "JPEG-LS",
 }
 _J2K_START = b"\xff\x4f\xff\x51"  # SOC and SIZ
+_J2K_TILE_PART = b"\xff\x90\x00\x0a"  # SOT and its length
+_FILL = re.compile(rb"\xff+")
 _END_MARKER = b"\xff\xd9"  # EOI of the JPEG family, EOC of JPEG 2000
 #: JPEG 2000 allows 65,535 tiles; a damaged tile size makes decoders work for minutes on that many.
 _MAX_TILES = 65_535
@@ -56,6 +59,7 @@ class Codestream:
         columns: width in pixels.
         components: 1 is grey, 3 is colour.
         precision: bits of a component.
+        signed: its values are signed (JPEG 2000 alone can say so).
     """
 
     kind: str
@@ -63,9 +67,10 @@ class Codestream:
     columns: int
     components: int
     precision: int
+    signed: bool = False
 
 
-def check_codestream(data: bytes, syntax: UID, rows: int, columns: int, samples: int) -> int | None:
+def check_codestream(data: bytes, syntax: UID, rows: int, columns: int, samples: int, *, signed: bool) -> int | None:
     """Hold a compressed frame against the DICOM header around it.
 
     Args:
@@ -74,6 +79,7 @@ def check_codestream(data: bytes, syntax: UID, rows: int, columns: int, samples:
         rows: Rows.
         columns: Columns.
         samples: Samples per Pixel.
+        signed: Pixel Representation is 1.
 
     Returns:
         the codestream's bits per sample, or none where the syntax has no codestream header.
@@ -91,7 +97,10 @@ def check_codestream(data: bytes, syntax: UID, rows: int, columns: int, samples:
         raise ContradictionError(f"the header says {rows} x {columns} pixels, the pixel data {found.rows} x {found.columns}")
     if found.components != samples:
         raise ContradictionError(f"the header says {samples} samples per pixel, the pixel data {found.components}")
-    if _END_MARKER not in data.rstrip(b"\0")[-4:]:
+    if found.signed and not signed:
+        raise ContradictionError("the header says the values are unsigned, the pixel data are signed")
+    is_jp2 = data[4:8] == b"jP  "  # boxes may follow the codestream
+    if not (_END_MARKER in data[-4096:] if is_jp2 else data.rstrip(b"\0 \xff").endswith(_END_MARKER)):
         raise ContradictionError("the pixel data end before their end marker; the file is cut or damaged")
     return found.precision
 
@@ -112,7 +121,10 @@ def describe(data: bytes) -> Codestream:
             return _describe_jpeg(data)
         start = data.find(_J2K_START, 0, 4096)  # at 0, or behind the boxes of a JP2 file
         if start >= 0:
-            return _describe_j2k(data[start : start + 64])
+            found, tiles = _describe_j2k(data[start : start + 64])
+            if _tiles(data, start) < tiles:
+                raise ContradictionError(f"the pixel data claim {tiles:,} tiles and hold fewer")
+            return found
     except (struct.error, IndexError) as error:
         raise ContradictionError("the frame header of the pixel data is cut") from error
     raise ContradictionError(f"the pixel data begin with {data[:4].hex(' ') or 'nothing'}, which is no JPEG or JPEG 2000")
@@ -123,10 +135,10 @@ def _describe_jpeg(data: bytes) -> Codestream:
     while True:
         if data[at] != 0xFF:
             raise ContradictionError("the frame header of the pixel data is damaged")
+        fill = _FILL.match(data, at)
+        assert fill is not None
+        at = fill.end() - 1  # any number of fill bytes may stand before a marker
         marker = data[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
-            continue
         if marker in _START_OF_FRAME:
             precision, rows, columns, components = struct.unpack(">BHHB", data[at + 4 : at + 10])
             return Codestream(_START_OF_FRAME[marker], rows, columns, components, precision)
@@ -135,12 +147,25 @@ def _describe_jpeg(data: bytes) -> Codestream:
         at += 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
 
 
-def _describe_j2k(siz: bytes) -> Codestream:
+def _describe_j2k(siz: bytes) -> tuple[Codestream, int]:
     right, bottom, left, top, tile_width, tile_height, tile_left, tile_top = struct.unpack(">8I", siz[8:40])
     components, precision, step_x, step_y = struct.unpack(">HBBB", siz[40:45])
     if not (tile_width and tile_height and step_x and step_y and components and left < right and top < bottom):
         raise ContradictionError("the frame header of the pixel data is damaged")
-    if -(-(right - tile_left) // tile_width) * -(-(bottom - tile_top) // tile_height) > _MAX_TILES:
+    tiles = -(-(right - tile_left) // tile_width) * -(-(bottom - tile_top) // tile_height)
+    if tiles > _MAX_TILES:
         raise ContradictionError(f"the pixel data claim more than {_MAX_TILES:,} tiles")
     rows, columns = -(-bottom // step_y) - -(-top // step_y), -(-right // step_x) - -(-left // step_x)
-    return Codestream("JPEG 2000", rows, columns, components, (precision & 0x7F) + 1)
+    return Codestream("JPEG 2000", rows, columns, components, (precision & 0x7F) + 1, bool(precision & 0x80)), tiles
+
+
+def _tiles(data: bytes, start: int) -> int:
+    """Different tiles of a JPEG 2000 codestream, told by their tile-part headers (T.800 A.4.2)."""
+    at, seen = data.find(_J2K_TILE_PART, start), set()
+    while 0 <= at < len(data) - 12 and data[at : at + 4] == _J2K_TILE_PART:
+        tile, length = struct.unpack(">HI", data[at + 4 : at + 10])
+        seen.add(tile)
+        if length < 14:  # 0: up to the end
+            break
+        at += length
+    return len(seen)

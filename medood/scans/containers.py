@@ -6,14 +6,15 @@ import bz2
 import gzip
 import io
 import lzma
+import re
 import tarfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-import zstandard
+from backports import zstd
 
 from medood.scans.scan import Identity, Refusal, RefusedError, Status
 from medood.schema import ReadConfig
@@ -24,10 +25,16 @@ _GZIP, _XZ, _BZIP2, _ZSTANDARD = b"\x1f\x8b\x08", b"\xfd7zXZ\x00", b"BZh", b"\x2
 _RATIO_COUNTS_FROM = 64 * 1024**2
 #: Largest header that describes a tar member (a long name, extended attributes).
 _MAX_TAR_HEADER = 1024**2
+#: Where the end record of a zip lies at the latest: behind it is a comment of at most 64 KiB.
+_END_OF_ZIP = 66_000
 #: Bytes unpacked at a time.
 _PIECE = 1024**2
 #: Bytes looked at to tell a format.
 PEEK = 1024
+
+# names that a method whose parameter is called tarfile can use
+_ENDS_TOO_SOON = (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError)  # type: ignore[attr-defined]
+_InvalidHeaderError, _ReadError = tarfile.InvalidHeaderError, tarfile.ReadError  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,8 @@ class Unpacked(io.RawIOBase):
         elif start.startswith(_BZIP2):
             self._stream = bz2.BZ2File(packed)  # type: ignore[assignment]
         elif start.startswith(_ZSTANDARD):
-            self._stream = zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader(packed, read_across_frames=True)
+            window = {int(zstd.DecompressionParameter.window_log_max): 27}
+            self._stream = zstd.ZstdFile(packed, options=window)  # type: ignore[assignment]
         else:
             self._stream = packed
 
@@ -117,8 +125,27 @@ def check_member_name(name: str) -> None:
         RefusedError: the name is absolute, holds ``..`` or a drive, or is empty.
     """
     path = PurePosixPath(name.replace("\\", "/"))
-    if not path.parts or path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+    if not path.parts or path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", name):
         raise RefusedError(Status.UNSAFE_PATH, "the member's name leads out of the archive; it was not opened")
+
+
+def check_zip(stream: BinaryIO, options: ReadConfig) -> None:
+    """Hold a zip's end record against the limit on members before its directory is parsed into memory.
+
+    Raises:
+        RefusedError: it states more.
+    """
+    stream.seek(0, io.SEEK_END)
+    stream.seek(max(0, stream.tell() - _END_OF_ZIP))
+    tail = stream.read()
+    place, large = tail.rfind(b"PK\x05\x06"), tail.rfind(b"PK\x06\x06")
+    stated = int.from_bytes(tail[place + 10 : place + 12], "little") if place >= 0 else 0
+    if large >= 0:
+        stated = max(stated if stated != 0xFFFF else 0, int.from_bytes(tail[large + 32 : large + 40], "little"))
+    if stated > options.max_members:
+        raise RefusedError(
+            Status.TOO_LARGE, f"the archive was not opened: it holds {stated:,} files, the limit is {options.max_members:,}"
+        )
 
 
 def zip_members(
@@ -145,6 +172,8 @@ def zip_members(
                 raise RefusedError(Status.ENCRYPTED, "the member is encrypted; unlock the archive first")
             if (info.external_attr >> 16) & 0o170000 == 0o120000:
                 raise RefusedError(Status.UNSAFE_PATH, "the member is a link; not followed")
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise RefusedError(Status.UNREADABLE, "the member is packed by another method than deflate; pack it anew")
             bomb = info.file_size > _RATIO_COUNTS_FROM and info.file_size > options.max_ratio * max(info.compress_size, 1)
             if info.file_size > options.max_bytes or bomb:
                 sizes = f"from {info.compress_size:,} to {info.file_size:,} bytes"
@@ -163,12 +192,25 @@ def read_zip_member(archive: zipfile.ZipFile, index: int, options: ReadConfig) -
     """
     try:
         with archive.open(archive.infolist()[index]) as stream:
-            content = stream.read(options.max_bytes + 1)
-    except Exception as error:  # damaged members fail in zlib, bz2, lzma and zipfile, each in its own way
+            return in_pieces(stream, options)
+    except RefusedError:
+        raise
+    except Exception as error:  # damaged members fail in zlib and zipfile, each in its own way
         raise RefusedError(Status.UNREADABLE, f"the bytes cannot be read: {error}") from error
-    if len(content) > options.max_bytes:
-        raise RefusedError(Status.TOO_LARGE, f"the member is larger than {options.max_bytes:,} bytes")
-    return content
+
+
+def in_pieces(stream: Any, options: ReadConfig) -> bytes:
+    """All of a stream, read in pieces, so that no statement about its size asks for memory.
+
+    Raises:
+        RefusedError: it is longer than the limit.
+    """
+    content = io.BytesIO()
+    while piece := stream.read(_PIECE):
+        content.write(piece)
+        if content.tell() > options.max_bytes:
+            raise RefusedError(Status.TOO_LARGE, f"it is larger than {options.max_bytes:,} bytes")
+    return content.getvalue()
 
 
 def tar_members(stream: BinaryIO, where: Identity, options: ReadConfig) -> Iterator[Member | Refusal]:
@@ -181,6 +223,7 @@ def tar_members(stream: BinaryIO, where: Identity, options: ReadConfig) -> Itera
     try:
         with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header, errors="surrogateescape") as archive:
             while (info := archive.next()) is not None:
+                archive.pax_headers = {}  # global headers of a stream pile up otherwise
                 archive.members = []  # type: ignore[attr-defined]  # tarfile would keep every header of a stream it can never go back in
                 if info.isdir():
                     continue
@@ -218,12 +261,27 @@ def _tar_content(archive: tarfile.TarFile, info: tarfile.TarInfo, options: ReadC
 
 
 class _Header(tarfile.TarInfo):
-    """A tar header that does not let an extended header ask for any amount of memory."""
+    """A tar header that is damaged or missing ends the archive with an error, and that asks for little memory.
+
+    tarfile takes a damaged header for the end of the archive; what comes after it would vanish.
+    """
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> _Header:
+        """Read the next header; only a block of zeros ends an archive."""
+        try:
+            return super().fromtarfile(tarfile)
+        except _ENDS_TOO_SOON as error:
+            raise _ReadError("it ends without its end mark") from error
+        except _InvalidHeaderError as error:
+            raise _ReadError("a header in it is damaged") from error
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
         """Parse and hold against the limit."""
         header = super().frombuf(buf, encoding, errors)
+        if header.type == tarfile.GNUTYPE_SPARSE:
+            raise tarfile.ReadError("it holds a sparse file")
         if not header.isfile() and header.size > _MAX_TAR_HEADER and not header.isdev() and not header.isdir():
             raise tarfile.ReadError("a header of the archive is too long")
         return header
@@ -236,19 +294,13 @@ def unpacked(content: bytes, options: ReadConfig) -> bytes:
         RefusedError: it is damaged, goes over a limit, or is an archive.
     """
     try:
-        stream, pieces, size = Unpacked(io.BytesIO(content), content[:PEEK], options), [], 0
-        while size <= options.max_bytes and (piece := stream.read(_PIECE)):
-            pieces.append(piece)
-            size += len(piece)
+        plain = in_pieces(Unpacked(io.BytesIO(content), content[:PEEK], options), options)
     except RefusedError:
         raise
     except Exception as error:  # damaged files fail in each decompressor in its own way
         raise RefusedError(Status.UNREADABLE, f"the file cannot be unpacked: {error}") from error
-    if size > options.max_bytes:
-        raise RefusedError(Status.TOO_LARGE, f"the file unpacks to more than {options.max_bytes:,} bytes")
-    plain = b"".join(pieces)
     if is_zip(plain) or is_compressed(plain) or is_tar(plain[:PEEK]):
-        raise RefusedError(Status.NOT_AN_IMAGE, "an archive inside an archive inside an archive; unpack it first")
+        raise RefusedError(Status.NOT_AN_IMAGE, "it is packed more than one level deep; unpack it first")
     return plain
 
 

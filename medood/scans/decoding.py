@@ -3,6 +3,7 @@ contradicts its pixel data is refused and never becomes a wrong picture."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from pydicom.uid import (
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
+    RLELossless,
 )
 
 from medood.scans import codecs
@@ -46,13 +48,15 @@ class Frame:
     Attributes:
         array: ``[H, W]`` words as they lie in the file, or ``[H, W, 3]`` colours.
         plugin: what decoded them.
-        aligned: the words are stored values already; else shift, mask and sign are still to be applied.
+        aligned: the words are stored values already; else mask and sign, and a shift by High Bit, are still to be applied.
+        precision: bits of a codestream's samples, which lie lowest whatever High Bit says; none without a codestream.
         rest: what follows the pixels and is left out, in words; empty where there is nothing.
     """
 
     array: npt.NDArray[Any]
     plugin: str
     aligned: bool
+    precision: int | None = None
     rest: str = ""
 
 
@@ -82,14 +86,16 @@ def decode_frames(dataset: pydicom.Dataset, syntax: UID, wanted: range) -> Itera
 def _decode_native(dataset: pydicom.Dataset, syntax: UID, wanted: range) -> Iterator[Frame]:
     rest = _check_native(dataset)
     try:
-        # the words themselves: which of their bits count is settled in grayscale.stored_values, for any High Bit
-        options = {"correct_unused_bits": False, "view_only": True}
-        for array, _ in get_decoder(syntax).iter_array(dataset, indices=wanted, **options):
-            yield Frame(array, "pydicom", aligned=array.dtype.kind not in "iu", rest=rest)
+        decoder = get_decoder(syntax)
     except NotImplementedError as error:
         raise RefusedError(
             Status.UNSUPPORTED_SYNTAX, f"the transfer syntax {syntax.name} ({syntax}) has no decoder"
         ) from error
+    try:
+        # the words themselves: which of their bits count is settled in grayscale.stored_values, for any High Bit
+        options = {"correct_unused_bits": False, "view_only": True}
+        for array, _ in decoder.iter_array(dataset, indices=wanted, **options):
+            yield Frame(array, "pydicom", aligned=array.dtype.kind not in "iu", rest=rest)
     except Exception as error:  # pydicom raises many kinds on headers that do not hold together
         raise RefusedError(Status.UNREADABLE, f"the pixel data cannot be decoded: {told(error)}") from error
 
@@ -135,11 +141,12 @@ def _decode_encapsulated(dataset: pydicom.Dataset, syntax: UID, wanted: range) -
     count = number_of_frames(dataset)
     samples, bits_stored = int(dataset.get("SamplesPerPixel", 1)), int(dataset.get("BitsStored", 8))
     try:
-        _check_fragments(dataset.PixelData, count)
+        _check_fragments(dataset.PixelData, syntax, count)
         streams = generate_frames(dataset.PixelData, number_of_frames=count, extended_offsets=_offsets(dataset))
         arrays, done = None, 0
         for data in (data for index, data in enumerate(streams) if index in wanted):
-            precision = check_codestream(data, syntax, int(dataset.Rows), int(dataset.Columns), samples)
+            shape = int(dataset.Rows), int(dataset.Columns), samples
+            precision = check_codestream(data, syntax, *shape, signed=bool(dataset.get("PixelRepresentation", 0)))
             if precision is not None and precision > int(dataset.BitsAllocated):
                 raise ContradictionError(f"they have {precision} bits, the header allocates {int(dataset.BitsAllocated)}")
             if arrays is None:
@@ -147,7 +154,7 @@ def _decode_encapsulated(dataset: pydicom.Dataset, syntax: UID, wanted: range) -
                 options = {} if precision else {"correct_unused_bits": False}
                 some = None if len(wanted) == count else wanted
                 arrays = decoder.iter_array(dataset, indices=some, decoding_plugin=plugin, **options)
-            yield Frame(next(arrays)[0], plugin, aligned=precision is not None and precision != bits_stored)
+            yield Frame(next(arrays)[0], plugin, aligned=precision not in (None, bits_stored), precision=precision)
             done += 1
             if done == len(wanted):
                 return
@@ -156,11 +163,11 @@ def _decode_encapsulated(dataset: pydicom.Dataset, syntax: UID, wanted: range) -
         raise RefusedError(Status.UNREADABLE, f"the pixel data cannot be decoded: {told(error)}") from error
 
 
-def _check_fragments(pixel_data: bytes, count: int) -> None:
+def _check_fragments(pixel_data: bytes, syntax: UID, count: int) -> None:
     """Refuse more pictures than Number of Frames names; the rest would vanish unseen."""
-    found = len(parse_basic_offsets(pixel_data)) or sum(
-        1 for i, fragment in enumerate(generate_fragments(pixel_data)) if i and starts_codestream(fragment)
-    )
+    fragments = itertools.islice(generate_fragments(pixel_data), 1, None)  # the first is the basic offset table
+    starts = sum(1 for fragment in fragments if syntax == RLELossless or starts_codestream(fragment))
+    found = max(starts, len(parse_basic_offsets(pixel_data)))
     if found > count:
         raise ContradictionError(f"they hold {found} frames, the header says {count}")
 

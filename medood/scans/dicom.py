@@ -6,18 +6,25 @@ import io
 import logging
 import re
 import warnings
+import zlib
 from collections.abc import Iterator
 
 import pydicom
 from pydicom.dataset import FileMetaDataset
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from medood.scans.decoding import decode_frames, number_of_frames
 from medood.scans.frames import wanted_frames
 from medood.scans.listings import patient_hash
 from medood.scans.presentation import SAMPLES, grey_picture, numbers
-from medood.scans.scan import Identity, RefusedError, Scan, Status, told
+from medood.scans.scan import ContradictionError, Identity, RefusedError, Scan, Status, told
 from medood.scans.selection import parse_selection
 from medood.schema import ReadConfig
 
@@ -41,6 +48,8 @@ KEPT_ATTRIBUTES = (
 
 #: Longest value of an attribute kept: that of the value representation LO.
 _LONGEST = 64
+#: Bytes unpacked at a time.
+_PIECE = 1024**2
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _FILE_SET = "1.2.840.10008.1.3.10"
 #: SOP classes of objects that are no pictures, by the beginning of their UID (PS3.4 annex B), and what a person calls them.
@@ -80,11 +89,12 @@ def read_dicom(content: bytes, identity: Identity, options: ReadConfig | None = 
     options = options or ReadConfig()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        content, deflated = _inflated(content, options)
         dataset = _parse(content)
         if options.select:
             _check_selection(dataset, options.select)
         syntax = _check(dataset, options)
-        attributes, patient = _attributes(dataset, syntax), _patient(dataset)
+        attributes, patient = _attributes(dataset, DeflatedExplicitVRLittleEndian if deflated else syntax), _patient(dataset)
         wanted = wanted_frames(options.frames, number_of_frames(dataset))
         for index, frame in zip(wanted, decode_frames(dataset, syntax, wanted), strict=True):
             try:
@@ -105,6 +115,31 @@ def read_dicom(content: bytes, identity: Identity, options: ReadConfig | None = 
                 attributes=attributes,
                 patient=patient,
             )
+
+
+def _inflated(content: bytes, options: ReadConfig) -> tuple[bytes, bool]:
+    """A file of the Deflated transfer syntax (PS3.5 A.5) as one that is not, inside the limits that archives have."""
+    uid = DeflatedExplicitVRLittleEndian.encode()
+    if content[128:132] != b"DICM" or uid not in content[:1024]:
+        return content, False
+    start = 144 + int.from_bytes(content[140:144], "little")  # File Meta Information Group Length is the first element
+    meta = content[:start].replace(uid, ExplicitVRLittleEndian.encode().ljust(len(uid), b"\0"))
+    if content[132:138] != b"\x02\x00\x00\x00UL" or meta == content[:start]:
+        return content, False
+    inflated, unpacker, rest = io.BytesIO(meta), zlib.decompressobj(-15), content[start:]
+    inflated.seek(0, io.SEEK_END)
+    try:
+        while rest and not unpacker.eof:
+            inflated.write(unpacker.decompress(rest, _PIECE))
+            rest = unpacker.unconsumed_tail
+            size = inflated.tell()
+            if size > options.max_bytes or (size > 64 * _PIECE and size > options.max_ratio * len(content)):
+                raise RefusedError(Status.TOO_LARGE, f"the deflated object unpacks to more than {size - _PIECE:,} bytes")
+    except zlib.error as error:
+        raise RefusedError(Status.UNREADABLE, "the deflated object cannot be unpacked; it is damaged") from error
+    if not unpacker.eof:
+        raise RefusedError(Status.UNREADABLE, "the deflated object is cut")
+    return inflated.getvalue(), True
 
 
 def _parse(content: bytes) -> pydicom.Dataset:
@@ -153,7 +188,8 @@ def _without_pixels(dataset: pydicom.Dataset) -> RefusedError:
     uid = UID(str(dataset.get("SOPClassUID") or getattr(dataset, "file_meta", {}).get("MediaStorageSOPClassUID") or ""))
     for beginning, words in _NO_PICTURES.items():
         if uid.startswith(beginning):
-            return RefusedError(Status.NOT_AN_IMAGE, f"this is {words} ({uid.name}), not a picture")
+            known = f" ({uid.name})" if uid.is_valid else ""  # a damaged length lets a UID run on into other attributes
+            return RefusedError(Status.NOT_AN_IMAGE, f"this is {words}{known}, not a picture")
     kind = uid.name if uid and uid.is_valid else "of unknown class"
     return RefusedError(Status.NO_PIXELS, f"the DICOM object ({kind}) holds no pixel data")
 
@@ -182,8 +218,10 @@ def _frame_header(dataset: pydicom.Dataset, index: int) -> pydicom.Dataset:
         return dataset
     header = pydicom.Dataset()
     header.update({tag: element for tag, element in dataset.items() if tag not in _BULK})
+    if each and len(each) < number_of_frames(dataset):
+        raise ContradictionError(f"there are functional groups for {len(each)} frames of {number_of_frames(dataset)}")
     groups = [shared[0]] if shared else []
-    if each and index < len(each):
+    if each:
         groups.append(each[index])
     for group in groups:
         for name in _MACROS:

@@ -1,7 +1,6 @@
 """Grey values in the order of DICOM PS3.3: modality LUT, VOI LUT or window, presentation. Pure functions on arrays.
 
-The modality step (PS3.3 C.11.1) is pydicom's ``apply_modality_lut``; the steps after it are here, because they end in
-[0, 1] on a range that the header states, never on the maximum of the data.
+They end in [0, 1] on a range that the header states, never on the maximum of the data.
 """
 
 from __future__ import annotations
@@ -52,17 +51,16 @@ def window(values: Values, center: float, width: float, function: str = "LINEAR"
     raise ValueError(f"VOI LUT Function is {function!r}; expected LINEAR, LINEAR_EXACT or SIGMOID")
 
 
-def voi_lut(values: Values, data: npt.NDArray[np.float64], first: int, bits: int) -> Values:
-    """Look values up in a VOI LUT (PS3.3 C.11.2.1.1) and scale its output range ``[0, 2**bits - 1]`` to [0, 1].
+def look_up(values: npt.NDArray[Any], table: Values, first: int) -> Values:
+    """Look values up in a LUT (PS3.3 C.11.1.1, C.11.2.1.1).
 
     Args:
-        values: any shape, after the modality step.
-        data: the table.
-        first: the stored value mapped to ``data[0]``; values below take the first entry, values above the last.
-        bits: the third entry of the LUT descriptor.
+        values: any shape.
+        table: the LUT's data.
+        first: the value mapped to ``table[0]``; values below take the first entry, values above the last.
     """
-    index = np.clip(np.rint(values).astype(np.int64) - first, 0, len(data) - 1)
-    return np.clip(data[index] / float(2**bits - 1), 0.0, 1.0)
+    index = np.clip(np.rint(np.asarray(values, dtype=np.float64)) - first, 0, len(table) - 1)
+    return np.asarray(table[index.astype(np.int64)], dtype=np.float64)
 
 
 def percentile_window(levels: Values, counts: npt.NDArray[np.int64]) -> Values:
@@ -99,9 +97,13 @@ def invert(unit: Values) -> Values:
 
 
 def luminance(rgb: npt.NDArray[Any], top: float) -> Pixels:
-    """Luminance ``[H, W]`` in [0, 1] of RGB ``[H, W, 3]`` in [0, top], by ITU-R BT.601 as in PS3.3 C.7.6.3.1.2."""
-    weights = np.array([0.299, 0.587, 0.114]) / top
-    return np.asarray(rgb.astype(np.float32) @ weights.astype(np.float32))
+    """Luminance ``[1, H, W]`` in [0, 1] of RGB ``[H, W, 3]`` in [0, top], by ITU-R BT.601 as in PS3.3 C.7.6.3.1.2."""
+    weights = (np.array([0.299, 0.587, 0.114]) / top).astype(np.float32)
+    picture = np.empty((1, *rgb.shape[:2]), dtype=np.float32)
+    step = max(1, _BLOCK // max(1, rgb.shape[1]))
+    for start in range(0, len(rgb), step):
+        np.matmul(rgb[start : start + step].astype(np.float32), weights, out=picture[0, start : start + step])
+    return np.minimum(picture, np.float32(1.0), out=picture)
 
 
 class Levels:

@@ -6,6 +6,7 @@ import csv
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import pydicom
@@ -13,6 +14,7 @@ import pydicom
 from medood.scans.scan import Identity, Refusal, Status
 
 _FILE_SET_CLASS = b"1.2.840.10008.1.3.10"
+_MEDIA_CLASS = b"\x02\x00\x02\x00UI"  # Media Storage SOP Class UID; its length follows
 _FILE_COLUMNS = ("file", "path")
 
 
@@ -33,7 +35,8 @@ class Entry:
 
 def is_file_set(path: Path, start: bytes) -> bool:
     """True where the first bytes are those of a DICOMDIR (PS3.10 section 8.6)."""
-    return start[128:132] == b"DICM" and _FILE_SET_CLASS in start
+    place = start.find(_MEDIA_CLASS, 132)
+    return start[128:132] == b"DICM" and place > 0 and start[place + 8 :].startswith(_FILE_SET_CLASS)
 
 
 def read_file_set(path: Path) -> Iterator[Entry | Refusal]:
@@ -55,8 +58,12 @@ def read_file_set(path: Path) -> Iterator[Entry | Refusal]:
         if any(part in ("", ".", "..") or "/" in part or "\0" in part for part in name):
             yield Refusal(Identity(str(path), "/".join(name)), Status.UNSAFE_PATH, "the DICOMDIR points out of its folder")
             continue
-        found = _whatever_case(path.parent, name)
-        if found is None or not found.resolve().is_relative_to(path.parent.resolve()):
+        try:
+            found = _whatever_case(path.parent, name)
+            inside = found is not None and found.resolve().is_relative_to(path.parent.resolve())
+        except (OSError, RuntimeError):  # a name that no file system takes, a link to itself
+            found, inside = None, False
+        if found is None or not inside:
             yield Refusal(Identity(str(place)), Status.UNREADABLE, "the DICOMDIR lists this file, it is not there")
         else:
             yield Entry(found)
@@ -74,11 +81,16 @@ def _whatever_case(folder: Path, name: list[str]) -> Path | None:
     if exact.is_file():
         return exact
     for part in name:
-        matches = sorted(p for p in folder.iterdir() if p.name.casefold() == part.casefold()) if folder.is_dir() else []
-        if not matches:
+        match = _casefolded(folder, folder.stat().st_mtime_ns).get(part.casefold())
+        if match is None:
             return None
-        folder = matches[0]
+        folder = folder / match
     return folder
+
+
+@lru_cache(maxsize=64)
+def _casefolded(folder: Path, modified: int) -> dict[str, str]:
+    return {p.name.casefold(): p.name for p in sorted(folder.iterdir(), reverse=True)} if folder.is_dir() else {}
 
 
 def is_manifest(path: Path, start: bytes) -> bool:
@@ -93,24 +105,41 @@ def read_manifest(path: Path) -> Iterator[Entry | Refusal]:
     are used where they are there; others are not looked at.
     """
     where = Identity(str(path))
+    number = 1
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
-            rows = csv.DictReader(stream)
+            rows = csv.DictReader(stream, strict=True)
             column = next((name for name in _FILE_COLUMNS if name in (rows.fieldnames or [])), None)
             if column is None:
                 yield Refusal(where, Status.NOT_AN_IMAGE, "a manifest needs a first line with a column named file")
                 return
-            for number, row in enumerate(rows, start=2):
-                name, patient = row[column] or "", row.get("patient_id") or ""
-                place = path.parent / name
-                if not name or "\0" in name:
-                    yield Refusal(where, Status.UNREADABLE, f"line {number} of the manifest names no file")
-                elif not place.exists():
-                    yield Refusal(Identity(str(place)), Status.UNREADABLE, "the manifest lists this file, it is not there")
-                else:
-                    yield Entry(place, patient_hash(patient), (row.get("sha256") or "").strip().lower())
+            for row in rows:
+                number = rows.line_num
+                yield _entry(path, number, row.get(column) or "", row.get("patient_id") or "", row.get("sha256") or "")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        yield Refusal(where, Status.UNREADABLE, f"the manifest cannot be read: {error}")
+        yield Refusal(where, Status.UNREADABLE, f"the manifest cannot be read beyond line {number}: {error}")
+
+
+def _entry(manifest: Path, number: int, name: str, patient: str, sha256: str) -> Entry | Refusal:
+    place = manifest.parent / name
+    if not name or "\0" in name:
+        return Refusal(Identity(str(manifest)), Status.UNREADABLE, f"line {number} of the manifest names no file")
+    try:
+        is_there = place.exists()
+    except OSError:  # a name that no file system takes
+        is_there = False
+    if not is_there:
+        return Refusal(Identity(str(place)), Status.UNREADABLE, "the manifest lists this file, it is not there")
+    return Entry(place, patient_hash(patient), sha256.strip().lower())
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file of any size; empty where it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return ""
 
 
 def patient_hash(patient: str) -> str:

@@ -12,7 +12,7 @@ from monai.transforms import MapTransform
 
 from medood.errors import MedoodError
 from medood.scans.read import read_scans
-from medood.scans.scan import Refusal
+from medood.scans.scan import Scan
 from medood.scans.transforms import ScanToTensor
 from medood.schema import ReadConfig
 
@@ -46,11 +46,11 @@ class LoadScand(MapTransform):  # type: ignore[misc]  # MONAI is untyped
         for key in self.key_iterator(loaded):
             path = Path(loaded[key])
             try:
-                result = next(iter(read_scans(path, self._options)))
+                result = next(iter(read_scans(path, self._options)), None)
             except FileNotFoundError as error:
                 raise MedoodError(f"{error}.") from error
-            if isinstance(result, Refusal):
-                raise MedoodError(f"{path} holds no picture: {result.reason}.")
+            if not isinstance(result, Scan):
+                raise MedoodError(f"{path} holds no picture: {result.reason if result else 'it is empty'}.")
             tensor = self._to_tensor(result)
             tensor.meta.update(  # type: ignore[attr-defined]
                 filename_or_obj=str(path),

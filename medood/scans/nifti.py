@@ -74,7 +74,7 @@ def read_nifti(content: bytes, identity: Identity, options: ReadConfig | None = 
         picture = np.take(array[..., time], place, axis=axis).T[::-1, ::-1]
         if colour:
             rgb = np.stack([picture[name] for name in ("R", "G", "B")], axis=-1)
-            unit = grayscale.luminance(rgb, 255.0).astype(np.float64)
+            unit = grayscale.luminance(rgb, 255.0)[0].astype(np.float64)
         else:
             unit = np.clip((picture.astype(np.float64) - low) / (high - low or 1.0), 0.0, 1.0)
         yield Scan(
@@ -123,6 +123,14 @@ def _volume(image: Any, content: bytes) -> npt.NDArray[Any]:
     if offset + needed > len(content):
         raise RefusedError(
             Status.UNREADABLE, f"the header describes {offset + needed:,} bytes, the file holds {len(content):,}; it is cut"
+        )
+    raw = type(image.header)(content[: _header_size(content)], check=False)  # as it is in the file, not as nibabel mends it
+    if int(raw["bitpix"]) != 8 * image.header.get_data_dtype().itemsize:
+        raise RefusedError(Status.UNREADABLE, "datatype and bitpix of the NIfTI header contradict each other")
+    if any(content[offset + needed :]):
+        raise RefusedError(
+            Status.UNREADABLE,
+            f"the header describes only {offset + needed:,} bytes of {len(content):,}; dim is wrong",
         )
     values = np.frombuffer(content, image.header.get_data_dtype(), needed // image.header.get_data_dtype().itemsize, offset)
     return values.reshape(shape + [1] * (3 - len(shape)), order="F")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from pydicom.pixels import apply_color_lut, apply_modality_lut
+from pydicom.pixels import apply_color_lut
 
 from medood.scans import grayscale
 from medood.scans.decoding import Frame
@@ -38,26 +38,18 @@ def grey_picture(frame: Frame, header: pydicom.Dataset) -> tuple[Pixels, Graysca
     """
     ignored = ", ".join(words for words in (_overlays(header), frame.rest) if words)
     if frame.array.ndim == 3 and frame.array.shape[-1] == 3:
-        top = 2.0 ** int(header.get("BitsStored", header.BitsAllocated)) - 1
-        return grayscale.luminance(frame.array, top)[None], Grayscale(plugin=frame.plugin, ignored=ignored)
+        return _luminance(frame, header), Grayscale(plugin=frame.plugin, ignored=ignored)
     if frame.array.ndim != 2:
         raise ContradictionError(f"a frame has the shape {frame.array.shape}; expected rows by columns, or three colours")
     levels = grayscale.Levels(frame.array)
-    stored = levels.words
-    if not frame.aligned and int(header.BitsAllocated) > 1:
-        bits_stored = int(header.BitsStored)
-        high_bit = int(header.get("HighBit", bits_stored - 1))
-        if bits_stored > int(header.BitsAllocated):
-            raise ContradictionError(
-                f"Bits Stored is {bits_stored}, more than the {int(header.BitsAllocated)} bits allocated"
-            )
-        stored = grayscale.stored_values(stored, bits_stored, high_bit, signed=bool(header.get("PixelRepresentation", 0)))
+    stored = _stored(levels.words, frame, header)
     if str(header.PhotometricInterpretation) == "PALETTE COLOR":
+        _check_palette(header)
         colours = apply_color_lut(stored[None], header)
-        unit = grayscale.luminance(colours[..., :3], float(np.iinfo(colours.dtype).max))[0]
-        return levels.paint(unit), Grayscale("palette", plugin=frame.plugin, ignored=ignored)
+        unit = grayscale.luminance(colours[..., :3], float(np.iinfo(colours.dtype).max))[0, 0]
+        return levels.paint(unit.astype(np.float64)), Grayscale("palette", plugin=frame.plugin, ignored=ignored)
     padding = _padding(stored, header)
-    values = np.asarray(apply_modality_lut(stored, header), dtype=np.float64)
+    values = _modality(stored, header)
     unit, voi = _voi(values, header, levels, padding)
     inverted = _inverted(header)
     if inverted != "no":
@@ -67,6 +59,71 @@ def grey_picture(frame: Frame, header: pydicom.Dataset) -> tuple[Pixels, Graysca
     if not np.isfinite(unit).all():
         raise ContradictionError("some of them are not numbers")
     return levels.paint(unit), Grayscale(_modality_words(header), voi, inverted, frame.plugin, ignored)
+
+
+def _stored(words: npt.NDArray[Any], frame: Frame, header: pydicom.Dataset) -> npt.NDArray[Any]:
+    """Stored values of words; a codestream's samples lie lowest, whatever High Bit says."""
+    allocated, bits_stored = int(header.BitsAllocated), int(header.get("BitsStored", header.BitsAllocated))
+    if frame.aligned or allocated == 1:
+        return words
+    high_bit = int(header.get("HighBit", bits_stored - 1)) if frame.precision is None else bits_stored - 1
+    if bits_stored > allocated or high_bit >= allocated:
+        raise ContradictionError(f"Bits Stored is {bits_stored} and High Bit is {high_bit}, Bits Allocated is {allocated}")
+    return grayscale.stored_values(words, bits_stored, high_bit, signed=bool(header.get("PixelRepresentation", 0)))
+
+
+def _luminance(frame: Frame, header: pydicom.Dataset) -> Pixels:
+    top = 2 ** (frame.precision or int(header.get("BitsStored", header.BitsAllocated))) - 1
+    if header.get("PixelRepresentation", 0) or int(frame.array.max()) > top:
+        raise ContradictionError(f"the colours are not in 0 to {top}, which Bits Stored and Pixel Representation say")
+    return grayscale.luminance(frame.array, float(top))
+
+
+def _modality(stored: npt.NDArray[Any], header: pydicom.Dataset) -> grayscale.Values:
+    """PS3.3 C.11.1: a modality LUT, or rescale slope and intercept, or neither."""
+    sequence = header.get("ModalityLUTSequence")
+    if sequence:
+        table, first, _ = _table(sequence[0], signed=bool(header.get("PixelRepresentation", 0)))
+        return grayscale.look_up(stored, table, first)
+    values = stored.astype(np.float64)
+    if "RescaleSlope" in header and "RescaleIntercept" in header:
+        return np.asarray(values * float(header.RescaleSlope) + float(header.RescaleIntercept))
+    return values
+
+
+def _table(item: pydicom.Dataset, *, signed: bool) -> tuple[npt.NDArray[np.float64], int, int]:
+    """A LUT's data, its first value mapped and its bits (PS3.3 C.11.1.1), whichever way the writer packed them."""
+    entries, first, bits = (int(value) for value in item.LUTDescriptor)
+    entries = entries % 65536 or 65536
+    data: Any = item.LUTData
+    if isinstance(data, bytes):
+        order = ">" if item.original_encoding[1] is False else "<"
+        is_packed = len(data) in (entries, entries + 1)  # one byte an entry
+        data = np.frombuffer(data[: len(data) // 2 * 2], dtype=np.uint8 if is_packed else f"{order}u2")
+    else:
+        data = np.atleast_1d(np.asarray(data, dtype=np.int64)) & 0xFFFF
+        if bits == 8 and entries > len(data) >= entries // 2:  # two entries a word
+            data = data.astype("<u2").view(np.uint8)
+    if len(data) < entries or not 8 <= bits <= 16:
+        raise ContradictionError(f"a LUT holds {len(data):,} entries of {bits} bits, its descriptor says {entries:,}")
+    first = first % 65536
+    return data[:entries].astype(np.float64), first - 65536 if signed and first >= 32768 else first, bits
+
+
+def _check_palette(header: pydicom.Dataset) -> None:
+    """Refuse segmented palettes (PS3.3 C.7.9.2) that unfold to more than a palette can hold."""
+    for colour in ("Red", "Green", "Blue"):
+        data = header.get(f"Segmented{colour}PaletteColorLookupTableData")
+        if not isinstance(data, bytes):
+            continue
+        words, at, unfolded = np.frombuffer(data[: len(data) // 2 * 2], "<u2").tolist(), 0, 0
+        while at + 1 < len(words):
+            if words[at] > 1:
+                raise ContradictionError("the palette repeats segments, which is not read")
+            unfolded += words[at + 1]
+            at += 2 + (words[at + 1] if words[at] == 0 else 1)
+        if unfolded > 65536:
+            raise ContradictionError(f"the palette unfolds to {unfolded:,} entries, more than 65,536")
 
 
 def _inverted(header: pydicom.Dataset) -> str:
@@ -79,16 +136,12 @@ def _inverted(header: pydicom.Dataset) -> str:
 def _voi(
     values: grayscale.Values, header: pydicom.Dataset, levels: grayscale.Levels, padding: npt.NDArray[np.bool_] | None
 ) -> tuple[grayscale.Values, str]:
-    table = header.get("VOILUTSequence")
-    if table:
-        item = table[0]
-        entries, first, bits = (int(x) for x in item.LUTDescriptor)
-        data = item.LUTData
-        if isinstance(data, bytes):
-            order = ">" if item.original_encoding[1] is False else "<"
-            data = np.frombuffer(data, dtype=f"{order}u2" if len(data) >= 2 * (entries or 65536) else np.uint8)
-        looked_up = grayscale.voi_lut(values, np.asarray(data, dtype=np.float64), _signed(first, header, 16), bits)
-        return looked_up, f"voi lut 1/{len(table)}"
+    sequence = header.get("VOILUTSequence")
+    if sequence:
+        # the first value mapped is signed where the values can be: never behind a modality LUT, whose output is unsigned
+        signed = not header.get("ModalityLUTSequence") and (bool(header.get("PixelRepresentation", 0)) or values.min() < 0)
+        table, first, bits = _table(sequence[0], signed=signed)
+        return grayscale.look_up(values, table, first) / (2.0**bits - 1), f"voi lut 1/{len(sequence)}"
     default = "percentile 0.5-99.5"
     centers, widths = numbers(header.get("WindowCenter")), numbers(header.get("WindowWidth"))
     if centers and widths:
@@ -105,6 +158,14 @@ def _voi(
 
 def _padding(stored: npt.NDArray[Any], header: pydicom.Dataset) -> npt.NDArray[np.bool_] | None:
     """Which stored values are padding (PS3.3 C.7.5.1.1.2), or none."""
+    if stored.dtype.kind == "f":
+        name = "FloatPixelPadding" if "FloatPixelPaddingValue" in header else "DoubleFloatPixelPadding"
+        value = header.get(f"{name}Value")
+        if value is None:
+            return None
+        ends = sorted((float(value), float(header.get(f"{name}RangeLimit", value))))
+        mask = np.asarray((stored >= ends[0]) & (stored <= ends[1]))
+        return mask if mask.any() and not mask.all() else None
     value = header.get("PixelPaddingValue")
     if value is None or isinstance(value, bytes):
         return None

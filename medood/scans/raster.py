@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from medood.scans import grayscale
 from medood.scans.frames import wanted_frames
-from medood.scans.scan import Grayscale, Identity, RefusedError, Scan, Status
+from medood.scans.scan import Grayscale, Identity, Pixels, RefusedError, Scan, Status
 from medood.schema import ReadConfig
 
 FORMATS = ("PNG", "JPEG", "TIFF")
@@ -22,6 +23,13 @@ _MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\x00", b"MM\x00*")
 
 #: TIFF tag PhotometricInterpretation; Pillow applies it to 8-bit pictures only.
 _PHOTOMETRIC = 262
+#: TIFF tags BitsPerSample and SampleFormat (1, the default, is unsigned); the EXIF tag Orientation.
+_BITS_PER_SAMPLE, _SAMPLE_FORMAT, _ORIENTATION = 258, 339, 274
+#: A TIFF of more pages is refused; finding the next one takes the longer the more there were.
+_MAX_PAGES = 10_000
+
+# the limit is ReadConfig.max_pixels, held against the header before anything is decoded
+Image.MAX_IMAGE_PIXELS = None
 
 
 def is_raster(content: bytes) -> bool:
@@ -45,11 +53,23 @@ def read_raster(content: bytes, identity: Identity, options: ReadConfig | None =
     """
     options = options or ReadConfig()
     picture = _opened(content)
-    with _decoding():
-        pages = getattr(picture, "n_frames", 1) if picture.format == "TIFF" else 1
-    for page in wanted_frames(options.frames, pages):
-        unit, how = _grey(_loaded(picture, page, options.max_pixels))
-        yield Scan(Identity(identity.source, identity.member, page, identity.sha256), grayscale.as_pixels(unit), how)
+    for page in wanted_frames(options.frames, _pages(picture, options)):
+        pixels, how = _grey(_loaded(picture, page, options.max_pixels))
+        yield Scan(Identity(identity.source, identity.member, page, identity.sha256), pixels, how)
+
+
+def _pages(picture: Image.Image, options: ReadConfig) -> int:
+    """Pages of a TIFF; 1 of anything else, and where only the first is wanted."""
+    if picture.format != "TIFF" or options.frames == "first":
+        return 1
+    count = 1
+    with _decoding(), contextlib.suppress(EOFError):
+        while count <= _MAX_PAGES:
+            picture.seek(count)
+            count += 1
+    if count > _MAX_PAGES:
+        raise RefusedError(Status.TOO_LARGE, f"the TIFF has more than {_MAX_PAGES:,} pages")
+    return count
 
 
 def _opened(content: bytes) -> Image.Image:
@@ -59,7 +79,7 @@ def _opened(content: bytes) -> Image.Image:
 
 def _loaded(picture: Image.Image, page: int, max_pixels: int) -> Image.Image:
     with _decoding():
-        if page:
+        if picture.tell() != page:
             picture.seek(page)
         width, height = picture.size
         if width * height > max_pixels:
@@ -79,24 +99,37 @@ def _decoding() -> Iterator[None]:
             yield
     except RefusedError:
         raise
-    except Image.DecompressionBombError as error:
-        raise RefusedError(Status.TOO_LARGE, "the picture has more pixels than any film or photograph") from error
     except Exception as error:  # its decoders raise many kinds
         raise RefusedError(Status.UNREADABLE, f"the picture cannot be decoded: {_first_line(error)}") from error
 
 
-def _grey(picture: Image.Image) -> tuple[grayscale.Values, Grayscale]:
-    plugin = f"pillow {picture.format}"
-    if picture.mode in ("L", "1"):
-        return np.asarray(picture.convert("L"), dtype=np.float64) / 255.0, Grayscale(plugin=plugin)
+def _grey(picture: Image.Image) -> tuple[Pixels, Grayscale]:
+    how = Grayscale(plugin=f"pillow {picture.format}", ignored=_left_out(picture))
     if not (picture.mode.startswith("I") or picture.mode == "F"):
-        return grayscale.luminance(np.asarray(picture.convert("RGB")), 255.0).astype(np.float64), Grayscale(plugin=plugin)
-    levels = grayscale.Levels(np.nan_to_num(np.asarray(picture), posinf=0.0, neginf=0.0))
-    unit = levels.paint(grayscale.percentile_window(levels.words.astype(np.float64), levels.counts()))[0].astype(np.float64)
-    how = Grayscale(voi="percentile 0.5-99.5", plugin=plugin)
-    if getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == 0:
-        return grayscale.invert(unit), replace(how, inverted="TIFF WhiteIsZero")
-    return unit, how
+        if picture.mode in ("L", "1"):
+            levels = grayscale.Levels(np.asarray(picture.convert("L")))
+            return levels.paint(levels.words / 255.0), how
+        return grayscale.luminance(np.asarray(picture.convert("RGB")), 255.0), how
+    values = np.asarray(picture)
+    tags = getattr(picture, "tag_v2", {})
+    if picture.mode == "I" and tags.get(_BITS_PER_SAMPLE) == (32,) and tags.get(_SAMPLE_FORMAT, (1,)) == (1,):
+        values = values.view(np.uint32)  # Pillow reads unsigned words of 32 bits as signed
+    levels = grayscale.Levels(np.nan_to_num(values, posinf=0.0, neginf=0.0) if picture.mode == "F" else values)
+    unit = grayscale.percentile_window(levels.words.astype(np.float64), levels.counts())
+    how = replace(how, voi="percentile 0.5-99.5")
+    if tags.get(_PHOTOMETRIC) == 0:
+        return levels.paint(grayscale.invert(unit)), replace(how, inverted="TIFF WhiteIsZero")
+    return levels.paint(unit), how
+
+
+def _left_out(picture: Image.Image) -> str:
+    """What the file asks for and is not done, in words."""
+    words = []
+    if picture.getexif().get(_ORIENTATION, 1) != 1:
+        words.append("EXIF orientation")
+    if picture.format == "PNG" and getattr(picture, "n_frames", 1) > 1:
+        words.append("animation after the first frame")
+    return ", ".join(words)
 
 
 def _first_line(error: Exception) -> str:

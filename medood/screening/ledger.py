@@ -149,4 +149,9 @@ def _stored(value: Any) -> Any:
     """A field as SQLite takes it: facts as JSON, and file names that are not UTF-8 with their odd bytes spelled out."""
     if isinstance(value, dict):
         return json.dumps(value)
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+    return spelled(value) if isinstance(value, str) else value
+
+
+def spelled(text: str) -> str:
+    """Text in which bytes that are no UTF-8 are spelled out, as the ledger keeps it."""
+    return text.encode("utf-8", "backslashreplace").decode()

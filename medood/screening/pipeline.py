@@ -19,7 +19,7 @@ from medood.errors import MedoodError
 from medood.progress import Progress
 from medood.scans.archive import Source, check_there, count_sources, find_sources
 from medood.scans.read import Seen, check_options, read_source
-from medood.scans.scan import Refusal, Scan, Status
+from medood.scans.scan import Identity, Refusal, Scan, Status
 from medood.schema import ReadConfig
 from medood.screening.ledger import Ledger, Row
 
@@ -47,7 +47,8 @@ class Summary:
 
 @dataclass(frozen=True)
 class _Waiting:
-    scan: Scan
+    identity: Identity
+    facts: dict[str, Any]
     picture: Tensor
     read_seconds: float
 
@@ -158,7 +159,7 @@ def _prepared(result: Scan | Refusal, detector: Detector, seconds: float) -> _Wa
     if isinstance(result, Refusal):
         return _refused(result, seconds)
     try:
-        return _Waiting(result, detector.prepare(result), seconds)
+        return _Waiting(result.identity, _facts(result), detector.prepare(result), seconds)
     except (RuntimeError, ValueError) as error:
         refusal = Refusal(result.identity, Status.UNREADABLE, f"the picture cannot be resized: {error}")
         return _refused(refusal, seconds)
@@ -175,16 +176,23 @@ def _judged(pending: list[_Waiting | Row], detector: Detector, fpr: float) -> li
     return [item if isinstance(item, Row) else _scored(item, next(verdicts), fpr, seconds) for item in pending]
 
 
+def _facts(scan: Scan) -> dict[str, Any]:
+    """What the ledger keeps of a scan, without its pixels."""
+    return {
+        "grayscale": asdict(scan.grayscale),
+        "attributes": scan.attributes,
+        "spacing": scan.spacing,
+        "spacing_source": scan.spacing_source,
+        "aspect": round(scan.aspect, 6),
+        "shape": list(scan.pixels.shape[1:]),
+    }
+
+
 def _scored(item: _Waiting, verdict: Verdict, fpr: float, seconds: float) -> Row:
-    identity = item.scan.identity
+    identity = item.identity
     flagged = verdict.decision == "out_of_distribution"
-    facts: dict[str, Any] = {
-        "grayscale": asdict(item.scan.grayscale),
-        "attributes": item.scan.attributes,
-        "spacing": item.scan.spacing,
-        "spacing_source": item.scan.spacing_source,
-        "aspect": round(item.scan.aspect, 6),
-        "shape": list(item.scan.pixels.shape[1:]),
+    facts = {
+        **item.facts,
         "nearest": [round(v, 4) for v in verdict.nearest],
         "nearest_keys": verdict.nearest_keys,
     }

@@ -11,6 +11,7 @@ from PIL import Image
 
 from medood.scans.read import read_scans
 from medood.scans.scan import Refusal, Scan, Status
+from medood.schema import ReadConfig
 
 
 def png(value: int = 100, mode: str = "L", size: tuple[int, int] = (20, 30)) -> bytes:
@@ -188,3 +189,33 @@ def test_equal_bytes_are_read_once_and_the_second_says_where_the_first_lies(tmp_
 def test_a_missing_path_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         list(read_scans(tmp_path / "nowhere"))
+
+
+def test_pages_of_a_tiff_are_frames_and_too_many_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, *others = (Image.new("L", (8, 6), 10 * i) for i in range(5))
+    first.save(tmp_path / "a.tif", save_all=True, append_images=others)
+    assert [r.identity.frame for r in read_scans(tmp_path / "a.tif")] == [0, 1, 2, 3, 4]
+    assert [r.identity.frame for r in read_scans(tmp_path / "a.tif", ReadConfig(frames="every 2"))] == [0, 2, 4]
+    assert [r.identity.frame for r in read_scans(tmp_path / "a.tif", ReadConfig(frames="first"))] == [0]
+    monkeypatch.setattr("medood.scans.raster._MAX_PAGES", 3)
+    assert refusal(tmp_path / "a.tif").status == Status.TOO_LARGE
+
+
+def test_unsigned_words_of_a_tiff_do_not_wrap(tmp_path: Path) -> None:
+    values = np.linspace(0, 4e9, 3000).astype(np.uint32).reshape(50, 60)
+    Image.fromarray(values.view(np.int32)).save(tmp_path / "a.tif")
+    signed, unsigned = (np.array([339, 3, 1, 0, kind, 0], "<u2").tobytes() for kind in (2, 1))
+    (tmp_path / "a.tif").write_bytes((tmp_path / "a.tif").read_bytes().replace(signed, unsigned))
+    scan = only(tmp_path / "a.tif")
+    assert isinstance(scan, Scan)
+    assert (np.diff(scan.pixels.ravel()) >= 0).all()
+
+
+def test_what_a_picture_file_asks_for_and_is_not_done_is_said(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("L", (8, 6), 100).save(tmp_path / "a.jpg", exif=exif)
+    scan = only(tmp_path / "a.jpg")
+    assert isinstance(scan, Scan)
+    assert scan.pixels.shape == (1, 6, 8)
+    assert scan.grayscale.ignored == "EXIF orientation"

@@ -69,3 +69,16 @@ def test_letterbox_keeps_the_aspect_and_squash_does_not(tmp_path: Path) -> None:
     assert squashed.min() == 1
     np.testing.assert_allclose(boxed.mean(), 0.5, atol=0.01)
     assert boxed[0, 0].max() == 0
+
+
+def test_the_limit_cuts_a_file_of_many_frames_and_a_manifest_that_changes_is_read_again(tmp_path: Path) -> None:
+    pages = [Image.new("L", (20, 20), i) for i in range(9)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    assert len(build_cache(tmp_path / "a.tif", tmp_path / "cache", PreprocessConfig(size=16), 16, limit=3).keys) == 3
+    manifest = tmp_path / "list.csv"
+    found = []
+    for patient in ("ann", "bob"):
+        manifest.write_text(f"file,patient_id\na.tif,{patient}\n")
+        found.append(build_cache(manifest, tmp_path / "cache", PreprocessConfig(size=16), 16).patients)
+    assert found[0] != found[1]
+    assert len(set(found[0])) == 1

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import zstandard
+from backports import zstd
 from PIL import Image
 
 from medood.errors import MedoodError
@@ -29,7 +29,7 @@ PACKERS = {
     ".gz": gzip.compress,
     ".xz": lzma.compress,
     ".bz2": bz2.compress,
-    ".zst": zstandard.ZstdCompressor().compress,
+    ".zst": zstd.compress,
 }
 
 
@@ -245,3 +245,64 @@ def test_order_does_not_depend_on_the_file_system(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(name.encode())
     names = [s.path.relative_to(tmp_path).as_posix() for s in find_sources(tmp_path) if isinstance(s, Source)]
     assert names == ["m.png", "z", "a/x", "b/a", "b/y"]
+
+
+@pytest.mark.parametrize("ending", PACKERS)
+@pytest.mark.parametrize("share", [0.31, 0.5, 0.77, 0.95])
+def test_wherever_a_tar_is_cut_its_end_is_a_row(tmp_path: Path, ending: str, share: float) -> None:
+    """tarfile takes a cut or damaged header for the end of the archive, in silence."""
+    members = {f"{i:04d}.png": png(i % 256) + bytes([i % 251]) for i in range(300)}
+    whole = PACKERS[ending](tarred(members))
+    (tmp_path / "a.tar").write_bytes(whole[: int(len(whole) * share)])
+    *_, last = results(tmp_path / "a.tar")
+    assert isinstance(last, Refusal)
+    assert last.status == Status.UNREADABLE
+
+
+@pytest.mark.parametrize("cut", [1536, 1536 + 100, 1536 + 512])
+def test_a_damaged_or_missing_header_of_a_tar_is_a_row(tmp_path: Path, cut: int) -> None:
+    whole = tarred({"a.png": png(1), "b.png": png(2), "c.png": png(3)})
+    damaged = bytearray(whole)
+    damaged[1024 + 150] ^= 0xFF
+    (tmp_path / "a.tar").write_bytes(bytes(damaged))
+    (tmp_path / "b.tar").write_bytes(whole[:cut])
+    assert statuses(tmp_path / "a.tar")[-1] == "unreadable"
+    assert statuses(tmp_path / "b.tar")[-1] == "unreadable"
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_that_lies_about_its_sizes_takes_no_memory(tmp_path: Path, method: int) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        archive.writestr("a.dcm", b"\0" * (200 * 1024**2))
+    content = (tmp_path / "a.zip").read_bytes()
+    stated = (200 * 1024**2).to_bytes(4, "little")
+    (tmp_path / "a.zip").write_bytes(content.replace(stated, (1000).to_bytes(4, "little")))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert statuses(tmp_path / "a.zip") == ["unreadable"]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60 * 1024
+
+
+def test_the_members_of_a_zip_are_counted_before_its_directory_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(zipped(**{f"n{i}": b"" for i in range(70)}))
+    (refusal,) = results(tmp_path / "a.zip", max_members=60)
+    assert isinstance(refusal, Refusal)
+    assert "holds 70 files, the limit is 60" in refusal.reason
+
+
+def test_sparse_files_and_global_headers_of_a_tar(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("s")
+    info.type = tarfile.GNUTYPE_SPARSE
+    (tmp_path / "a.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + b"\xff" * 10240)
+    assert statuses(tmp_path / "a.tar") == ["unreadable"]
+
+
+def test_a_time_in_a_member_name_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(tarred({"2020-01-01T12:30:00.png": png(1), "C:x.png": png(2)}))
+    assert statuses(tmp_path / "a.tar") == ["scan", "unsafe_path"]
+
+
+def test_a_folder_that_cannot_be_looked_into_costs_its_own_files_only(tmp_path: Path) -> None:
+    (tmp_path / ("x" * 200)).mkdir()
+    (tmp_path / "a.png").write_bytes(png(1))
+    (tmp_path / "loop").symlink_to("loop")
+    assert statuses(tmp_path) == ["scan", "unsafe_path"]

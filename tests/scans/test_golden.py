@@ -311,3 +311,170 @@ def test_another_transfer_syntax_than_the_data_never_gives_another_picture(synta
         assert refused.status in (Status.UNREADABLE, Status.UNSUPPORTED_SYNTAX)
     else:
         same(found[0].pixels[0], 1e-6)
+
+
+@pytest.mark.parametrize("syntax", [s for s in LOSSLESS if s != RLELossless], ids=lambda uid: uid.keyword)
+def test_the_samples_of_a_codestream_lie_lowest_whatever_high_bit_says(syntax: UID) -> None:
+    parsed = pydicom.dcmread(io.BytesIO(write(FILM, syntax=syntax, **WINDOW)))
+    parsed.HighBit = 15
+    same(picture(saved(parsed)), 1e-6)
+
+
+def refused(content: bytes, status: Status = Status.UNREADABLE) -> str:
+    with pytest.raises(RefusedError) as error:
+        scans(content)
+    assert error.value.status == status
+    return error.value.reason
+
+
+@pytest.mark.parametrize("high_bit", [16, 20, 31])
+def test_a_high_bit_outside_the_word_is_refused(high_bit: int) -> None:
+    parsed = pydicom.dcmread(io.BytesIO(write(FILM, **WINDOW)))
+    parsed.HighBit = high_bit
+    assert "High Bit" in refused(saved(parsed))
+
+
+def test_colours_outside_their_bits_are_refused() -> None:
+    parsed = pydicom.dcmread(io.BytesIO(write(colours(), 8)))
+    parsed.PixelRepresentation = 1
+    refused(saved(parsed))
+    parsed = pydicom.dcmread(io.BytesIO(write(colours() * 16, 12)))
+    parsed.BitsStored, parsed.HighBit = 8, 7
+    refused(saved(parsed))
+
+
+def test_colours_of_a_codestream_are_over_its_own_bits() -> None:
+    parsed = pydicom.dcmread(io.BytesIO(write(colours(), 8, JPEGLosslessSV1)))
+    parsed.BitsAllocated, parsed.BitsStored, parsed.HighBit = 16, 12, 11
+    np.testing.assert_allclose(picture(saved(parsed)), LUMINANCE, atol=EXACT)
+
+
+RAMP = np.arange(4096) * 16
+
+
+@pytest.mark.parametrize("entries", [100, 4095])
+def test_a_lut_shorter_than_its_descriptor_is_refused(entries: int) -> None:
+    item = lut(RAMP, 0, 16)
+    item[0].LUTData = RAMP[:entries].astype("<u2").tobytes()
+    assert "LUT" in refused(write(FILM, VOILUTSequence=item))
+
+
+@pytest.mark.parametrize("bits", [0, 1, 17, 40])
+def test_a_lut_of_impossible_depth_is_refused(bits: int) -> None:
+    assert "LUT" in refused(write(FILM, VOILUTSequence=lut(RAMP, 0, bits)))
+
+
+@pytest.mark.parametrize("vr", ["OW", "US"])
+def test_a_lut_of_eight_bits_two_entries_a_word(vr: str) -> None:
+    item = lut(RAMP, 0, 8)
+    packed = (np.arange(4096) >> 4).astype(np.uint8)
+    item[0].LUTData = packed.tobytes() if vr == "OW" else packed.view("<u2").tolist()
+    item[0]["LUTData"].VR = vr
+    same(picture(write(FILM, VOILUTSequence=item)))
+    modality = [Dataset()]
+    modality[0].update(item[0])
+    same(picture(write(FILM, ModalityLUTSequence=modality, WindowCenter=128, WindowWidth=256)))
+
+
+def test_the_first_value_of_a_lut_is_signed_where_the_values_are() -> None:
+    table = np.arange(4096) * 16
+    signed = FILM - 2048
+    as_unsigned = 65536 - 2048
+    same(picture(write(signed, 16, ModalityLUTSequence=lut(table, as_unsigned, 16), WindowCenter=32768, WindowWidth=65536)))
+    same(picture(write(signed, 16, VOILUTSequence=lut(table, as_unsigned, 16))))
+    rescaled = {"RescaleSlope": 1, "RescaleIntercept": -2048}
+    same(picture(write(FILM, VOILUTSequence=lut(table, as_unsigned, 16), **rescaled)))
+    # behind a modality LUT values are never negative
+    high = lut(np.arange(4096) + 34000, as_unsigned, 16)
+    same(picture(write(signed, 16, ModalityLUTSequence=high, VOILUTSequence=lut(table, 34000, 16))))
+
+
+def test_a_deflated_bomb_is_refused_early() -> None:
+    import resource
+    import zlib
+
+    small = write(FILM, syntax=NATIVE[3], **WINDOW)
+    start = 144 + int.from_bytes(small[140:144], "little")
+    pack = zlib.compressobj(9, wbits=-15)
+    bomb = small[:start] + pack.compress(bytes(300 * 1024**2)) + pack.flush()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "unpacks to more" in refused(bomb, Status.TOO_LARGE)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
+    refused(small[:-40])
+    (scan,) = scans(small)
+    assert scan.attributes["TransferSyntax"] == "Deflated Explicit VR Little Endian"
+
+
+def test_a_segmented_palette_that_unfolds_without_end_is_refused() -> None:
+    linear = np.array([0, 1, 5] + [1, 65535, 9] * 300, "<u2").tobytes()
+    attributes: dict[str, object] = {"PhotometricInterpretation": "PALETTE COLOR"}
+    for colour in ("Red", "Green", "Blue"):
+        attributes[f"{colour}PaletteColorLookupTableDescriptor"] = [256, 0, 16]
+        attributes[f"Segmented{colour}PaletteColorLookupTableData"] = linear
+    assert "unfolds" in refused(write(FILM >> 4, 8, **attributes))
+
+
+def test_an_enhanced_object_without_a_group_for_each_frame_is_refused() -> None:
+    parsed = pydicom.dcmread(io.BytesIO(several(NATIVE[1])))
+    parsed.PerFrameFunctionalGroupsSequence = [Dataset(), Dataset()]
+    assert "functional groups" in refused(saved(parsed))
+
+
+def test_a_signed_codestream_under_an_unsigned_header_is_refused() -> None:
+    import imagecodecs
+    from pydicom.encaps import encapsulate
+
+    parsed = pydicom.dcmread(io.BytesIO(write(FILM, syntax=LOSSLESS[4], **WINDOW)))
+    signed = imagecodecs.jpeg2k_encode((FILM - 2048).astype(np.int16), codecformat="j2k", reversible=True, bitspersample=12)
+    parsed.PixelData = encapsulate([bytes(signed)])
+    assert "unsigned" in refused(saved(parsed))
+
+
+def test_a_jpeg_2000_frame_without_all_its_tiles_is_refused() -> None:
+    from medood.scans.codestream import describe
+
+    parsed = pydicom.dcmread(io.BytesIO(write(FILM, syntax=LOSSLESS[4], **WINDOW)))
+    data = bytearray(next(iter(pydicom.encaps.generate_frames(parsed.PixelData, number_of_frames=1))))
+    assert describe(bytes(data)).rows == 96
+    place = data.index(b"\xff\x51")
+    for offset, value in ((6, 800), (10, 960)):  # Xsiz and Ysiz, with the tiles as they were
+        data[place + offset : place + offset + 4] = value.to_bytes(4, "big")
+    with pytest.raises(ValueError, match="tiles and hold fewer"):
+        describe(bytes(data))
+
+
+@pytest.mark.parametrize("padding", [b"", b"\0\0", b"    ", b"\xff\xff", b" "])
+def test_padding_behind_an_end_marker(padding: bytes) -> None:
+    from pydicom.encaps import encapsulate
+
+    parsed = pydicom.dcmread(io.BytesIO(write(FILM, syntax=JPEGLosslessSV1, **WINDOW)))
+    data = next(iter(pydicom.encaps.generate_frames(parsed.PixelData, number_of_frames=1))).rstrip(b"\0")
+    parsed.PixelData = encapsulate([data + padding])
+    same(picture(saved(parsed)), 1e-6)
+
+
+def test_padding_of_float_pictures() -> None:
+    parsed = pydicom.dcmread(io.BytesIO(write(FILM)))
+    values = (FILM / 4095).astype("<f4")
+    values[:5] = -99999
+    parsed.FloatPixelData, parsed.FloatPixelPaddingValue = values.tobytes(), -99999
+    parsed.BitsAllocated = 32
+    del parsed.PixelData, parsed.BitsStored, parsed.HighBit, parsed.PixelRepresentation
+    found = picture(saved(parsed))
+    assert found[:5].max() == 0
+    assert found[5:].max() == 1
+    assert 0.2 < found[5:].mean() < 0.9
+
+
+def test_a_class_identifier_that_runs_on_into_the_patient_is_not_shown() -> None:
+    parsed = pydicom.dcmread(io.BytesIO(write(FILM)))
+    parsed.SOPClassUID = parsed.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.88.11"
+    del parsed.PixelData
+    data = bytearray(saved(parsed))
+    place = data.index(b"\x08\x00\x16\x00UI")
+    data[place + 6 : place + 8] = (200).to_bytes(2, "little")
+    try:
+        reason = refused(bytes(data), Status.NOT_AN_IMAGE)
+    except AssertionError:
+        reason = refused(bytes(data))
+    assert "Secret" not in reason

@@ -114,3 +114,38 @@ def test_the_real_manifest_is_a_source(medood_data: Path, tmp_path: Path) -> Non
         row[column] = str(medood_data / row[column])
     (tmp_path / "some.csv").write_text("\n".join([lines[0], *(",".join(row) for row in rows)]))
     assert found(tmp_path / "some.csv") == ["scan"] * len(rows)
+
+
+def test_names_that_no_file_system_takes_cost_their_own_row(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(write(film()))
+    (tmp_path / "loop").symlink_to("loop")
+    assert found(directory(tmp_path / "DICOMDIR", "X" * 300, "LOOP", "A")) == ["unreadable", "unreadable", "scan"]
+    (tmp_path / "list.csv").write_text("file\n" + "x" * 300 + "\na\n")
+    assert found(tmp_path / "list.csv") == ["unreadable", "scan"]
+
+
+@pytest.mark.parametrize("bad", ["x" * 140_000, '"never closed'])
+def test_a_manifest_that_cannot_be_parsed_to_its_end_says_where(tmp_path: Path, bad: str) -> None:
+    (tmp_path / "a").write_bytes(write(film()))
+    (tmp_path / "list.csv").write_text(f"file\na\n{bad}\na\n")
+    *_, last = read_scans(tmp_path / "list.csv")
+    assert isinstance(last, Refusal)
+    assert "beyond line 2" in last.reason
+
+
+def test_a_manifest_holds_the_digest_of_an_archive_too(tmp_path: Path) -> None:
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.dcm", write(film()))
+    (tmp_path / "list.csv").write_text(f"file,patient_id,sha256\na.zip,ann,{'0' * 64}\n")
+    assert found(tmp_path / "list.csv") == ["unreadable"]
+    (tmp_path / "list.csv").write_text("file,patient_id\na.zip,ann\n")
+    (scan,) = read_scans(tmp_path / "list.csv")
+    assert isinstance(scan, Scan)
+    assert scan.patient
+
+
+def test_a_film_that_names_the_class_of_directories_is_a_film(tmp_path: Path) -> None:
+    (tmp_path / "a.dcm").write_bytes(write(film(), StudyDescription="1.2.840.10008.1.3.10"))
+    assert found(tmp_path / "a.dcm") == ["scan"]

@@ -31,6 +31,9 @@ def test_a_monai_pipeline_loads_a_film(tmp_path: Path) -> None:
         medood.LoadScand(keys="image")({"image": tmp_path / "b.txt"})
     with pytest.raises(MedoodError, match="does not exist"):
         medood.LoadScand(keys="image")({"image": tmp_path / "c.txt"})
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MedoodError, match="it is empty"):
+        medood.LoadScand(keys="image")({"image": tmp_path / "empty"})
 
 
 def scan(height: int, width: int, aspect: float) -> Scan:

@@ -113,3 +113,13 @@ def test_a_header_that_describes_more_than_the_file_holds_allocates_nothing(tmp_
     assert isinstance(refusal, Refusal)
     assert refusal.status == Status.UNREADABLE
     assert "it is cut" in refusal.reason
+
+
+@pytest.mark.parametrize(("offset", "value"), [(44, 5), (46, 4), (70, 2), (72, 8)])
+def test_a_header_that_contradicts_its_data_is_refused(offset: int, value: int) -> None:
+    """dim[2], dim[3], datatype and bitpix: each would give sheared or missing slices."""
+    content = bytearray(marked("RAS"))
+    content[offset : offset + 2] = value.to_bytes(2, "little")
+    with pytest.raises(RefusedError) as refused:
+        scans(bytes(content))
+    assert refused.value.status == Status.UNREADABLE
