@@ -19,6 +19,7 @@ from pydicom.uid import (
     JPEGLosslessSV1,
     JPEGLSLossless,
     JPEGLSNearLossless,
+    RLELossless,
 )
 
 from medood.scans.scan import ContradictionError
@@ -105,8 +106,10 @@ def check_codestream(data: bytes, syntax: UID, rows: int, columns: int, samples:
     return found.precision
 
 
-def starts_codestream(fragment: bytes) -> bool:
+def starts_codestream(fragment: bytes, syntax: UID) -> bool:
     """True where an encapsulated fragment begins a picture of its own."""
+    if syntax == RLELossless:  # a header of 64 bytes: the number of segments, and that the first lies behind it
+        return 1 <= int.from_bytes(fragment[:4], "little") <= 15 and fragment[4:8] == b"\x40\0\0\0"
     return fragment[:3] == b"\xff\xd8\xff" or fragment[:4] == _J2K_START
 
 

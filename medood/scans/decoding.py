@@ -22,7 +22,6 @@ from pydicom.uid import (
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
-    RLELossless,
 )
 
 from medood.scans import codecs
@@ -166,7 +165,7 @@ def _decode_encapsulated(dataset: pydicom.Dataset, syntax: UID, wanted: range) -
 def _check_fragments(pixel_data: bytes, syntax: UID, count: int) -> None:
     """Refuse more pictures than Number of Frames names; the rest would vanish unseen."""
     fragments = itertools.islice(generate_fragments(pixel_data), 1, None)  # the first is the basic offset table
-    starts = sum(1 for fragment in fragments if syntax == RLELossless or starts_codestream(fragment))
+    starts = sum(1 for fragment in fragments if starts_codestream(fragment, syntax))
     found = max(starts, len(parse_basic_offsets(pixel_data)))
     if found > count:
         raise ContradictionError(f"they hold {found} frames, the header says {count}")
