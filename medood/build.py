@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,15 @@ from medood.detection.detector import Detector
 from medood.detection.features import Features, embed
 from medood.detection.scores import SCORES
 from medood.distillation.collapse import effective_rank
+from medood.distillation.log import Metrics
 from medood.distillation.network import Network
-from medood.distillation.trainer import Metrics, Trainer
+from medood.distillation.step_views import Pictures
+from medood.distillation.trainer import Trainer
 from medood.errors import MedoodError
 from medood.evidence.gradcam import grad_cam, normal_scale
 from medood.progress import Bar, Progress
 from medood.scans.cache import PictureCache, build_cache
-from medood.schema import RunConfig
+from medood.schema import ReadConfig, RunConfig
 
 #: Calibration scans whose maps fix the scale of the evidence.
 _CAM_SCANS = 256
@@ -43,63 +46,42 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | None 
     Raises:
         MedoodError: the data or the configuration cannot be used, or training collapsed.
     """
-    progress = progress or Progress(quiet=True)
+    alone = os.environ.get("RANK", "0") == "0"  # set by torchrun
+    progress = progress if progress and alone else Progress(quiet=True)
     _check(config)
     out = Path(config.out)
-    cache_folder = Path(config.data.cache or out / "cache")
-
-    def cached(root: str, size: int, what: str) -> PictureCache:
-        def track(items: Iterator[Any], total: int) -> Iterator[Any]:
-            return progress.track(items, total, what)
-
-        limit = config.data.limit or None
-        return build_cache(Path(root), cache_folder, config.preprocess, size, options=config.read, limit=limit, track=track)
-
-    source = cached(config.data.root, config.views.source_size, "decoding for training")
-    inputs = cached(config.data.root, config.preprocess.size, "decoding for the bank")
-    for status, count in sorted(inputs.refused.items()):
-        progress.say(f"left out: {count} {status}")
-    if config.data.calibration_root:
-        held_out = cached(config.data.calibration_root, config.preprocess.size, "decoding for calibration")
-        training = np.arange(len(inputs.keys))
-        calibration_pictures, calibration_keys = held_out.pictures, held_out.keys
-        shared = len(set(held_out.keys) & set(inputs.keys))
-        patients = len((set(held_out.patients) & set(inputs.patients)) - {""})
-        if shared or patients:
-            raise MedoodError(
-                f"data.calibration_root: {shared} of its scans and {patients} of its patients are also in data.root; "
-                "calibration needs other ones."
-            )
-    else:
-        training, held = split_by_patient(inputs, config.data.calibration_fraction, config.train.seed)
-        calibration_pictures = inputs.pictures[held]
-        calibration_keys = [inputs.keys[i] for i in held]
-    progress.say(f"{len(training)} scans to learn from, {len(calibration_keys)} to calibrate with")
-
+    data = training_data(config, progress)
+    inputs, training = data.inputs, data.training
     training_keys = [inputs.keys[i] for i in training]
-    trainer = Trainer(config, _Rows(source.pictures, training), out, fingerprint(training_keys))
+    auxiliary = _auxiliary(config, data.source, progress)
+    trainer = Trainer(config, _Rows(data.source.pictures, training), out, fingerprint(training_keys), auxiliary)
+    config = trainer.config
+    for line in trainer.resolved:
+        progress.say(line)
     progress.say(f"device {trainer.device}, precision {trainer.precision}")
     if resume:
         for path in trainer.resume():
             progress.say(f"{path} is damaged; the checkpoint before it is used")
     last: Metrics = {}
     with progress.bar(trainer.steps, "training") as bar:
-        bar(trainer.next_epoch * trainer.steps_per_epoch, "")
+        bar(trainer.next_step, "")
         network = trainer.fit(lambda step, steps, metrics: _show(bar, last, metrics))
+    if not trainer.fabric.is_global_zero:
+        return out  # the first process alone writes the detector
     network.to("cpu")
 
     bank = embed(network, as_input(inputs.pictures[training]))
     detector = _detector(config, network, bank, training_keys)
-    calibration_inputs = as_input(calibration_pictures)
+    calibration_inputs = as_input(data.calibration)
     detector.calibration = detector.score(embed(network, calibration_inputs)).double().numpy()
     detector.cam_scale = normal_scale(grad_cam(detector, calibration_inputs[:_CAM_SCANS]))
     rank = effective_rank(bank.features)
     detector.facts = {
         "data": {
             "training_scans": len(training),
-            "calibration_scans": len(calibration_keys),
+            "calibration_scans": len(data.calibration_keys),
             "training_sha256": fingerprint(training_keys),
-            "calibration_sha256": fingerprint(calibration_keys),
+            "calibration_sha256": fingerprint(data.calibration_keys),
             "left_out": inputs.refused,
         },
         "training": {name: round(value, 6) for name, value in last.items() if name != "images_per_second"}
@@ -110,6 +92,93 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | None 
     detector.save(out)
     progress.say(f"effective rank of the features: {rank:.1f}; detector: {out}")
     return out
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The pictures of a run.
+
+    Attributes:
+        source: all pictures at the size that views are cut from.
+        inputs: the same pictures at the size of the network's input.
+        training: rows to learn from.
+        calibration: uint8 ``[M, S, S]`` pictures held out, at the size of the network's input.
+        calibration_keys: their keys.
+    """
+
+    source: PictureCache
+    inputs: PictureCache
+    training: npt.NDArray[np.int64]
+    calibration: npt.NDArray[np.uint8]
+    calibration_keys: list[str]
+
+
+def training_data(config: RunConfig, progress: Progress) -> TrainingData:
+    """Decode the pictures of a run, or find them decoded, and part those held out for calibration.
+
+    Raises:
+        MedoodError: there are too few, or calibration scans are among those to learn from.
+    """
+
+    def cached(root: str, size: int, what: str) -> PictureCache:
+        def track(items: Iterator[Any], total: int) -> Iterator[Any]:
+            return progress.track(items, total, what)
+
+        return build_cache(
+            Path(root),
+            _cache_folder(config),
+            config.preprocess,
+            size,
+            options=config.read,
+            limit=config.data.limit or None,
+            track=track,
+        )
+
+    source = cached(config.data.root, config.views.source_size, "decoding for training")
+    inputs = cached(config.data.root, config.preprocess.size, "decoding for the bank")
+    for status, count in sorted(inputs.refused.items()):
+        progress.say(f"left out: {count} {status}")
+    if config.data.calibration_root:
+        held_out = cached(config.data.calibration_root, config.preprocess.size, "decoding for calibration")
+        shared = len(set(held_out.keys) & set(inputs.keys))
+        patients = len((set(held_out.patients) & set(inputs.patients)) - {""})
+        if shared or patients:
+            raise MedoodError(
+                f"data.calibration_root: {shared} of its scans and {patients} of its patients are also in data.root; "
+                "calibration needs other ones."
+            )
+        data = TrainingData(source, inputs, np.arange(len(inputs.keys)), held_out.pictures, held_out.keys)
+    else:
+        training, held = split_by_patient(inputs, config.data.calibration_fraction, config.train.seed)
+        data = TrainingData(source, inputs, training, inputs.pictures[held], [inputs.keys[i] for i in held])
+    progress.say(f"{len(data.training)} scans to learn from, {len(data.calibration_keys)} to calibrate with")
+    return data
+
+
+def _cache_folder(config: RunConfig) -> Path:
+    return Path(config.data.cache or Path(config.out) / "cache")
+
+
+def _auxiliary(config: RunConfig, source: PictureCache, progress: Progress) -> Pictures | None:
+    """The auxiliary pictures at the in-distribution resolution, where the negatives are made of them."""
+    if config.negatives.sources == "in_distribution":
+        return None
+
+    def cached(root: str) -> npt.NDArray[np.uint8]:
+        return build_cache(
+            Path(root),
+            _cache_folder(config),
+            config.preprocess,
+            config.views.source_size,
+            what="negatives.auxiliary",
+            native=source.native,
+            options=ReadConfig(**{**asdict(config.read), "select": ""}),
+            track=lambda items, total: progress.track(items, total, "decoding auxiliary pictures"),
+        ).pictures
+
+    parts = [cached(root) for root in config.negatives.auxiliary]
+    progress.say(f"{sum(len(part) for part in parts)} auxiliary pictures, brought to {source.native} px first")
+    return _Stacked(parts)
 
 
 def split_by_patient(cache: PictureCache, fraction: float, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -179,6 +248,21 @@ def _portable(config: RunConfig) -> dict[str, Any]:
     plain = asdict(config)
     del plain["out"], plain["data"]["root"], plain["data"]["calibration_root"], plain["data"]["cache"]
     return plain
+
+
+class _Stacked:
+    """Several memory-mapped arrays, one behind the other."""
+
+    def __init__(self, parts: list[npt.NDArray[np.uint8]]) -> None:
+        self._parts = parts
+        self._starts = np.cumsum([0, *(len(part) for part in parts)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        which = np.searchsorted(self._starts, index, side="right") - 1
+        return np.stack([self._parts[w][i - self._starts[w]] for w, i in zip(which, index, strict=True)])
 
 
 class _Rows:

@@ -15,7 +15,18 @@ from medood.errors import MedoodError
 from medood.schema import RunConfig
 
 #: Keys whose values are taken as they stand, so that a path needs no quotes of Hydra's grammar.
-_TEXT_KEYS = ("name", "out", "data.root", "data.calibration_root", "data.cache", "read.select", "read.frames")
+_TEXT_KEYS = (
+    "name",
+    "out",
+    "data.root",
+    "data.calibration_root",
+    "data.cache",
+    "read.select",
+    "read.frames",
+    "model.weights",
+)
+#: Keys whose value is a mapping of any names.
+_OPEN_GROUPS = ("model.arguments", "negatives.mixture", "negatives.auxiliary_mixture")
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -104,7 +115,7 @@ def _descriptions(cls: type) -> dict[str, str]:
 def _keys(tree: dict[Any, Any], prefix: str = "") -> Iterator[str]:
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        if isinstance(value, dict) and name not in ("model.arguments", "negatives.mixture"):
+        if isinstance(value, dict) and name not in _OPEN_GROUPS:
             yield from _keys(value, f"{name}.")
         else:
             yield name
@@ -113,7 +124,7 @@ def _keys(tree: dict[Any, Any], prefix: str = "") -> Iterator[str]:
 def _check_key(key: str, where: str) -> None:
     known = [name for name, _, _ in config_keys()]
     groups = {name.split(".")[0] for name in known if "." in name}
-    if key in known or key in groups or key.startswith(("model.arguments.", "negatives.mixture.")):
+    if key in known or key in groups or key.startswith(tuple(f"{name}." for name in _OPEN_GROUPS)):
         return
     nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
     raise MedoodError(f"{where}: the key {key!r} is not known. Did you mean {nearest[0]!r}? See medood train --help.")
@@ -135,12 +146,38 @@ def _check_values(config: RunConfig) -> None:
         (config.preprocess.fit in ("squash", "letterbox"), "preprocess.fit", config.preprocess.fit, "squash, letterbox"),
         (config.preprocess.size >= 16, "preprocess.size", config.preprocess.size, "at least 16"),
         (config.views.global_count >= 2, "views.global_count", config.views.global_count, "at least 2"),
-        (config.train.epochs >= 1, "train.epochs", config.train.epochs, "at least 1"),
-        (config.train.batch_size >= 2, "train.batch_size", config.train.batch_size, "at least 2"),
+        (config.train.epochs >= 0, "train.epochs", config.train.epochs, "at least 1, or 0 to follow the data"),
+        (
+            config.train.batch_size == 0 or config.train.batch_size >= 2,
+            "train.batch_size",
+            config.train.batch_size,
+            "at least 2, or 0 to follow the data",
+        ),
+        (config.train.accumulate >= 1, "train.accumulate", config.train.accumulate, "at least 1"),
         (config.data.limit >= 0, "data.limit", config.data.limit, "at least 0"),
         (config.views.aspect >= 1.0, "views.aspect", config.views.aspect, "at least 1"),
         (config.views.local_count >= 0, "views.local_count", config.views.local_count, "at least 0"),
         (config.negatives.count >= 0, "negatives.count", config.negatives.count, "at least 0"),
+        (
+            config.negatives.sources in ("in_distribution", "auxiliary", "both"),
+            "negatives.sources",
+            config.negatives.sources,
+            "in_distribution, auxiliary, both",
+        ),
+        (
+            config.negatives.sources == "in_distribution" or bool(config.negatives.auxiliary),
+            "negatives.auxiliary",
+            config.negatives.auxiliary,
+            f"folders, because negatives.sources is {config.negatives.sources}",
+        ),
+        (
+            config.negatives.mixture.get("image_as_is", 0) == 0 or config.negatives.sources == "auxiliary",
+            "negatives.mixture",
+            config.negatives.mixture,
+            "no image_as_is: an in-distribution picture as it is is no negative; put it into negatives.auxiliary_mixture",
+        ),
+        (config.train.centering in ("mean", "sinkhorn"), "train.centering", config.train.centering, "mean, sinkhorn"),
+        (config.train.koleo >= 0, "train.koleo", config.train.koleo, "at least 0"),
         (config.train.device in ("auto", "cpu", "cuda"), "train.device", config.train.device, "auto, cpu, cuda"),
         (
             config.train.precision in ("auto", "32-true", "bf16-mixed"),
@@ -167,7 +204,9 @@ def _check_values(config: RunConfig) -> None:
             "above 0 and below 1",
         ),
         (
-            all(weight >= 0 for weight in config.negatives.mixture.values()),
+            all(
+                weight >= 0 for weight in [*config.negatives.mixture.values(), *config.negatives.auxiliary_mixture.values()]
+            ),
             "negatives.mixture",
             config.negatives.mixture,
             "weights of at least 0",
@@ -182,7 +221,9 @@ def _check_values(config: RunConfig) -> None:
     rules.append((_is_range(config.negatives.scale), "negatives.scale", config.negatives.scale, "two numbers in (0, 1]"))
     for name in ("weight_decay", "teacher_temperature", "teacher_momentum"):
         value = getattr(config.train, name)
-        rules.append((len(value) == 2 and min(value) >= 0, f"train.{name}", value, "two numbers of at least 0: first, last"))
+        left_open = not value and name != "weight_decay"
+        holds = left_open or (len(value) == 2 and min(value) >= 0)
+        rules.append((holds, f"train.{name}", value, "two numbers of at least 0: first, last"))
     for holds, key, value, expected in rules:
         if not holds:
             raise MedoodError(f"{key} is {value!r}; expected {expected}.")

@@ -73,7 +73,9 @@ class ModelConfig:
         drop_path: stochastic depth of the student; the teacher has none.
         hidden_dim: width of the head's hidden layers.
         bottleneck_dim: width before the last layer.
-        out_dim: number of prototypes.
+        out_dim: number of prototypes; 0 follows the data.
+        weights: a safetensors file with weights for the backbone to begin with; empty begins at random.
+        pretrained: begin with timm's published weights; needs a network, or the file in timm's cache.
     """
 
     backbone: str = "vit_small_patch16_224"
@@ -81,7 +83,9 @@ class ModelConfig:
     drop_path: float = 0.1
     hidden_dim: int = 2048
     bottleneck_dim: int = 256
-    out_dim: int = 4096
+    out_dim: int = 0
+    weights: str = ""
+    pretrained: bool = False
 
 
 @dataclass
@@ -125,12 +129,18 @@ class NegativesConfig:
 
     Attributes:
         mixture: shifting transformation to its weight; weights need not sum to 1. Empty trains without negatives.
-        count: negative views of a picture.
+        sources: pictures that are shifted: ``in_distribution``, ``auxiliary`` or ``both``; each source weighs the same.
+        auxiliary: folders or archives of auxiliary pictures, which are first brought to the in-distribution resolution.
+        auxiliary_mixture: the mixture for auxiliary pictures, ``image_as_is`` among them; empty is ``mixture``.
+        count: negative views of a picture and source.
         scale: range of their share of the picture's area, before the shifting transformation.
         weight: weight of the negative term of the loss.
     """
 
     mixture: dict[str, float] = field(default_factory=dict)
+    sources: str = "in_distribution"
+    auxiliary: list[str] = field(default_factory=list)
+    auxiliary_mixture: dict[str, float] = field(default_factory=dict)
     count: int = 1
     scale: list[float] = field(default_factory=lambda: [0.6, 1.0])
     weight: float = 1.0
@@ -141,8 +151,9 @@ class TrainConfig:
     """Self-distillation.
 
     Attributes:
-        epochs: passes over the training pictures.
-        batch_size: pictures a step, over all processes.
+        epochs: passes over the training pictures; 0 follows the data.
+        batch_size: pictures a step, over all processes; 0 follows the data.
+        accumulate: parts that a batch goes through the student in, to save memory; the gradient is that of the whole.
         learning_rate: peak, for a batch of 256; scaled by ``batch_size / 256``.
         final_learning_rate: at the end of the cosine.
         warmup: share of the steps over which the learning rate rises from 0.
@@ -150,18 +161,23 @@ class TrainConfig:
         gradient_clip: largest norm of the gradient.
         freeze_last_layer: share of the steps in which the head's last layer stays as it is.
         student_temperature: temperature of the student's softmax.
-        teacher_temperature: first and last value of the teacher's temperature.
+        teacher_temperature: first and last value of the teacher's temperature; empty follows the data, and so does
+            ``center_momentum`` then.
         teacher_cooling: share of the steps over which the teacher cools linearly.
-        teacher_momentum: first and last value of the EMA's cosine.
+        teacher_momentum: first and last value of the EMA's cosine; empty follows the data.
         center_momentum: momentum of the centre of the teacher's outputs.
+        centering: ``mean`` (the paper's) or ``sinkhorn`` (Sinkhorn-Knopp over the batch, 3 rounds).
+        koleo: weight of the KoLeo term that spreads features; 0 leaves it out.
+        compile: ``torch.compile`` the student and the teacher.
         seed: everything random follows from it.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``auto``, ``32-true`` or ``bf16-mixed``.
         threads: CPU threads; 0 leaves torch's choice.
     """
 
-    epochs: int = 100
-    batch_size: int = 128
+    epochs: int = 0
+    batch_size: int = 0
+    accumulate: int = 1
     learning_rate: float = 0.004
     final_learning_rate: float = 1e-6
     warmup: float = 0.06
@@ -169,10 +185,13 @@ class TrainConfig:
     gradient_clip: float = 3.0
     freeze_last_layer: float = 0.002
     student_temperature: float = 0.1
-    teacher_temperature: list[float] = field(default_factory=lambda: [0.04, 0.01])
+    teacher_temperature: list[float] = field(default_factory=list)
     teacher_cooling: float = 0.6
-    teacher_momentum: list[float] = field(default_factory=lambda: [0.996, 1.0])
+    teacher_momentum: list[float] = field(default_factory=list)
     center_momentum: float = 0.9
+    centering: str = "mean"
+    koleo: float = 0.0
+    compile: bool = False
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"

@@ -55,7 +55,11 @@ def test_an_unknown_key_in_the_file_names_the_nearest(tmp_path: Path) -> None:
     ("override", "told"),
     [
         ("train.epochs=many", "many"),
-        ("train.epochs=0", "at least 1"),
+        ("train.epochs=-1", "at least 1"),
+        ("train.centering=median", "mean, sinkhorn"),
+        ("negatives.sources=both", "folders, because negatives.sources is both"),
+        ("negatives.mixture.image_as_is=1", "no image_as_is"),
+        ("train.accumulate=0", "at least 1"),
         ("preprocess.fit=crop", "squash, letterbox"),
         ("views.global_scale=[0.9,0.1]", "views.global_scale"),
         ("views.global_count=1", "at least 2"),

@@ -17,6 +17,34 @@ def bench() -> None:
     """Measure speed on this machine."""
 
 
+@bench_app.command("train")
+def train_command(
+    config: Annotated[Path, typer.Argument(help="A YAML file such as configs/cxr_cpu.yaml; its data are not read.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value ..., as for medood train.")] = None,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of each timing.")] = 3,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Timings of each way; medians are shown.")] = 5,
+    out: Annotated[Path | None, typer.Option("--out", help="A CSV file for the figures.")] = None,
+) -> None:
+    """Pictures a second of the step, of the views and of both, against the plain way of writing the same training."""
+    from medood.config import load_config
+
+    run = load_config(config, overrides or [])
+
+    from medood.distillation.bench import training_speed
+
+    speed = training_speed(run, steps, repeats)
+    print(f"step alone    {speed.step:>8.1f} pictures/s")
+    print(f"views alone   {speed.loader:>8.1f} pictures/s")
+    print(f"both          {speed.both:>8.1f} pictures/s, {100 * speed.wait:.1f} % of it waiting for views")
+    print(f"the plain way {speed.plain:>8.1f} pictures/s; medood {speed.ratio:.2f} times as many")
+    share = f"{100 * speed.flops / speed.matmul:.0f} % of the {speed.matmul / 1e9:.0f} of a matrix product"
+    print(f"network       {speed.flops / 1e9:>8.1f} GFLOP/s, {share}")
+    print(f"batch {speed.batch}, {speed.threads} threads")
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text("".join(f"{field.name},{getattr(speed, field.name):.4g}\n" for field in fields(speed)))
+
+
 @bench_app.command("decode")
 def decode_command(
     path: Annotated[Path, typer.Argument(help="A folder of DICOM files.")],

@@ -1,7 +1,7 @@
 """The ``medood`` command.
 
 Exit codes: 0 done (whatever was flagged); 1 a fault of medood itself; 2 something the user can put right, said in one
-sentence; 3 training collapsed; 130 interrupted.
+sentence; 3 training collapsed; 130 interrupted; 143 asked to end (SIGTERM) in training, which a checkpoint then holds.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from medood.cli.benchmark import benchmark_command
 from medood.cli.demo import demo_command
 from medood.cli.doctor import doctor_command
 from medood.cli.inspect import inspect_command
+from medood.cli.negatives import negatives_command
 from medood.cli.report import report_command
 from medood.cli.screen import screen_command
+from medood.cli.sensitivity import sensitivity_command
 from medood.cli.train import keys_table, train_command
 from medood.errors import MedoodError
 
@@ -30,6 +32,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("train", epilog=keys_table())(train_command)
+app.command("negatives")(negatives_command)
+app.command("sensitivity")(sensitivity_command)
 app.command("screen")(screen_command)
 app.command("inspect")(inspect_command)
 app.command("report")(report_command)
@@ -48,7 +52,7 @@ def main() -> None:
         app()
     except MedoodError as error:
         print(f"medood: {error}", file=sys.stderr)
-        raise SystemExit(3 if type(error).__name__ == "CollapseError" else 2) from None
+        raise SystemExit({"CollapseError": 3, "TerminatedError": 143}.get(type(error).__name__, 2)) from None
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(

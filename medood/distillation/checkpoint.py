@@ -18,13 +18,13 @@ from medood.errors import MedoodError
 KEPT = 2
 
 
-def save_checkpoint(folder: Path, epoch: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> Path:
-    """Write ``epoch-NNNN.safetensors`` atomically and remove all but the newest two.
+def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> Path:
+    """Write ``step-NNNNNNNN.safetensors`` atomically and remove all but the newest two.
 
     Raises:
         MedoodError: the disk is full or the folder cannot be written.
     """
-    target = folder / f"epoch-{epoch:04d}.safetensors"
+    target = folder / f"step-{step:08d}.safetensors"
     partial = target.with_suffix(".part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -35,7 +35,7 @@ def save_checkpoint(folder: Path, epoch: int, tensors: dict[str, Tensor], state:
         with suppress(OSError):
             partial.unlink()
         raise MedoodError(f"The checkpoint {target} cannot be written: {error}. Free some space, then --resume.") from error
-    for old in sorted(folder.glob("epoch-*.safetensors"))[:-KEPT]:
+    for old in sorted(folder.glob("step-*.safetensors"))[:-KEPT]:
         old.unlink()
     return target
 
@@ -47,7 +47,7 @@ def load_newest(folder: Path) -> tuple[tuple[dict[str, Tensor], dict[str, Any]] 
         tensors and state, or none where there is no whole checkpoint; and the damaged files that were passed over.
     """
     damaged: list[Path] = []
-    for path in sorted(folder.glob("epoch-*.safetensors"), reverse=True):
+    for path in sorted(folder.glob("step-*.safetensors"), reverse=True):
         try:
             with safe_open(path, framework="pt") as stream:
                 state = json.loads(stream.metadata()["state"])
@@ -60,7 +60,7 @@ def load_newest(folder: Path) -> tuple[tuple[dict[str, Tensor], dict[str, Any]] 
 
 def remove_checkpoints(folder: Path) -> None:
     """Remove every checkpoint of an earlier run."""
-    for path in folder.glob("epoch-*.safetensors"):
+    for path in folder.glob("step-*.safetensors"):
         path.unlink()
 
 

@@ -13,6 +13,37 @@ def teacher_distribution(outputs: Tensor, center: Tensor, temperature: float) ->
     return torch.softmax((outputs.detach().float() - center) / temperature, dim=-1)
 
 
+@torch.no_grad()
+def sinkhorn_distribution(outputs: Tensor, temperature: float, rounds: int = 3) -> Tensor:
+    """Sinkhorn-Knopp in the place of centre and softmax (SwAV, arXiv 2006.09882): prototypes share the batch evenly.
+
+    Args:
+        outputs: ``[N, K]`` teacher outputs of all global views of all processes.
+        temperature: of the teacher.
+        rounds: how often columns and rows are normalised in turn.
+
+    Returns:
+        ``[N, K]`` float32 distributions; their mean is near uniform.
+    """
+    logarithm = outputs.detach().float() / temperature
+    for _ in range(rounds):
+        logarithm = logarithm - torch.logsumexp(logarithm, dim=0, keepdim=True)
+        logarithm = logarithm - torch.logsumexp(logarithm, dim=1, keepdim=True)
+    return logarithm.exp()
+
+
+def koleo_loss(features: Tensor) -> Tensor:
+    """Kozachenko-Leonenko term (arXiv 1806.03198): minus the mean logarithm of the distance to the nearest other feature.
+
+    Args:
+        features: ``[N, D]``, N at least 2; L2-normalised here.
+    """
+    points = torch.nn.functional.normalize(features.float(), dim=-1)
+    cosines = points @ points.T - 2.0 * torch.eye(len(points), device=points.device)
+    nearest = points[cosines.argmax(dim=1)]
+    return -torch.log(torch.linalg.vector_norm(points - nearest, dim=-1) + 1e-8).mean()
+
+
 def positive_loss(teacher: Tensor, student: Tensor, student_temperature: float) -> Tensor:
     """Mean cross-entropy over all pairs of a teacher view and another student view.
 

@@ -8,6 +8,8 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as functional
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
@@ -75,27 +77,33 @@ class Network(nn.Module):
                 f"model.backbone is {config.backbone!r} with {sorted(config.arguments)}: expected a plain timm name and "
                 f"none of the arguments {', '.join(_REFUSED_ARGUMENTS)}; weights come from training or a detector only."
             )
-        arguments: dict[str, Any] = {"in_chans": 1, "num_classes": 0, "pretrained": False, **config.arguments}
+        arguments: dict[str, Any] = {"in_chans": 1, "num_classes": 0, **config.arguments}
         if drop_path > 0:
             arguments["drop_path_rate"] = drop_path
         try:
             if is_model_in_modules(config.backbone, ("vision_transformer",)):
                 arguments = {"img_size": size, "dynamic_img_size": True, **arguments}
-            self.backbone = timm.create_model(config.backbone, **arguments)
+            self.backbone = timm.create_model(config.backbone, pretrained=False, **arguments)
         except (RuntimeError, TypeError, KeyError, ValueError, AssertionError) as error:
             nearest = ", ".join(timm.list_models(f"*{config.backbone.split('_')[0]}*")[:5])
             raise MedoodError(
                 f"model.backbone: timm cannot build {config.backbone!r} with {config.arguments}: {error}. "
                 f"Names that look alike: {nearest or 'none'}."
             ) from error
-        if getattr(self.backbone, "pos_embed", None) is not None:
+        if config.weights or config.pretrained:
+            load_backbone(self.backbone, config, arguments)
+        elif getattr(self.backbone, "pos_embed", None) is not None:
             with torch.no_grad():
                 self.backbone.pos_embed.mul_(_POSITION_GAIN)
         self.head = Head(int(self.backbone.num_features), config.hidden_dim, config.bottleneck_dim, config.out_dim)
 
-    def forward(self, batches: list[Tensor]) -> list[Tensor]:
-        """Head outputs for batches of views; one batch a size. One call a step, as data-parallel training wants it."""
-        return [self.head(self.features(batch)) for batch in batches]
+    def forward(self, batches: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Features and head outputs for batches of views; one batch a size. One call, as data-parallel training wants it."""
+        pairs = []
+        for batch in batches:
+            features = self.features(batch)
+            pairs.append((features, self.head(features)))
+        return pairs
 
     def features(self, pictures: Tensor) -> Tensor:
         """Backbone features ``[N, D]`` of ``[N, 1, S, S]`` pictures in [0, 1], which are centred and scaled first.
@@ -109,6 +117,36 @@ class Network(nn.Module):
         """Features ``[N, D]``, L2-normalised, and head outputs ``[N, K]`` of ``[N, 1, S, S]`` pictures."""
         features = self.features(pictures)
         return functional.normalize(features, dim=-1), self.head(features)
+
+
+def load_backbone(backbone: nn.Module, config: ModelConfig, arguments: dict[str, Any]) -> None:
+    """Begin with weights from a local safetensors file, or with those that timm publishes.
+
+    Raises:
+        MedoodError: the file does not fit, or there is no network; the message says which file to copy where.
+    """
+    try:
+        if config.weights:
+            tensors = load_file(config.weights)
+            tensors = {
+                name.removeprefix("backbone."): value for name, value in tensors.items() if not name.startswith("head.")
+            }
+            missing, unexpected = backbone.load_state_dict(tensors, strict=False)
+            if missing or unexpected:
+                raise ValueError(f"{len(missing)} weights are missing and {len(unexpected)} fit nowhere")
+            return
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+        raise MedoodError(f"model.weights: {config.weights} does not fit {config.backbone}: {str(error)[:300]}.") from error
+    try:
+        published = timm.create_model(config.backbone, pretrained=True, **arguments)
+    except Exception as error:  # no network shows in many ways
+        where = getattr(timm.models.get_pretrained_cfg(config.backbone), "hf_hub_id", None) or config.backbone
+        raise MedoodError(
+            f"model.pretrained: the weights of {config.backbone} could not be fetched ({type(error).__name__}). On a "
+            f"machine with a network fetch model.safetensors of {where} from timm's hub, copy it here, and set "
+            "model.weights=THAT_FILE model.pretrained=false."
+        ) from error
+    backbone.load_state_dict(published.state_dict())
 
 
 def student_and_teacher(config: ModelConfig, size: int) -> tuple[Network, Network]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import hashlib
+import itertools
 import json
 import math
+import os
+import signal
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +22,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from medood.distillation import loss as losses
+from medood.distillation.auto import resolved
 from medood.distillation.checkpoint import (
     load_module,
     load_newest,
@@ -29,37 +33,19 @@ from medood.distillation.checkpoint import (
     save_checkpoint,
 )
 from medood.distillation.collapse import CollapseError, CollapseWatch, effective_rank
+from medood.distillation.log import Metrics, TrainingLog
 from medood.distillation.network import Network, student_and_teacher, update_teacher
 from medood.distillation.schedules import cosine, linear, warmup_cosine
-from medood.distillation.views import acquire, crop, sample_view, to_device
+from medood.distillation.step_views import Pictures, StepViews, ViewMaker, mix_seed
 from medood.errors import MedoodError
-from medood.negatives.mix import Mixture
 from medood.schema import RunConfig
-
-Metrics = dict[str, float]
-
-
-class Pictures(Protocol):
-    """uint8 ``[N, S, S]`` pictures, read row by row."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """The pictures of some rows."""
-        ...
-
 
 #: Rows of teacher features kept for the effective rank.
 _RANK_ROWS = 2048
 
 
-@dataclass
-class StepViews:
-    """Views of one step: ``[V * B, 1, s, s]`` tensors, view by view."""
-
-    positives: Tensor
-    locals: Tensor | None
-    negatives: Tensor | None
+class TerminatedError(MedoodError):
+    """The run was asked to end (SIGTERM); a checkpoint is saved."""
 
 
 def machine(config: RunConfig) -> tuple[str, str]:
@@ -86,14 +72,21 @@ class Trainer:
         pictures: uint8 ``[N, S, S]`` training pictures, S being ``views.source_size``.
         folder: where checkpoints, ``training.csv`` and TensorBoard events go.
         data_sha256: says which pictures these are; a run is only resumed on the same.
+        auxiliary: uint8 ``[M, S, S]`` pictures to make negatives of, where ``negatives.sources`` asks for them.
+
+    Attributes:
+        config: the run with everything that follows the data resolved; ``resolved`` says what was.
 
     Raises:
         MedoodError: there are too few pictures for a batch of 2, or the configuration does not fit the device.
     """
 
-    def __init__(self, config: RunConfig, pictures: Pictures, folder: Path, data_sha256: str = "") -> None:
+    def __init__(
+        self, config: RunConfig, pictures: Pictures, folder: Path, data_sha256: str = "", auxiliary: Pictures | None = None
+    ) -> None:
         if len(pictures) < 2:
             raise MedoodError(f"Training needs at least 2 pictures, got {len(pictures)}; give data.root more scans.")
+        config, self.resolved = resolved(config, len(pictures))
         self.config = config
         self.pictures = pictures
         self.folder = folder
@@ -101,8 +94,13 @@ class Trainer:
         self.device, self.precision = machine(config)
         if config.train.threads > 0:
             torch.set_num_threads(config.train.threads)
-        devices = "auto" if self.device == "cuda" else 1
-        self.fabric = Fabric(accelerator=self.device, devices=devices, precision=self.precision)  # type: ignore[arg-type]
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))  # set by torchrun
+        self.fabric = Fabric(
+            accelerator=self.device,
+            devices=here or ("auto" if self.device == "cuda" else 1),
+            num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
+            precision=self.precision,  # type: ignore[arg-type]
+        )
         self.fabric.launch()
         batch = min(config.train.batch_size, len(pictures))
         if batch % self.fabric.world_size:
@@ -110,14 +108,21 @@ class Trainer:
         self.batch = batch
         self.steps_per_epoch = len(pictures) // batch
         self.steps = self.steps_per_epoch * config.train.epochs
-        self.mixture = Mixture(config.negatives.mixture) if config.negatives.mixture else None
+        self.views = ViewMaker(
+            config, pictures, auxiliary, self.fabric.device, self.fabric.global_rank, self.fabric.world_size
+        )
         torch.manual_seed(config.train.seed)
         student, self.teacher = student_and_teacher(config.model, config.preprocess.size)
         self.center = torch.zeros(config.model.out_dim, device=self.fabric.device)
         self.teacher.to(self.fabric.device)
+        if config.train.compile:
+            student.backbone.compile()
+            self.teacher.backbone.compile()
         optimizer = torch.optim.AdamW(_parameter_groups(student), lr=1.0)
         self.student, self.optimizer = self.fabric.setup(student, optimizer)
-        self.next_epoch = 0
+        self.next_step = 0
+        self._terminated = False
+        self._order: tuple[int, npt.NDArray[np.int64]] = (-1, np.zeros(0, dtype=np.int64))
         self._watch = CollapseWatch(config.model.out_dim)
         self._recent: list[Tensor] = []
 
@@ -136,7 +141,7 @@ class Trainer:
         load_module("teacher", self.teacher, tensors)
         load_optimizer(self.optimizer, tensors)
         self.center = tensors["center"].to(self.fabric.device)
-        self.next_epoch = int(state["epoch"]) + 1
+        self.next_step = int(state["step"])
         return damaged
 
     def fit(self, on_step: Callable[[int, int, Metrics], None] | None = None) -> Network:
@@ -152,78 +157,108 @@ class Trainer:
             CollapseError: every output is the same, or the loss is not a number.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self.next_epoch == 0:
+        if self.next_step == 0:
             remove_checkpoints(self.folder / "checkpoints")
-        log = _Log(self.folder, self.next_epoch * self.steps_per_epoch) if self.fabric.is_global_zero else None
+        log = TrainingLog(self.folder, self.next_step) if self.fabric.is_global_zero else None
         self.student.train()
         try:
-            for epoch in range(self.next_epoch, self.config.train.epochs):
-                order = np.random.default_rng([self.config.train.seed, 1, epoch]).permutation(len(self.pictures))
-                for index in range(self.steps_per_epoch):
-                    step = epoch * self.steps_per_epoch + index
+            with self._catching_sigterm():
+                for step in range(self.next_step, self.steps):
                     started = time.perf_counter()
-                    rows = order[index * self.batch : (index + 1) * self.batch]
-                    metrics = self._step(step, np.sort(rows[self.fabric.global_rank :: self.fabric.world_size]))
+                    metrics = self.take_step(step, self.rows_of(step))
                     metrics["images_per_second"] = self.batch / (time.perf_counter() - started)
-                    if index == self.steps_per_epoch - 1:
+                    last_of_epoch = (step + 1) % self.steps_per_epoch == 0
+                    if last_of_epoch:
                         metrics["effective_rank"] = effective_rank(torch.cat(self._recent))
                     if log:
                         log.write(step, metrics)
                     if on_step:
                         on_step(step, self.steps, metrics)
-                self._save(epoch)
+                    asked = self._asked_to_end()
+                    if last_of_epoch or asked:
+                        self._save(step + 1)
+                    if asked:
+                        raise TerminatedError(f"Asked to end after step {step + 1} of {self.steps}; go on with --resume.")
         finally:
             if log:
                 log.close()
         return self.teacher
 
-    def _step(self, step: int, rows: npt.NDArray[np.int64]) -> Metrics:
+    def _asked_to_end(self) -> bool:
+        """True where any process was: all end after the same step."""
+        if self.fabric.world_size == 1:
+            return self._terminated
+        return float(self._mean(torch.tensor(float(self._terminated), device=self.fabric.device))) > 0
+
+    def rows_of(self, step: int) -> npt.NDArray[np.int64]:
+        """The pictures of a step: those of all processes, in rising order, so that they lie near each other on disk."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        if self._order[0] != epoch:
+            generator = np.random.default_rng([self.config.train.seed, 1, epoch])
+            self._order = epoch, generator.permutation(len(self.pictures))
+        return np.sort(self._order[1][index * self.batch : (index + 1) * self.batch])
+
+    @contextlib.contextmanager
+    def _catching_sigterm(self) -> Iterator[None]:
+        """Let a step in progress end before the run does; only the main thread may ask for that."""
+
+        def note(*_: object) -> None:
+            self._terminated = True
+
+        try:
+            before = signal.signal(signal.SIGTERM, note)
+        except ValueError:
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def take_step(self, step: int, rows: npt.NDArray[np.int64]) -> Metrics:
+        """One step on the pictures in ``rows``: forward, backward, update of student, teacher and centre."""
         settings = self.config.train
         values = self._scheduled(step)
         for group in self.optimizer.param_groups:
             group["lr"] = values["learning_rate"]
             group["weight_decay"] = values["weight_decay"] if group["decayed"] else 0.0
-        views = self._views(step, rows)
-        torch.manual_seed(_mix_seed(settings.seed, 3, step, self.fabric.global_rank))  # stochastic depth
-        batch, count = len(rows), self.config.views.global_count
+        views = self.views.make(step, rows)
+        torch.manual_seed(mix_seed(settings.seed, 3, step, self.fabric.global_rank))  # stochastic depth
+        batch, count = len(rows) // self.fabric.world_size, self.config.views.global_count
 
         with torch.no_grad(), self.fabric.autocast():
             features = self.teacher.features(views.positives)
             outputs = self.teacher.head(features).float().view(count, batch, -1)
-        teacher = losses.teacher_distribution(outputs, self.center, values["teacher_temperature"])
+        teacher = self._targets(outputs, values["teacher_temperature"])
         self._recent = [*self._recent, features.detach().float()][-max(1, _RANK_ROWS // len(features)) :]
 
-        large = views.positives if views.negatives is None else torch.cat([views.positives, views.negatives])
-        results = self.student([large] if views.locals is None else [large, views.locals])
-        student = results[0][: count * batch].view(count, batch, -1)
-        if views.locals is not None:
-            student = torch.cat([student, results[1].view(-1, batch, student.shape[-1])])
-        positive = losses.positive_loss(teacher, student, settings.student_temperature)
-        total = positive
-        metrics: Metrics = {"loss_positive": float(positive.detach())}
-        if views.negatives is not None:
-            negative = losses.negative_loss(results[0][count * batch :], settings.student_temperature)
-            total = total + self.config.negatives.weight * negative
-            metrics["kl_negatives"] = float(negative.detach())
-        if not math.isfinite(float(total.detach())):
-            raise CollapseError(
-                f"The loss is not a number at step {step}. Lower train.learning_rate or use train.precision=32-true."
-            )
         self.optimizer.zero_grad()
-        self.fabric.backward(total)
+        metrics: Metrics = {}
+        pieces = [slice(start, stop) for start, stop in _pieces(batch, settings.accumulate)]
+        for i, piece in enumerate(pieces):
+            with self.fabric.no_backward_sync(self.student, enabled=self.fabric.world_size > 1 and i < len(pieces) - 1):
+                share = (piece.stop - piece.start) / batch
+                found, total = self._losses(views.part(piece, batch), teacher[:, piece])
+                if not math.isfinite(float(total.detach())):
+                    raise CollapseError(
+                        f"The loss is not a number at step {step}. Lower train.learning_rate or use train.precision=32-true."
+                    )
+                self.fabric.backward(total * share)
+            for name, value in found.items():
+                metrics[name] = metrics.get(name, 0.0) + share * value
         if step < settings.freeze_last_layer * self.steps:
             self.student.module.head.prototypes.weight.grad = None
         norm = self.fabric.clip_gradients(self.student, self.optimizer, max_norm=settings.gradient_clip)
         self.optimizer.step()
         update_teacher(self.teacher, self.student.module, values["teacher_momentum"])
-        mean_output = self.fabric.all_reduce(outputs.mean(dim=(0, 1)), reduce_op="mean")
-        assert isinstance(mean_output, Tensor)
-        self.center = losses.update_center(self.center, mean_output, settings.center_momentum)
+        self.center = losses.update_center(self.center, self._mean(outputs.mean(dim=(0, 1))), settings.center_momentum)
 
-        mean = teacher.mean(dim=(0, 1))
+        mean = self._mean(teacher.mean(dim=(0, 1)))
+        metrics["teacher_entropy"] = float(losses.entropy(teacher).mean())
+        if self.fabric.world_size > 1:
+            averaged = self._mean(torch.tensor(list(metrics.values()), dtype=torch.float64, device=self.fabric.device))
+            metrics = dict(zip(metrics, averaged.tolist(), strict=True))
         metrics |= {
-            "loss": float(total.detach()),
-            "teacher_entropy": float(losses.entropy(teacher).mean()),
             "mean_entropy": float(losses.entropy(mean)),
             "prototypes_in_use": float((mean > 0.1 / len(mean)).sum()),
             "gradient_norm": float(norm) if isinstance(norm, Tensor) else 0.0,
@@ -231,6 +266,45 @@ class Trainer:
         }
         self._watch.update(metrics["teacher_entropy"], metrics["mean_entropy"])
         return metrics
+
+    def _targets(self, outputs: Tensor, temperature: float) -> Tensor:
+        """The teacher's distributions ``[T, B, K]``."""
+        if self.config.train.centering == "mean":
+            return losses.teacher_distribution(outputs, self.center, temperature)
+        every = self.fabric.all_gather(outputs)
+        assert isinstance(every, Tensor)
+        every = every.view(self.fabric.world_size, -1, outputs.shape[-1])
+        shared = losses.sinkhorn_distribution(every.flatten(0, 1), temperature).view_as(every)
+        return shared[self.fabric.global_rank].view_as(outputs)
+
+    def _mean(self, value: Tensor) -> Tensor:
+        """Mean over processes."""
+        mean = self.fabric.all_reduce(value, reduce_op="mean")
+        assert isinstance(mean, Tensor)
+        return mean
+
+    def _losses(self, views: StepViews, teacher: Tensor) -> tuple[Metrics, Tensor]:
+        """What the student loses on some pictures: figures, and their weighted sum with its gradient."""
+        settings, (count, batch, _) = self.config.train, teacher.shape
+        large = views.positives if views.negatives is None else torch.cat([views.positives, views.negatives])
+        pairs = self.student([large] if views.locals is None else [large, views.locals])
+        outputs = pairs[0][1]
+        student = outputs[: count * batch].view(count, batch, -1)
+        if views.locals is not None:
+            student = torch.cat([student, pairs[1][1].view(-1, batch, student.shape[-1])])
+        total = losses.positive_loss(teacher, student, settings.student_temperature)
+        metrics: Metrics = {"loss": 0.0, "loss_positive": float(total.detach())}
+        if views.negatives is not None:
+            negative = losses.negative_loss(outputs[count * batch :], settings.student_temperature)
+            total = total + self.config.negatives.weight * negative
+            metrics["kl_negatives"] = float(negative.detach())
+        if settings.koleo > 0 and batch > 1:
+            each = [losses.koleo_loss(view) for view in pairs[0][0][: count * batch].view(count, batch, -1)]
+            spread = torch.stack(each).mean()
+            total = total + settings.koleo * spread
+            metrics["koleo"] = float(spread.detach())
+        metrics["loss"] = float(total.detach())
+        return metrics, total
 
     def _scheduled(self, step: int) -> Metrics:
         settings = self.config.train
@@ -247,34 +321,7 @@ class Trainer:
             "teacher_temperature": linear(step, round(settings.teacher_cooling * self.steps), *settings.teacher_temperature),
         }
 
-    def _views(self, step: int, rows: npt.NDArray[np.int64]) -> StepViews:
-        generator = torch.Generator().manual_seed(_mix_seed(self.config.train.seed, 2, step, self.fabric.global_rank))
-        config, size, device = self.config.views, self.config.preprocess.size, self.fabric.device
-        source = torch.from_numpy(self.pictures[rows]).to(device).float().div_(255.0)[:, None]
-        positives = self._crops(source, config.global_count, config.global_scale, size, generator)
-        local = None
-        if config.local_count:
-            local = self._crops(source, config.local_count, config.local_scale, config.local_size, generator)
-        negatives = None
-        if self.mixture and self.config.negatives.count:
-            shifted = []
-            for _ in range(self.config.negatives.count):
-                drawn = to_device(sample_view(len(source), self.config.negatives.scale, config, generator), device)
-                plain = crop(source, drawn, size)
-                draw = self.mixture.sample(len(source), size, generator)
-                shifted.append(acquire(self.mixture.apply(plain, draw), drawn))
-            negatives = torch.cat(shifted)
-        return StepViews(positives, local, negatives)
-
-    def _crops(self, source: Tensor, count: int, scale: list[float], side: int, generator: torch.Generator) -> Tensor:
-        views = []
-        for _ in range(count):
-            drawn = sample_view(len(source), scale, self.config.views, generator)
-            drawn = to_device(drawn, source.device)
-            views.append(acquire(crop(source, drawn, side), drawn))
-        return torch.cat(views)
-
-    def _save(self, epoch: int) -> None:
+    def _save(self, step: int) -> None:
         if not self.fabric.is_global_zero:
             return
         tensors = {
@@ -283,37 +330,8 @@ class Trainer:
             **optimizer_tensors(self.optimizer),
             "center": self.center.clone(),
         }
-        state: dict[str, Any] = {"epoch": epoch, "identity": self.identity}
-        save_checkpoint(self.folder / "checkpoints", epoch, tensors, state)
-
-
-class _Log:
-    """``training.csv`` and TensorBoard events; steps that a resumed run takes again are written over."""
-
-    def __init__(self, folder: Path, first_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        path = folder / "training.csv"
-        lines = path.read_text().splitlines(keepends=True) if first_step and path.exists() else []
-        self._begun = [line for i, line in enumerate(lines) if i == 0 or int(line.split(",")[0]) < first_step]
-        self._stream = path.open("w", buffering=1, newline="")
-        self._stream.writelines(self._begun)
-        self._writer: csv.DictWriter[str] | None = None
-        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step or None)
-
-    def write(self, step: int, metrics: Metrics) -> None:
-        columns = ["step", *(name for name in metrics if name != "effective_rank"), "effective_rank"]
-        if self._writer is None:
-            self._writer = csv.DictWriter(self._stream, columns)
-            if not self._begun:
-                self._writer.writeheader()
-        self._writer.writerow({"step": step} | {name: f"{value:.6g}" for name, value in metrics.items()})
-        for name, value in metrics.items():
-            self._events.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        self._stream.close()
-        self._events.close()
+        state: dict[str, Any] = {"step": step, "identity": self.identity}
+        save_checkpoint(self.folder / "checkpoints", step, tensors, state)
 
 
 def _parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
@@ -330,6 +348,7 @@ def _identity(config: RunConfig, data: str) -> str:
     return hashlib.sha256(json.dumps([data, config.preprocess.size, config.preprocess.fit, *parts]).encode()).hexdigest()
 
 
-def _mix_seed(*parts: int) -> int:
-    """One 63-bit seed out of several numbers."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+def _pieces(batch: int, count: int) -> Iterator[tuple[int, int]]:
+    """A batch cut into ``count`` pieces, as even as can be, none empty."""
+    edges = np.linspace(0, batch, min(count, batch) + 1).round().astype(int).tolist()
+    yield from itertools.pairwise(edges)

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from medood.errors import MedoodError
+from medood.negatives.as_is import ImageAsIs
 from medood.negatives.framing import WrongFraming
 from medood.negatives.intensity import Inverted, WrongWindow
 from medood.negatives.mixing import BlendedPatch, JoinedHalves
@@ -32,6 +33,7 @@ SHIFTS: dict[str, Shift] = {
     "joined_halves": JoinedHalves(),
     "blended_patch": BlendedPatch(),
     "opacity": SimulatedOpacity(),
+    "image_as_is": ImageAsIs(),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from medood.scans.scan import Refusal, sha256_of
 from medood.scans.transforms import network_input, preprocessing, to_levels
 from medood.schema import PreprocessConfig, ReadConfig
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,14 @@ class PictureCache:
         keys: the N scan keys (``<sha256>:<frame>``), in the order of the pictures.
         patients: the N patient hashes, empty where unknown.
         refused: how many files gave no picture, by status.
+        native: median of the scans' shorter sides, in pixels.
     """
 
     pictures: npt.NDArray[np.uint8]
     keys: list[str]
     patients: list[str]
     refused: dict[str, int]
+    native: int = 0
 
     @property
     def fingerprint(self) -> str:
@@ -50,6 +53,8 @@ def build_cache(
     config: PreprocessConfig,
     size: int,
     *,
+    what: str = "data.root",
+    native: int = 0,
     options: ReadConfig | None = None,
     limit: int | None = None,
     track: Callable[[Iterator[Any], int], Iterator[Any]] | None = None,
@@ -61,6 +66,8 @@ def build_cache(
         folder: where the cache is kept.
         config: the detector's preprocessing.
         size: side of the cached pictures.
+        what: the key that names ``root``, for messages.
+        native: shrink to this side first, so that auxiliary pictures are no sharper than in-distribution ones; 0 does not.
         options: which frames and objects become scans, and the limits.
         limit: stop after this many pictures.
         track: wraps the loop in a progress bar, given the number of sources.
@@ -71,19 +78,20 @@ def build_cache(
     options = options or ReadConfig()
     check_options(options)
     try:
-        stamp, count = _stamp([_FORMAT, asdict(config), asdict(options), size, limit], root, options)
+        stamp, count = _stamp([_FORMAT, asdict(config), asdict(options), size, limit, native], root, options)
     except FileNotFoundError as error:
-        raise MedoodError(f"data.root: {error}. Give the folder that holds the in-distribution scans.") from error
+        raise MedoodError(f"{what}: {error}. Give a folder that holds scans.") from error
     target = folder / f"{stamp[:16]}.u8"
     if not target.with_suffix(".json").exists():
         found = find_sources(root, options)
-        _decode(track(found, count) if track else found, target, preprocessing(config, size), options, limit)
+        chain = preprocessing(config, size, through=native)
+        _decode(track(found, count) if track else found, target, chain, options, limit)
     index = json.loads(target.with_suffix(".json").read_text())
     if not index["keys"]:
         counts = ", ".join(f"{n} {status}" for status, n in index["refused"].items()) or "no file at all"
-        raise MedoodError(f"data.root: no scan was found in {root} ({counts}). Expected DICOM, PNG, JPEG, TIFF or NIfTI.")
+        raise MedoodError(f"{what}: no scan was found in {root} ({counts}). Expected DICOM, PNG, JPEG, TIFF or NIfTI.")
     pictures = np.memmap(target, dtype=np.uint8, mode="r", shape=(len(index["keys"]), size, size))
-    return PictureCache(pictures, index["keys"], index["patients"], index["refused"])
+    return PictureCache(pictures, index["keys"], index["patients"], index["refused"], index["native"])
 
 
 def _stamp(settings: list[Any], root: Path, options: ReadConfig) -> tuple[str, int]:
@@ -106,9 +114,10 @@ def _decode(found: Iterator[Source | Refusal], target: Path, chain: Any, options
     keys: list[str] = []
     patients: list[str] = []
     refused: dict[str, int] = {}
+    sides: list[int] = []
     seen = Seen()
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(".part")
+    partial = target.with_suffix(f".{os.getpid()}.part")  # several processes may decode the same; each replaces all
     with partial.open("wb") as stream:
         for item in found:
             for result in [item] if isinstance(item, Refusal) else read_source(item, options, seen):
@@ -117,12 +126,14 @@ def _decode(found: Iterator[Source | Refusal], target: Path, chain: Any, options
                 else:
                     stream.write(to_levels(network_input(result, chain)).numpy().tobytes())
                     keys.append(result.identity.key)
+                    sides.append(min(result.pixels.shape[1:]))
                     patients.append(result.patient)
                 if limit is not None and len(keys) >= limit:
                     break
             if limit is not None and len(keys) >= limit:
                 break
     partial.replace(target)
-    index = {"keys": keys, "patients": patients, "refused": refused}
+    native = int(np.median(sides)) if sides else 0
+    index = {"keys": keys, "patients": patients, "refused": refused, "native": native}
     partial.write_text(json.dumps(index))
     partial.replace(target.with_suffix(".json"))

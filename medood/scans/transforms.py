@@ -68,15 +68,19 @@ def square_shape(height: int, width: int, aspect: float) -> tuple[float, float]:
     return height * max(1.0, aspect), width * max(1.0, 1.0 / aspect)
 
 
-def preprocessing(config: PreprocessConfig, size: int | None = None) -> Compose:
+def preprocessing(config: PreprocessConfig, size: int | None = None, through: int = 0) -> Compose:
     """The chain from a ``Scan`` to the network's input ``[1, size, size]`` in [0, 1].
 
     Args:
         config: the detector's preprocessing.
         size: another side than the network's, for the training cache.
+        through: a side to bring the picture to on the way, where that is smaller; 0 for none.
     """
+    size = size or config.size
     fit = Letterbox if config.fit == "letterbox" else ResizeTo
-    return Compose([ScanToTensor(), fit(size or config.size)])
+    if 0 < through < size:
+        return Compose([ScanToTensor(), fit(through), ResizeTo(size)])
+    return Compose([ScanToTensor(), fit(size)])
 
 
 def network_input(scan: Scan, chain: Compose) -> Tensor:

@@ -35,7 +35,18 @@ def test_help_is_fast_and_names_every_command() -> None:
         text = medood("--help").stdout
         times.append(time.perf_counter() - started)
     assert min(times) < 1.0
-    for command in ("train", "screen", "report", "benchmark", "demo"):
+    for command in (
+        "train",
+        "screen",
+        "report",
+        "benchmark",
+        "demo",
+        "inspect",
+        "doctor",
+        "bench",
+        "negatives",
+        "sensitivity",
+    ):
         assert command in text
 
 
@@ -47,7 +58,7 @@ def test_the_demo_starts_before_torch_is_there() -> None:
 
 def test_help_of_train_lists_every_key_with_its_default() -> None:
     text = medood("train", "--help").stdout
-    for line in ("train.batch_size=128", "model.out_dim=4096", "data.root="):
+    for line in ("train.batch_size=0", "model.bottleneck_dim=256", "data.root="):
         assert line in text
 
 
@@ -94,3 +105,33 @@ def test_what_is_not_there_is_told(arguments: tuple[str, ...], tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     assert medood(*arguments, check=2).stderr.startswith("medood: ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_negatives_are_shown_and_training_is_timed(tmp_path: Path) -> None:
+    written = medood(
+        "negatives", ROOT / "configs" / "demo.yaml", "--png", tmp_path / "sheet.png", "--rows", 2
+    ).stdout.strip()
+    assert Path(written).stat().st_size > 10_000
+    text = medood(
+        *("bench", "train", ROOT / "configs" / "demo.yaml", "train.batch_size=8"),
+        *("--steps", 1, "--repeats", 1, "--out", tmp_path / "speed.csv"),
+    ).stdout
+    assert "the plain way" in text
+    assert "ratio," in (tmp_path / "speed.csv").read_text()
+
+
+def test_torchrun_trains_one_detector_with_two_processes(phantom_folder: Path, tmp_path: Path) -> None:
+    given = [str(ROOT / "configs" / "demo.yaml"), f"data.root={phantom_folder}", f"out={tmp_path}", "train.epochs=1"]
+    command = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29612", "-m", "medood", "train"]
+    done = subprocess.run(
+        [sys.executable, *command, *given, "train.batch_size=8"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=os.environ | {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "detector.json").is_file()
+    assert len((tmp_path / "training.csv").read_text().splitlines()) == 1 + 34 // 8
+    assert not list((tmp_path / "cache").glob("*.part"))

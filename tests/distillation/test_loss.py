@@ -90,3 +90,25 @@ def test_center_is_an_ema() -> None:
 
 def test_entropy() -> None:
     torch.testing.assert_close(loss.entropy(torch.tensor([[0.5, 0.5], [1.0, 0.0]])), torch.tensor([math.log(2), 0.0]))
+
+
+def test_sinkhorn_against_a_slow_loop_and_shares_the_prototypes_evenly() -> None:
+    outputs = torch.randn(24, 6, generator=torch.Generator().manual_seed(0))
+    found = loss.sinkhorn_distribution(outputs, 0.1, rounds=3)
+    slow = [[math.exp(float(value) / 0.1) for value in row] for row in outputs]
+    for _ in range(3):
+        columns = [sum(row[k] for row in slow) for k in range(6)]
+        slow = [[value / columns[k] for k, value in enumerate(row)] for row in slow]
+        slow = [[value / sum(row) for value in row] for row in slow]
+    torch.testing.assert_close(found, torch.tensor(slow), rtol=1e-4, atol=1e-6)
+    even = loss.sinkhorn_distribution(outputs, 0.1, rounds=200).mean(dim=0)
+    torch.testing.assert_close(even, torch.full((6,), 1 / 6), atol=1e-3, rtol=0)
+
+
+def test_koleo_against_a_slow_loop_and_falls_as_points_spread() -> None:
+    points = torch.randn(9, 4, generator=torch.Generator().manual_seed(0))
+    unit = points / points.norm(dim=1, keepdim=True)
+    slow = -sum(math.log(min(float((unit[i] - unit[j]).norm()) for j in range(9) if j != i) + 1e-8) for i in range(9)) / 9
+    assert float(loss.koleo_loss(points)) == pytest.approx(slow, rel=1e-4)
+    close = torch.ones(9, 4) + 0.01 * points
+    assert float(loss.koleo_loss(close)) > float(loss.koleo_loss(points))

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from scipy.ndimage import gaussian_filter
 
 from medood.distillation.checkpoint import load_newest, save_checkpoint
@@ -84,8 +87,8 @@ def test_the_teacher_is_an_ema_of_the_student_and_the_head_gives_cosines() -> No
         torch.testing.assert_close(new, old + 0.1)
     assert not any(p.requires_grad for p in teacher.parameters())
     outputs = teacher([torch.rand(2, 1, 32, 32), torch.rand(3, 1, 16, 16)])
-    assert [tuple(o.shape) for o in outputs] == [(2, 12), (3, 12)]
-    assert all(float(o.abs().max()) <= 1 + 1e-5 for o in outputs)
+    assert [tuple(o.shape) for _, o in outputs] == [(2, 12), (3, 12)]
+    assert all(float(o.abs().max()) <= 1 + 1e-5 for _, o in outputs)
 
 
 def test_a_backbone_that_does_not_exist_is_told() -> None:
@@ -129,8 +132,8 @@ def test_collapse_is_caught_within_its_patience(teacher: float, mean: float, way
 def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
     for epoch in (0, 1, 2):
         save_checkpoint(tmp_path, epoch, {"a": torch.full((3,), float(epoch))}, {"epoch": epoch})
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["epoch-0001.safetensors", "epoch-0002.safetensors"]
-    newest = tmp_path / "epoch-0002.safetensors"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000001.safetensors", "step-00000002.safetensors"]
+    newest = tmp_path / "step-00000002.safetensors"
     newest.write_bytes(newest.read_bytes()[:-5])
     loaded, damaged = load_newest(tmp_path)
     assert loaded is not None
@@ -138,7 +141,7 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert state == {"epoch": 1}
     assert damaged == [newest]
     torch.testing.assert_close(tensors["a"], torch.ones(3))
-    (tmp_path / "epoch-0001.safetensors").write_bytes(b"")
+    (tmp_path / "step-00000001.safetensors").write_bytes(b"")
     nothing, damaged = load_newest(tmp_path)
     assert nothing is None
     assert len(damaged) == 2
@@ -148,3 +151,37 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MedoodError, match="cannot be written"):
         save_checkpoint(tmp_path / "file", 0, {"a": torch.ones(1)}, {})
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "convnext_atto", "vit_tiny_patch16_224"])
+def test_any_backbone_of_timm_with_features_takes_one_channel_and_crops_of_two_sizes(backbone: str) -> None:
+    network = Network(ModelConfig(backbone, hidden_dim=16, bottleneck_dim=8, out_dim=12), 64).eval()
+    pairs = network([torch.rand(2, 1, 64, 64), torch.rand(2, 1, 32, 32)])
+    assert [tuple(o.shape) for _, o in pairs] == [(2, 12), (2, 12)]
+    assert pairs[0][0].shape[1] == network.backbone.num_features
+
+
+def test_a_backbone_begins_with_the_weights_of_a_file(tmp_path: Path) -> None:
+    first = Network(VIT, 32)
+    save_file(first.state_dict(), tmp_path / "network.safetensors")  # a detector's file, head and all
+    save_file(first.backbone.state_dict(), tmp_path / "backbone.safetensors")
+    for name in ("network", "backbone"):
+        again = Network(dataclasses.replace(VIT, weights=str(tmp_path / f"{name}.safetensors")), 32)
+        for a, b in zip(first.backbone.parameters(), again.backbone.parameters(), strict=True):
+            assert torch.equal(a, b)
+    with pytest.raises(MedoodError, match=r"model\.weights: .* does not fit resnet18"):
+        Network(ModelConfig("resnet18", weights=str(tmp_path / "backbone.safetensors"), out_dim=12), 32)
+    with pytest.raises(MedoodError, match=r"model\.weights"):
+        Network(dataclasses.replace(VIT, weights=str(tmp_path / "nowhere.safetensors")), 32)
+
+
+def test_published_weights_without_a_network_name_the_file_to_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(name: str, pretrained: bool = False, **_: object) -> object:
+        if pretrained:
+            raise OSError("no network")
+        return built(name, **_)
+
+    built = timm.create_model
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    with pytest.raises(MedoodError, match=r"fetch model.safetensors of .*, copy it here, and set model.weights"):
+        Network(ModelConfig("resnet18", pretrained=True, out_dim=12), 32)

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -7,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from medood.distillation.auto import resolved
 from medood.distillation.collapse import CollapseError
-from medood.distillation.trainer import Metrics, Trainer
+from medood.distillation.log import Metrics
+from medood.distillation.trainer import TerminatedError, Trainer
 from medood.errors import MedoodError
 from medood.schema import RunConfig
-from tests.conftest import tiny_config
+from tests.conftest import ROOT, tiny_config
 
 
 def pictures(count: int = 24) -> np.ndarray:
@@ -36,7 +43,7 @@ def test_resume_equals_no_interruption_bit_for_bit(tmp_path: Path) -> None:
     whole = run(config, tmp_path / "whole")
     run(config, tmp_path / "cut", stop_after=7)  # in the middle of the third epoch of three steps each
     resumed = run(config, tmp_path / "cut", resume=True)
-    assert resumed.next_epoch == 2
+    assert resumed.next_step == 6
     for a, b in zip(whole.teacher.state_dict().values(), resumed.teacher.state_dict().values(), strict=True):
         assert torch.equal(a, b)
     assert torch.equal(whole.center, resumed.center)
@@ -76,6 +83,17 @@ def test_collapse_to_uniform_stops_training(tmp_path: Path) -> None:
         run(config, tmp_path)
 
 
+def test_collapse_to_one_point_stops_training_within_its_patience(tmp_path: Path) -> None:
+    """Pictures that are all the same, and a cold teacher without a centre, have one output."""
+    still = [f"views.{name}=0" for name in ("brightness", "contrast", "gamma", "blur", "rotation")]
+    cold = ["train.teacher_temperature=[0.001,0.001]", "train.center_momentum=0.99", "train.learning_rate=1e-6"]
+    config = tiny_config(tmp_path, tmp_path, "train.epochs=60", *still, *cold)
+    config.negatives.mixture = {}
+    with pytest.raises(CollapseError, match="one point"):
+        Trainer(config, np.full((24, 40, 40), 90, dtype=np.uint8), tmp_path).fit()
+    assert len((tmp_path / "training.csv").read_text().splitlines()) <= 51
+
+
 def test_a_batch_larger_than_the_folder_and_too_few_pictures(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, tmp_path, "train.epochs=1", "train.batch_size=100")
     assert Trainer(config, pictures(), tmp_path).batch == 24
@@ -87,7 +105,7 @@ def test_a_new_run_leaves_no_checkpoint_of_an_old_one(tmp_path: Path) -> None:
     run(tiny_config(tmp_path, tmp_path, "train.epochs=3"), tmp_path)
     run(tiny_config(tmp_path, tmp_path, "train.epochs=3", "train.seed=5"), tmp_path, stop_after=4)
     names = [path.name for path in (tmp_path / "checkpoints").iterdir()]
-    assert names == ["epoch-0000.safetensors"]
+    assert names == ["step-00000003.safetensors"]
 
 
 @pytest.mark.parametrize(
@@ -104,3 +122,166 @@ def test_resuming_on_other_pictures_is_refused(tmp_path: Path) -> None:
     run(config, tmp_path)
     with pytest.raises(MedoodError, match="other pictures"):
         Trainer(config, pictures(), tmp_path, data_sha256="else").resume()
+
+
+ONE_STEP = ("train.epochs=1", "train.batch_size=24", "model.drop_path=0", "views.blur=0")
+
+
+def weights(trainer: Trainer) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in trainer.student.module.parameters()])
+
+
+def test_accumulating_gives_the_gradient_of_the_whole_batch(tmp_path: Path) -> None:
+    whole = run(tiny_config(tmp_path, tmp_path, *ONE_STEP), tmp_path / "whole")
+    parts = run(tiny_config(tmp_path, tmp_path, *ONE_STEP, "train.accumulate=5"), tmp_path / "parts")
+    torch.testing.assert_close(weights(parts), weights(whole), atol=2e-4, rtol=0)
+    logged = [
+        (folder / "training.csv").read_text().splitlines()[1].split(",")
+        for folder in (tmp_path / "whole", tmp_path / "parts")
+    ]
+    for a, b in list(zip(*logged, strict=True))[:5]:
+        assert float(a) == pytest.approx(float(b), rel=1e-4)
+
+
+def test_two_processes_lose_what_one_loses(tmp_path: Path) -> None:
+    """gloo on loopback, the same global batch: losses and centre agree to 1e-5."""
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import sys; from pathlib import Path; from tests.distillation.test_trainer import two_process_run\n"
+        "if __name__ == '__main__': two_process_run(Path(sys.argv[1]))\n"
+    )
+    alone = tmp_path / "one"
+    two_process_run(alone)
+    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = str(ROOT)
+    launch = ["torch.distributed.run", "--nproc-per-node=2", "--master-port=29611"]
+    done = subprocess.run(
+        [sys.executable, "-m", *launch, str(script), str(tmp_path / "two")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
+    assert len(one) == len(two) == 3
+    for first, second in zip(one, two, strict=True):
+        for name in ("loss", "loss_positive", "kl_negatives", "teacher_entropy", "mean_entropy"):
+            assert first[name] == pytest.approx(second[name], abs=1e-5), name
+
+
+def two_process_run(folder: Path) -> None:
+    """Three steps of 24 pictures, in as many processes as the launcher started."""
+    os.environ.setdefault("LOCAL_RANK", "0")
+    config = tiny_config(folder, folder, "train.epochs=3", *ONE_STEP[1:])
+    trainer = Trainer(config, pictures(), folder)
+    assert trainer.fabric.world_size == int(os.environ.get("WORLD_SIZE", "1"))
+    found: list[Metrics] = []
+    trainer.fit(lambda step, steps, metrics: found.append(dict(metrics)))
+    if trainer.fabric.is_global_zero:
+        (folder / "metrics.json").write_text(json.dumps(found))
+
+
+@pytest.mark.parametrize("override", ["train.centering=sinkhorn", "train.koleo=0.1", "train.compile=false"])
+def test_alternatives_train(tmp_path: Path, override: str) -> None:
+    trainer = run(tiny_config(tmp_path, tmp_path, "train.epochs=1", override), tmp_path)
+    header, *lines = (tmp_path / "training.csv").read_text().splitlines()
+    assert len(lines) == trainer.steps
+    assert ("koleo" in header) == ("koleo" in override)
+    assert all(np.isfinite(float(value)) for line in lines for value in line.split(",") if value)
+
+
+def test_being_asked_to_end_saves_a_checkpoint_and_resuming_equals_no_interruption(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, tmp_path, "train.epochs=4")
+    whole = run(config, tmp_path / "whole")
+
+    def on_step(step: int, steps: int, metrics: Metrics) -> None:
+        if step == 4:  # in the middle of the second epoch
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(TerminatedError, match="after step 5 of 12"):
+        Trainer(config, pictures(), tmp_path / "cut").fit(on_step)
+    resumed = Trainer(config, pictures(), tmp_path / "cut")
+    resumed.resume()
+    assert resumed.next_step == 5
+    resumed.fit()
+    assert torch.equal(weights(whole), weights(resumed))
+    assert len((tmp_path / "cut" / "training.csv").read_text().splitlines()) == 13
+
+
+def test_auxiliary_pictures_are_a_source_of_negatives(tmp_path: Path) -> None:
+    others = 255 - pictures(7)
+
+    def with_sources(sources: str, **mixtures: object) -> Trainer:
+        config = tiny_config(tmp_path, tmp_path, "train.epochs=1")
+        config.negatives.sources, config.negatives.auxiliary = sources, ["somewhere"]
+        for name, value in mixtures.items():
+            setattr(config.negatives, name, value)
+        return Trainer(config, pictures(), tmp_path / sources, auxiliary=others)
+
+    as_is = {"auxiliary_mixture": {"image_as_is": 1.0}}
+    rows = np.arange(8)
+    auxiliary = with_sources("auxiliary", **as_is).views.make(0, rows).negatives
+    both = with_sources("both", **as_is).views.make(0, rows).negatives
+    alone = with_sources("in_distribution").views.make(0, rows).negatives
+    assert auxiliary is not None and both is not None and alone is not None
+    assert len(auxiliary) == len(alone) == 8
+    assert len(both) == 16
+    torch.testing.assert_close(both[:8], alone)
+    with_sources("both", **as_is).fit()
+    with pytest.raises(MedoodError, match="no picture in it"):
+        config = tiny_config(tmp_path, tmp_path)
+        config.negatives.sources = "both"
+        Trainer(config, pictures(), tmp_path, auxiliary=pictures(0))
+
+
+def test_a_run_left_open_follows_the_data(tmp_path: Path) -> None:
+    config = RunConfig()
+    small, lines = resolved(config, 3000)
+    large, _ = resolved(config, 200_000)
+    assert config.train.epochs == 0
+    assert small.model.out_dim < large.model.out_dim
+    assert small.train.epochs > large.train.epochs
+    assert small.train.teacher_temperature[0] < large.train.teacher_temperature[0]
+    assert "train.batch_size = 88 for 3,000 pictures" in lines
+    chosen = tiny_config(tmp_path, tmp_path)
+    assert resolved(chosen, 3000) == (chosen, [])
+
+
+@pytest.mark.parametrize("kind", ["equal", "nan", "three"])
+def test_odd_pictures_have_a_defined_end(tmp_path: Path, kind: str) -> None:
+    """Pictures that are all the same, that are three, or a network that has lost its numbers: a sentence, or a network."""
+    config = tiny_config(tmp_path, tmp_path, "train.epochs=30", "train.learning_rate=0.01")
+    given = pictures(3) if kind == "three" else np.full((24, 40, 40), 90, dtype=np.uint8)
+    trainer = Trainer(config, given, tmp_path)
+    if kind == "nan":
+        next(trainer.student.module.parameters()).data.fill_(float("nan"))
+    try:
+        trainer.fit()
+    except CollapseError as error:
+        assert kind != "three"
+        assert "not a number" in str(error) if kind == "nan" else "collapsed" in str(error)
+
+
+def test_a_full_disk_ends_in_a_sentence_and_leaves_the_checkpoint_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medood.distillation import checkpoint
+
+    saved, write = [0], checkpoint.save_file
+
+    def until_full(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+        saved[0] += 1
+        if saved[0] == 2:
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        write(tensors, path, metadata=metadata)
+
+    monkeypatch.setattr(checkpoint, "save_file", until_full)
+    config = tiny_config(tmp_path, tmp_path, "train.epochs=3")
+    with pytest.raises(MedoodError, match=r"cannot be written.*Free some space, then --resume"):
+        run(config, tmp_path)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000003.safetensors"]
+    monkeypatch.undo()
+    assert run(config, tmp_path, resume=True).next_step == 3

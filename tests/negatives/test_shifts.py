@@ -1,15 +1,26 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GroupKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from medood.distillation.views import crop, sample_view
 from medood.errors import MedoodError
 from medood.negatives.mix import SHIFTS, Mixture
 from medood.negatives.permutation import permutations
+from medood.negatives.sheet import contact_sheet
 from medood.negatives.shift import partners
+from medood.phantom.chest import frontal_chest
+from medood.schema import ViewsConfig
 
 
 def pictures(count: int = 12, side: int = 32) -> Tensor:
@@ -31,7 +42,8 @@ def test_a_shift_can_be_replayed_stays_in_range_and_changes_every_picture(name: 
     assert float(first.min()) >= 0
     assert float(first.max()) <= 1 + 1e-6
     assert torch.isfinite(first).all()
-    assert ((first - batch).abs().flatten(1).max(dim=1).values > 1e-3).all()
+    changed = (first - batch).abs().flatten(1).max(dim=1).values > 1e-3
+    assert changed.all() != (name == "image_as_is")
 
 
 @pytest.mark.parametrize("name", ["rot", "mirror", "upside_down", "perm4", "perm16", "pixel_perm"])
@@ -120,3 +132,61 @@ def test_unknown_names_and_empty_weights_are_told() -> None:
         Mixture({"miror": 1.0})
     with pytest.raises(MedoodError, match="no weight"):
         Mixture({"mirror": 0.0})
+
+
+def probed(features: Tensor, count: int) -> float:
+    """Cross-validated AUROC of a linear probe between originals (first half) and negatives."""
+    labels = np.r_[np.zeros(count), np.ones(count)]
+    groups = np.r_[np.arange(count), np.arange(count)]  # a picture and its negative are never on two sides
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
+    scores = cross_val_predict(model, features.numpy(), labels, groups=groups, cv=GroupKFold(5), method="decision_function")
+    return float(roc_auc_score(labels, scores))
+
+
+def histogram(batch: Tensor) -> Tensor:
+    return torch.stack([torch.histc(picture, 16, 0, 1) for picture in batch]) / batch.shape[-1] ** 2
+
+
+def border(batch: Tensor) -> Tensor:
+    """Grey values along the rim, in rising order."""
+    ring = torch.cat([batch[..., 0, :], batch[..., -1, :], batch[..., :, 0], batch[..., :, -1]], dim=-1).flatten(1)
+    return ring.sort(dim=1).values[:, ::16]
+
+
+def chests(count: int) -> tuple[Tensor, Tensor]:
+    """Two different crops of the same made-up chests."""
+    films = torch.stack([torch.from_numpy(frontal_chest(i, 64).picture).float()[None] for i in range(count)])
+    views = ViewsConfig(rotation=0, blur=0, brightness=0, contrast=0, gamma=0)
+    first, second = (sample_view(count, [0.3, 0.6], views, torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    return crop(films, first, 64).clamp(0, 1), crop(films, second, 64).clamp(0, 1)
+
+
+def textures(count: int) -> tuple[Tensor, Tensor]:
+    """Pictures in which no place differs from another, so that only what a shift leaves behind could give it away."""
+    noise = np.random.default_rng(0).normal(size=(2 * count, 64, 64))
+    smooth = gaussian_filter(noise, (0, 2, 2), mode="wrap")
+    grey = torch.from_numpy((0.5 + smooth / smooth.std() / 8).clip(0, 1)).float()[:, None]
+    return grey[:count], grey[count:]
+
+
+@pytest.mark.parametrize("name", ["rot", "mirror", "perm4", "perm16"])
+def test_no_low_level_statistic_gives_a_negative_away(name: str) -> None:
+    """A linear probe on grey histograms and on the border cannot tell negatives from originals.
+
+    Of chests the border is left out for permutations: they bring the inside of a film to its rim, which is their meaning.
+    Their seams are edges that any network can find; no permutation is without them.
+    """
+    tried = [(histogram, chests(150)), (histogram, textures(150)), (border, textures(150))]
+    if not name.startswith("perm"):
+        tried.append((border, chests(150)))
+    for what, (first, second) in tried:
+        features = torch.cat([what(first), what(shifted(name, 7, second))])
+        assert probed(features, len(first)) < 0.6, what.__name__
+
+
+def test_a_contact_sheet_has_a_row_a_picture_and_a_column_a_shift() -> None:
+    sheet = contact_sheet(pictures(3, 96), {"rot": 1.0, "mirror": 2.0, "perm4": 0.0}, seed=0)
+    assert sheet.size == (3 * 100 - 4, 3 * 100 - 4 + 16)
+    cells = np.asarray(sheet, dtype=float)
+    first, mirrored = cells[16:112, 0:96], cells[16:112, 200:296]
+    np.testing.assert_allclose(first, mirrored[:, ::-1], atol=1)

@@ -1,0 +1,53 @@
+"""``medood negatives``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+from medood.config import load_config
+
+
+def negatives_command(
+    config: Annotated[Path, typer.Argument(help="A YAML file such as configs/cxr.yaml.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value ..., as for medood train.")] = None,
+    png: Annotated[Path, typer.Option("--png", help="The contact sheet.")] = Path("runs/negatives.png"),
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Pictures shown.")] = 4,
+) -> None:
+    """Show pictures beside the negatives that a configuration makes of them; made-up chests where data.root is not set."""
+    run = load_config(config, overrides or [])
+
+    from medood.errors import MedoodError
+    from medood.negatives.sheet import contact_sheet, save_sheet
+
+    if not run.negatives.mixture:
+        raise MedoodError("negatives.mixture is empty; there is nothing to show.")
+    print(save_sheet(contact_sheet(_pictures(run.data.root, run.preprocess.size, rows), run.negatives.mixture, 0), png))
+
+
+def _pictures(root: str, size: int, rows: int) -> Tensor:
+    import torch
+
+    from medood.phantom.chest import frontal_chest
+    from medood.scans.read import read_scans
+    from medood.scans.scan import Scan
+    from medood.scans.transforms import network_input, preprocessing
+    from medood.schema import PreprocessConfig
+
+    chain = preprocessing(PreprocessConfig(max(size, 96)))
+    found: list[Tensor] = []
+    if root:
+        for result in read_scans(root):
+            if isinstance(result, Scan):
+                found.append(network_input(result, chain))
+            if len(found) == rows:
+                break
+    else:
+        side = max(size, 96)
+        found = [torch.from_numpy(frontal_chest(seed, side).picture).float()[None] for seed in range(rows)]
+    return torch.stack(found)

@@ -1,0 +1,61 @@
+"""From odd folders to a detector, or to a sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medood.build import train
+from medood.detection.detector import Detector
+from medood.errors import MedoodError
+from tests.conftest import tiny_config
+
+
+def picture(side: tuple[int, int], seed: int, mode: str = "L") -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (8, 8), dtype=np.uint8)
+    return Image.fromarray(noise).resize(side, Image.Resampling.BICUBIC).convert(mode)
+
+
+def test_three_pictures_are_too_few(tmp_path: Path) -> None:
+    for i in range(3):
+        picture((40, 40), i).save(tmp_path / f"{i}.png")
+    with pytest.raises(MedoodError, match="3 scans of 3 patients; too few"):
+        train(tiny_config(tmp_path, tmp_path / "out"))
+
+
+def test_sizes_and_colours_mixed_train(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    for i in range(12):
+        picture((40 + i, 60), i, "RGB" if i % 2 else "L").save(root / f"{i}.png")
+    picture((16, 16), 20).save(root / "small.png")
+    picture((6000, 4000), 21).save(root / "large.png")
+    (root / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and nothing more")
+    detector = Detector.load(train(tiny_config(root, tmp_path / "out", "train.epochs=1")))
+    assert len(detector.bank) + len(detector.calibration) == 14
+    assert detector.facts["data"]["left_out"] == {"unreadable": 1}
+
+
+def test_what_was_left_open_is_saved_as_numbers(phantom_folder: Path, tmp_path: Path) -> None:
+    out = train(tiny_config(phantom_folder, tmp_path / "out", "train.batch_size=0", "train.epochs=2", "model.out_dim=0"))
+    saved = Detector.load(out)
+    assert saved.facts["config"]["train"]["batch_size"] == 6
+    assert saved.model.out_dim == 512
+
+
+def test_auxiliary_pictures_are_brought_to_the_in_distribution_resolution(phantom_folder: Path, tmp_path: Path) -> None:
+    others = tmp_path / "others"
+    others.mkdir()
+    for i in range(4):
+        picture((300, 300), i, "RGB").save(others / f"{i}.png")
+    config = tiny_config(phantom_folder, tmp_path / "out", "train.epochs=1")
+    config.negatives.sources, config.negatives.auxiliary = "both", [str(others)]
+    config.negatives.auxiliary_mixture = {"image_as_is": 1.0}
+    assert (train(config) / "detector.json").exists()
+    (tmp_path / "empty").mkdir()
+    config.negatives.auxiliary, config.out = [str(tmp_path / "empty")], str(tmp_path / "again")
+    with pytest.raises(MedoodError, match=r"negatives\.auxiliary: no scan was found"):
+        train(config)
