@@ -24,6 +24,7 @@ def train_command(
     steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of each timing.")] = 3,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Timings of each way; medians are shown.")] = 5,
     out: Annotated[Path | None, typer.Option("--out", help="A CSV file for the figures.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Draw no progress bar.")] = False,
 ) -> None:
     """Pictures a second of the step, of the views and of both, against the plain way of writing the same training."""
     from medood.config import load_config
@@ -31,8 +32,9 @@ def train_command(
     run = load_config(config, overrides or [])
 
     from medood.distillation.bench import training_speed
+    from medood.progress import Progress
 
-    speed = training_speed(run, steps, repeats)
+    speed = training_speed(run, steps, repeats, Progress(quiet=quiet))
     print(f"step alone    {speed.step:>8.1f} pictures/s")
     print(f"views alone   {speed.loader:>8.1f} pictures/s")
     print(f"both          {speed.both:>8.1f} pictures/s, {100 * speed.wait:.1f} % of it waiting for views")

@@ -22,6 +22,7 @@ from torchvision import transforms
 
 from medood.distillation.network import student_and_teacher, update_teacher
 from medood.distillation.trainer import Trainer
+from medood.progress import Progress
 from medood.schema import RunConfig
 
 #: Pictures that the steps go through; made up, since only their number and size matter to the clock.
@@ -57,14 +58,16 @@ class TrainingSpeed:
     batch: int
 
 
-def training_speed(config: RunConfig, steps: int = 3, repeats: int = 5) -> TrainingSpeed:
+def training_speed(config: RunConfig, steps: int = 3, repeats: int = 5, progress: Progress | None = None) -> TrainingSpeed:
     """Measure a configuration.
 
     Args:
         config: the run; its data are not read.
         steps: of each timing.
         repeats: timings of each way.
+        progress: where to draw; none is quiet.
     """
+    progress = progress or Progress(quiet=True)
     config = copy.deepcopy(config)
     config.train.epochs = max(config.train.epochs, 100)
     pictures = np.random.default_rng(0).integers(0, 256, (_PICTURES, *(config.views.source_size,) * 2), dtype=np.uint8)
@@ -73,7 +76,10 @@ def training_speed(config: RunConfig, steps: int = 3, repeats: int = 5) -> Train
         ours, loader = _seconds_of(trainer)
         plain = _Plain(trainer.config, pictures, trainer.fabric.device)
         ways = (ours, loader, plain.step)
-        times = [tuple(_timed(way, steps) for way in ways) for _ in range(repeats + 1)]
+        times = [
+            tuple(_timed(way, steps) for way in ways)
+            for _ in progress.track(iter(range(repeats + 1)), repeats + 1, "timing")
+        ]
         plain.close()
         with FlopCounterMode(display=False) as counter:
             ours()
@@ -128,6 +134,8 @@ def _timed(work: Callable[[], object], count: int) -> float:
     started = time.perf_counter()
     for _ in range(count):
         work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return (time.perf_counter() - started) / count
 
 
