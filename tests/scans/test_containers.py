@@ -127,14 +127,12 @@ def test_links_devices_and_names_that_lead_out_of_a_tar_are_rows(tmp_path: Path)
 def test_odd_member_names_are_kept_and_stop_nothing(tmp_path: Path) -> None:
     names = ["new\nline.png", "tab\t.png", "ünï.png", "漢字.png", "x" * 300 + ".png"]
     (tmp_path / "a.tar").write_bytes(tarred({name: png(i) for i, name in enumerate(names)}))
-    content = bytearray((tmp_path / "a.tar").read_bytes())
     assert [r.identity.member for r in results(tmp_path / "a.tar")] == names
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("n\x01ame.png", png(1))
     raw = (tmp_path / "a.zip").read_bytes().replace(b"n\x01ame", b"n\xff\xfeme")  # not UTF-8
     (tmp_path / "a.zip").write_bytes(raw)
     assert statuses(tmp_path / "a.zip") == ["scan"]
-    assert content
 
 
 @pytest.mark.parametrize("ending", [".gz", ".xz", ".bz2", ".zst"])
