@@ -102,6 +102,7 @@ class TrainingData:
         source: all pictures at the size that views are cut from.
         inputs: the same pictures at the size of the network's input.
         training: rows to learn from.
+        development: rows of ``inputs`` held out to choose and scale the score.
         calibration: uint8 ``[M, S, S]`` pictures held out, at the size of the network's input.
         calibration_keys: their keys.
     """
@@ -109,6 +110,7 @@ class TrainingData:
     source: PictureCache
     inputs: PictureCache
     training: npt.NDArray[np.int64]
+    development: npt.NDArray[np.int64]
     calibration: npt.NDArray[np.uint8]
     calibration_keys: list[str]
 
@@ -147,12 +149,16 @@ def training_data(config: RunConfig, progress: Progress) -> TrainingData:
                 f"data.calibration_root: {shared} of its scans and {patients} of its patients are also in data.root; "
                 "calibration needs other ones."
             )
-        data = TrainingData(source, inputs, np.arange(len(inputs.keys)), held_out.pictures, held_out.keys)
+        rest = np.arange(len(inputs.keys))
+        pictures, keys = held_out.pictures, held_out.keys
     else:
-        training, held = split_by_patient(inputs, config.data.calibration_fraction, config.train.seed)
-        data = TrainingData(source, inputs, training, inputs.pictures[held], [inputs.keys[i] for i in held])
-    progress.say(f"{len(data.training)} scans to learn from, {len(data.calibration_keys)} to calibrate with")
-    return data
+        rest, held = split_by_patient(inputs, config.data.calibration_fraction, config.train.seed)
+        pictures, keys = inputs.pictures[held], [inputs.keys[i] for i in held]
+    training, development = split_by_patient(inputs, config.data.development_fraction, config.train.seed, rest)
+    progress.say(
+        f"{len(training)} scans to learn from, {len(development)} to choose the score with, {len(keys)} to calibrate with"
+    )
+    return TrainingData(source, inputs, training, development, pictures, keys)
 
 
 def _cache_folder(config: RunConfig) -> Path:
@@ -181,22 +187,26 @@ def _auxiliary(config: RunConfig, source: PictureCache, progress: Progress) -> P
     return _Stacked(parts)
 
 
-def split_by_patient(cache: PictureCache, fraction: float, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Rows to train on and rows held out, no patient in both; a scan without PatientID stands for itself.
+def split_by_patient(
+    cache: PictureCache, fraction: float, seed: int, within: npt.NDArray[np.int64] | None = None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Rows to keep and rows held out, no patient in both; a scan without PatientID stands for itself.
 
     The draw depends on the patients (or contents) and the seed only, not on file names or their order.
 
     Raises:
         MedoodError: fewer than 2 scans would be left on a side.
     """
-    groups = [patient or key for patient, key in zip(cache.patients, cache.keys, strict=True)]
+    rows = np.arange(len(cache.keys)) if within is None else within
+    groups = [cache.patients[i] or cache.keys[i] for i in rows]
     order = sorted(set(groups), key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).digest())
-    held_groups = set(order[: max(1, round(fraction * len(order)))])
-    held = np.array([i for i, group in enumerate(groups) if group in held_groups], dtype=np.int64)
-    kept = np.array([i for i, group in enumerate(groups) if group not in held_groups], dtype=np.int64)
+    held_groups = set(order[: max(2, round(fraction * len(order)))])
+    held = np.array([i for i, group in zip(rows, groups, strict=True) if group in held_groups], dtype=np.int64)
+    kept = np.array([i for i, group in zip(rows, groups, strict=True) if group not in held_groups], dtype=np.int64)
     if len(kept) < 2 or len(held) < 2:
         raise MedoodError(
-            f"data.root holds {len(groups)} scans of {len(order)} patients; too few to train on and to calibrate with. "
+            f"data.root holds {len(cache.keys)} scans of {len(set(cache.patients) - {''}) or len(cache.keys)} patients; too "
+            "few to train on, to choose the score with and to calibrate with. "
             "Give more scans."
         )
     return kept, held

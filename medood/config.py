@@ -198,12 +198,6 @@ def _check_values(config: RunConfig) -> None:
             "a multiple of 4, for the permutations of negatives.mixture",
         ),
         (
-            0.0 < config.data.calibration_fraction < 1.0,
-            "data.calibration_fraction",
-            config.data.calibration_fraction,
-            "above 0 and below 1",
-        ),
-        (
             all(
                 weight >= 0 for weight in [*config.negatives.mixture.values(), *config.negatives.auxiliary_mixture.values()]
             ),
@@ -212,6 +206,9 @@ def _check_values(config: RunConfig) -> None:
             "weights of at least 0",
         ),
     ]
+    for name in ("calibration_fraction", "development_fraction"):
+        value = getattr(config.data, name)
+        rules.append((0.0 < value < 1.0, f"data.{name}", value, "above 0 and below 1"))
     for name in ("learning_rate", "student_temperature", "gradient_clip"):
         value = getattr(config.train, name)
         rules.append((0.0 < value < math.inf, f"train.{name}", value, "a number above 0"))

@@ -52,6 +52,7 @@ class DataConfig:
         root: folder, zip or file of in-distribution scans.
         calibration_root: scans for calibration; empty holds out ``calibration_fraction`` of ``root``.
         calibration_fraction: share of ``root`` held out for calibration, split by patient where PatientID is known.
+        development_fraction: share of the rest held out to choose and scale the score, split likewise.
         limit: use at most this many scans; 0 is all.
         cache: folder for decoded pictures; empty is ``OUT/cache``.
     """
@@ -59,6 +60,7 @@ class DataConfig:
     root: str = ""
     calibration_root: str = ""
     calibration_fraction: float = 0.15
+    development_fraction: float = 0.05
     limit: int = 0
     cache: str = ""
 
