@@ -14,9 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from medood.detection.choice import Reactions, choose, reactions, reduce_bank, rows_at, separations
 from medood.detection.detector import Detector
 from medood.detection.features import Features, embed
-from medood.detection.scores import SCORES
+from medood.detection.reference import TRAINING, Calibration, empty, fingerprint
+from medood.detection.scores import SCORES, fit_all
 from medood.distillation.collapse import effective_rank
 from medood.distillation.log import Metrics
 from medood.distillation.network import Network
@@ -71,14 +73,18 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | None 
     network.to("cpu")
 
     bank = embed(network, as_input(inputs.pictures[training]))
-    detector = _detector(config, network, bank, training_keys)
-    calibration_inputs = as_input(data.calibration)
-    detector.calibration = detector.score(embed(network, calibration_inputs)).double().numpy()
-    detector.cam_scale = normal_scale(grad_cam(detector, calibration_inputs[:_CAM_SCANS]))
     rank = effective_rank(bank.features)
+    detector, table = _detector(config, network, bank, data, progress)
+    calibration_inputs = as_input(data.calibration)
+    rows = embed(network, calibration_inputs)
+    detector.calibration = Calibration(
+        TRAINING, detector.raw_scores(rows), rows.features, fingerprint(data.calibration_keys)
+    )
+    detector.cam_scale = normal_scale(grad_cam(detector, calibration_inputs[:_CAM_SCANS]))
     detector.facts = {
         "data": {
             "training_scans": len(training),
+            "development_scans": len(data.development),
             "calibration_scans": len(data.calibration_keys),
             "training_sha256": fingerprint(training_keys),
             "calibration_sha256": fingerprint(data.calibration_keys),
@@ -87,6 +93,9 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | None 
         "training": {name: round(value, 6) for name, value in last.items() if name != "images_per_second"}
         | {"feature_effective_rank": round(rank, 2), "steps": trainer.steps}
         | {"device": trainer.device, "precision": trainer.precision},
+        "score_choice": {
+            name: {shift: round(value, 4) for shift, value in values.items()} for name, values in table.items()
+        },
         "config": _portable(config),
     }
     detector.save(out)
@@ -217,31 +226,51 @@ def as_input(pictures: npt.NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pictures)).float().div_(255.0)[:, None]
 
 
-def fingerprint(keys: list[str]) -> str:
-    """SHA-256 over the sorted scan keys: equal for equal scans, whatever their names."""
-    return hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()
-
-
-def _detector(config: RunConfig, network: Network, bank: Features, keys: list[str]) -> Detector:
-    fitted = SCORES[config.detector.score].fit(bank)
+def _detector(
+    config: RunConfig, network: Network, bank: Features, data: TrainingData, progress: Progress
+) -> tuple[Detector, Reactions]:
+    """A detector without a calibration, and what its score was chosen by."""
+    keys = [data.inputs.keys[i] for i in data.training]
     digests = np.stack([np.frombuffer(bytes.fromhex(key.split(":")[0]), dtype=np.uint8) for key in keys])
-    return Detector(
+    pictures = as_input(data.inputs.pictures[data.development])
+    development = embed(network, pictures)
+    shifted = reactions(network, pictures, config.views, config.train.seed)
+    fitted = fit_all(bank, development)
+    table = separations(shifted, bank.features, fitted)
+    score = choose(table) if config.detector.score == "auto" else config.detector.score
+    if config.detector.bank_size:
+        places = reduce_bank(bank, config.detector.bank_size, config.train.seed)
+        before, bank, digests = _mean(table[score]), rows_at(bank, places), digests[places.numpy()]
+        fitted = fit_all(bank, development)
+        table = separations(shifted, bank.features, fitted)
+        progress.say(
+            f"bank reduced from {len(keys)} to {len(bank)} scans: mean AUROC of {score} on shifted development scans "
+            f"{before:.4f} before, {_mean(table[score]):.4f} after"
+        )
+    means = ", ".join(f"{name} {_mean(table[name]):.3f}" for name in SCORES)
+    progress.say(f"score {score}; mean AUROC on shifted development scans: {means}")
+    detector = Detector(
         network=network,
         model=config.model,
         preprocess=config.preprocess,
-        score_name=config.detector.score,
+        score_name=score,
         bank=bank.features.contiguous(),
         bank_keys=torch.from_numpy(digests.copy()),
         fitted=fitted,
-        calibration=np.zeros(0),
+        calibration=empty(bank.features.shape[1]),
     )
+    return detector, table
+
+
+def _mean(by_shift: dict[str, float]) -> float:
+    return float(np.mean(list(by_shift.values())))
 
 
 def _check(config: RunConfig) -> None:
     if not config.data.root:
         raise MedoodError("data.root is not set. Add data.root=FOLDER, the folder with the in-distribution scans.")
-    if config.detector.score not in SCORES:
-        raise MedoodError(f"detector.score is {config.detector.score!r}; expected one of {', '.join(SCORES)}.")
+    if config.detector.score not in ("auto", *SCORES):
+        raise MedoodError(f"detector.score is {config.detector.score!r}; expected auto or one of {', '.join(SCORES)}.")
 
 
 def _show(bar: Bar, last: Metrics, metrics: Metrics) -> None:

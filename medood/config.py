@@ -154,6 +154,7 @@ def _check_values(config: RunConfig) -> None:
             "at least 2, or 0 to follow the data",
         ),
         (config.train.accumulate >= 1, "train.accumulate", config.train.accumulate, "at least 1"),
+        (config.detector.bank_size >= 0, "detector.bank_size", config.detector.bank_size, "at least 0"),
         (config.data.limit >= 0, "data.limit", config.data.limit, "at least 0"),
         (config.views.aspect >= 1.0, "views.aspect", config.views.aspect, "at least 1"),
         (config.views.local_count >= 0, "views.local_count", config.views.local_count, "at least 0"),

@@ -202,13 +202,16 @@ class TrainConfig:
 
 @dataclass
 class DetectorConfig:
-    """The score.
+    """The score and the bank.
 
     Attributes:
-        score: ``combined``, ``mahalanobis``, ``nearest``, ``soft_nearest`` or ``head``.
+        score: ``auto`` chooses on development scans; else ``nearest``, ``soft_nearest`` (each also ``_centered``),
+            ``mahalanobis``, ``residual``, ``head_logit``, ``head_entropy`` or ``combined``.
+        bank_size: scans that the bank keeps, chosen by k-means; 0 keeps all. What it costs is printed.
     """
 
-    score: str = "combined"
+    score: str = "auto"
+    bank_size: int = 0
 
 
 @dataclass

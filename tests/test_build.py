@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from medood.build import train
 from medood.detection.detector import Detector
 from medood.errors import MedoodError
+from medood.progress import Progress
 from tests.conftest import tiny_config
 
 
@@ -35,15 +37,24 @@ def test_sizes_and_colours_mixed_train(tmp_path: Path) -> None:
     picture((6000, 4000), 21).save(root / "large.png")
     (root / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and nothing more")
     detector = Detector.load(train(tiny_config(root, tmp_path / "out", "train.epochs=1")))
-    assert len(detector.bank) + len(detector.calibration) == 14
+    assert len(detector.bank) + len(detector.calibration.scores) == 12  # and 2 to choose the score with
     assert detector.facts["data"]["left_out"] == {"unreadable": 1}
 
 
 def test_what_was_left_open_is_saved_as_numbers(phantom_folder: Path, tmp_path: Path) -> None:
     out = train(tiny_config(phantom_folder, tmp_path / "out", "train.batch_size=0", "train.epochs=2", "model.out_dim=0"))
     saved = Detector.load(out)
-    assert saved.facts["config"]["train"]["batch_size"] == 6
+    assert saved.facts["config"]["train"]["batch_size"] == 5
     assert saved.model.out_dim == 512
+
+
+def test_a_reduced_bank_prints_what_it_costs(
+    phantom_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = train(tiny_config(phantom_folder, tmp_path / "out", "detector.bank_size=8"), progress=Progress())
+    assert 1 <= len(Detector.load(out).bank) <= 8
+    told = " ".join("".join(capsys.readouterr()).split())
+    assert re.search(r"bank reduced from 22 to \d scans: mean AUROC of \w+ .* \d\.\d+ before, \d\.\d+ after", told)
 
 
 def test_auxiliary_pictures_are_brought_to_the_in_distribution_resolution(phantom_folder: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import typer
 
 from medood.cli.bench import bench_app
 from medood.cli.benchmark import benchmark_command
+from medood.cli.calibrate import calibrate_command
 from medood.cli.demo import demo_command
 from medood.cli.doctor import doctor_command
 from medood.cli.inspect import inspect_command
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.command("train", epilog=keys_table())(train_command)
 app.command("negatives")(negatives_command)
 app.command("sensitivity")(sensitivity_command)
+app.command("calibrate")(calibrate_command)
 app.command("screen")(screen_command)
 app.command("inspect")(inspect_command)
 app.command("report")(report_command)

@@ -18,6 +18,7 @@ from medood.cli.reading import (
     Plane,
     Select,
 )
+from medood.errors import MedoodError
 from medood.schema import ReadConfig
 
 
@@ -25,7 +26,13 @@ def screen_command(
     sources: Annotated[list[Path], typer.Argument(help="Files, folders, zip and tar archives, DICOMDIRs, CSV manifests.")],
     detector: Annotated[Path, typer.Option("--detector", help="The folder that medood train wrote.")],
     out: Annotated[Path, typer.Option("--out", help="The run's folder; it must not hold a run yet.")],
-    fpr: Annotated[float, typer.Option("--fpr", help="Share of in-distribution scans that may be flagged.")] = 0.05,
+    fpr: Annotated[
+        float | None, typer.Option("--fpr", help="Share of in-distribution scans that may be flagged. [default: 0.05]")
+    ] = None,
+    fdr: Annotated[
+        float | None, typer.Option("--fdr", help="Instead: share of the flagged scans that may be in-distribution.")
+    ] = None,
+    calibration: Annotated[str, typer.Option("--calibration", help="Name given to medood calibrate.")] = "training",
     select: Select = DEFAULTS.select,
     frames: Frames = DEFAULTS.frames,
     plane: Plane = DEFAULTS.plane,
@@ -41,14 +48,21 @@ def screen_command(
     Exit code 0 when the run finished, whatever it flagged; files that cannot be read are rows, not errors.
     """
     from medood.progress import Progress
+    from medood.screening.ledger import Ledger
     from medood.screening.pipeline import screen
+    from medood.screening.whole import sentences
 
+    if fpr is not None and fdr is not None:
+        raise MedoodError("--fpr and --fdr were both given; a run is decided by one of them.")
     progress = Progress(quiet=quiet)
     read = ReadConfig(frames, plane, select, max_pixels, max_bytes, max_members, max_unpacked, max_ratio)
-    found = screen(list(sources), detector, out, fpr=fpr, read=read, progress=progress)
+    rate = 0.05 if fpr is None else fpr
+    found = screen(list(sources), detector, out, fpr=rate, fdr=fdr, calibration=calibration, read=read, progress=progress)
     left_out = f", {found.left_out} left out by the selection" if select else ""
     progress.say(
         f"{found.scanned} rows: {found.flagged} out of distribution, {found.accepted} in distribution, "
         f"{found.refused} without a score{left_out}"
     )
+    for sentence in sentences(Ledger.facts_of(out)):
+        progress.say(sentence)
     print(out / "verdicts.csv")

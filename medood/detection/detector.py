@@ -5,26 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from medood.detection.calibration import Vector, p_values
-from medood.detection.features import Features, embed
+from medood.detection.features import Features
+from medood.detection.reference import TRAINING, Calibration
 from medood.detection.scores import SCORES, Fitted
+from medood.detection.search import nearest_rows
 from medood.distillation.network import Network
 from medood.errors import MedoodError
 from medood.scans.scan import Scan
 from medood.scans.transforms import network_input, preprocessing
 from medood.schema import ModelConfig, PreprocessConfig
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+CALIBRATIONS = "calibrations"
 PARTS = ("network.safetensors", "bank.safetensors")
 
 
@@ -38,6 +42,8 @@ class Verdict:
         decision: ``in_distribution`` or ``out_of_distribution`` at the stated false-alarm rate.
         nearest: cosines of the nearest in-distribution scans, falling.
         nearest_keys: their scan keys.
+        stratum: of the calibration it was judged by; empty where there are none.
+        calibrated: whether that stratum was calibrated; if not, the strictest one judged.
     """
 
     score: float
@@ -45,6 +51,8 @@ class Verdict:
     decision: str
     nearest: list[float]
     nearest_keys: list[str]
+    stratum: str = ""
+    calibrated: bool = True
 
 
 @dataclass
@@ -55,11 +63,11 @@ class Detector:
         network: teacher backbone and head, in evaluation mode.
         model: how the network is built.
         preprocess: from a scan to the network's input.
-        score_name: one of ``SCORES``.
+        score_name: the one of ``SCORES`` that decides.
         bank: ``[M, D]`` in-distribution features.
         bank_keys: ``[M, 32]`` uint8, the SHA-256 of the scans behind the rows.
-        fitted: what the score learned from the bank.
-        calibration: ``[n]`` scores of held-out in-distribution scans.
+        fitted: what each score learned from the bank.
+        calibration: scores of in-distribution scans that everything is judged against.
         cam_scale: raw Grad-CAM value drawn at full strength, from calibration scans.
         facts: data fingerprint, configuration, training figures; goes into ``detector.json`` as it is.
         sha256: digest of ``detector.json``, which names the digests of the parts; empty until saved.
@@ -71,8 +79,8 @@ class Detector:
     score_name: str
     bank: Tensor
     bank_keys: Tensor
-    fitted: Fitted
-    calibration: Vector
+    fitted: dict[str, Fitted]
+    calibration: Calibration
     cam_scale: float = 1.0
     facts: dict[str, Any] = field(default_factory=dict)
     sha256: str = ""
@@ -87,19 +95,31 @@ class Detector:
 
     def score(self, rows: Features) -> Tensor:
         """Raw scores ``[N]``; differentiable where the rows are."""
-        return SCORES[self.score_name].score(rows, self.bank, self.fitted)
+        return SCORES[self.score_name].score(rows, self.bank, self.fitted[self.score_name])
 
-    def judge(self, pictures: Tensor, fpr: float, neighbours: int = 5) -> list[Verdict]:
-        """Score and decide for ``[N, 1, S, S]`` pictures.
+    def raw_scores(self, rows: Features, name: str = "") -> npt.NDArray[np.float64]:
+        """Raw scores ``[N]`` in float64, of another of ``SCORES`` where it is named.
 
-        A scan whose score is not a finite number gets the score infinity and the smallest p-value: what the network cannot
-        place does not belong.
+        What the network cannot place does not belong: a score that is not a number is infinity.
         """
-        rows = embed(self.network, pictures)
-        raw = torch.nan_to_num(self.score(rows), nan=float("inf"), posinf=float("inf"))
-        scores = raw.double().numpy()
-        p = p_values(scores, self.calibration)
-        cosines, places = (rows.features @ self.bank.T).topk(min(neighbours, len(self.bank)), dim=1)
+        name = name or self.score_name
+        raw = SCORES[name].score(rows, self.bank, self.fitted[name])
+        return np.asarray(torch.nan_to_num(raw, nan=float("inf"), posinf=float("inf")).double().numpy())
+
+    def judge(self, rows: Features, fpr: float, strata: Sequence[str] | None = None, neighbours: int = 5) -> list[Verdict]:
+        """Score and decide for embedded pictures.
+
+        Args:
+            rows: what :func:`medood.detection.features.embed` says of the pictures.
+            fpr: share of in-distribution scans that may be flagged.
+            strata: ``[N]``, as ``calibration.stratum`` names them; needed where the calibration has strata.
+            neighbours: number of nearest in-distribution scans to name.
+        """
+        scores = self.raw_scores(rows)
+        strata = strata or [""] * len(rows)
+        known = self.calibration.counts()
+        p = self.calibration.p_values(scores, strata)
+        cosines, places = nearest_rows(rows.features, self.bank, neighbours)
         keys = [[bytes(self.bank_keys[i].tolist()).hex() for i in row] for row in places]
         return [
             Verdict(
@@ -108,16 +128,18 @@ class Detector:
                 "out_of_distribution" if p[i] <= fpr else "in_distribution",
                 [float(c) for c in cosines[i]],
                 keys[i],
+                strata[i],
+                strata[i] in known,
             )
             for i in range(len(rows))
         ]
 
     def save(self, folder: Path) -> None:
-        """Write the folder; ``detector.json`` last, so that a folder without it is known to be unfinished."""
+        """Write the folder; the calibration last, so that a detector without one is known to be unfinished."""
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: value.cpu().contiguous() for name, value in self.network.state_dict().items()}
         save_file(weights, folder / PARTS[0])
-        fitted = {f"score.{name}": value.contiguous() for name, value in self.fitted.items()}
+        fitted = {f"{name}/{key}": v.contiguous() for name, values in self.fitted.items() for key, v in values.items()}
         save_file({"features": self.bank.contiguous(), "keys": self.bank_keys.contiguous(), **fitted}, folder / PARTS[1])
         stated = {
             "schema_version": SCHEMA_VERSION,
@@ -125,7 +147,6 @@ class Detector:
             "model": asdict(self.model),
             "score": self.score_name,
             "cam_scale": self.cam_scale,
-            "calibration_scores": [float(v) for v in self.calibration],
             "parts": {name: _digest(folder / name) for name in PARTS},
             "versions": _versions(),
             **self.facts,
@@ -133,10 +154,15 @@ class Detector:
         stated["sha256"] = _digest_of(stated)
         (folder / "detector.json").write_text(json.dumps(stated, indent=1, allow_nan=False) + "\n")
         self.sha256 = stated["sha256"]
+        self.calibration = self.calibration.save(folder / CALIBRATIONS, self.sha256)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Detector:
+    def load(cls, folder: str | Path, calibration: str = TRAINING) -> Detector:
         """Read a folder and check every digest.
+
+        Args:
+            folder: the detector's folder.
+            calibration: name of the calibration to decide with.
 
         Raises:
             MedoodError: the folder is missing or unfinished, a byte has changed, or the schema is of another version.
@@ -148,8 +174,12 @@ class Detector:
         network = Network(model, preprocess.size)
         network.load_state_dict(_read_part(folder / PARTS[0]))
         bank = _read_part(folder / PARTS[1])
-        cut = len("score.")
-        known = {"schema_version", "preprocess", "model", "score", "cam_scale", "calibration_scores", "parts", "sha256"}
+        fitted: dict[str, Fitted] = {name: {} for name in SCORES}
+        for path, value in bank.items():
+            score, slash, key = path.partition("/")
+            if slash and score in fitted:
+                fitted[score][key] = value
+        known = {"schema_version", "preprocess", "model", "score", "cam_scale", "parts", "sha256"}
         return cls(
             network=network,
             model=model,
@@ -157,8 +187,8 @@ class Detector:
             score_name=stated["score"],
             bank=bank["features"],
             bank_keys=bank["keys"],
-            fitted={name[cut:]: value for name, value in bank.items() if name.startswith("score.")},
-            calibration=np.asarray(stated["calibration_scores"], dtype=np.float64),
+            fitted=fitted,
+            calibration=Calibration.load(folder / CALIBRATIONS, calibration, stated["sha256"]),
             cam_scale=float(stated["cam_scale"]),
             facts={name: value for name, value in stated.items() if name not in known | {"versions"}},
             sha256=stated["sha256"],

@@ -9,17 +9,28 @@ from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
 from medood.detection.features import Features
+from medood.detection.search import largest_cosine, soft_cosine
+from medood.errors import MedoodError
 
 Fitted = dict[str, Tensor]
-#: Temperature of the authors' score.
-TEMPERATURE = 0.04
+#: Temperature of the authors' score, and that of the student's softmax, at which the head's entropy is taken.
+TEMPERATURE, HEAD_TEMPERATURE = 0.04, 0.1
+#: Share of the bank's variance that the principal subspace of ``Residual`` holds.
+PRINCIPAL_SHARE = 0.9
+#: Rows of the bank that a covariance is learned from; more do not change it, and would have to be held in float64.
+COVARIANCE_ROWS = 100_000
 
 
 class Score(Protocol):
-    """A score is fitted on the bank once; what it learns is tensors that lie in the detector's folder."""
+    """A score is fitted once; what it learns is tensors that lie in the detector's folder."""
 
-    def fit(self, bank: Features) -> Fitted:
-        """Learn from in-distribution rows."""
+    def fit(self, bank: Features, development: Features) -> Fitted:
+        """Learn from in-distribution rows.
+
+        Args:
+            bank: rows of the training scans.
+            development: rows of in-distribution scans that were not trained on.
+        """
         ...
 
     def score(self, rows: Features, bank: Tensor, fitted: Fitted) -> Tensor:
@@ -34,31 +45,46 @@ class Score(Protocol):
 
 
 class Nearest:
-    """Minus the cosine to the nearest row of the bank."""
+    """Minus the cosine to the nearest row of the bank (k-NN with k = 1).
 
-    def fit(self, bank: Features) -> Fitted:
-        return {}
+    Args:
+        center: compare features less the bank's mean.
+    """
+
+    def __init__(self, center: bool = False) -> None:
+        self._center = center
+
+    def fit(self, bank: Features, development: Features) -> Fitted:
+        return {"mean": bank.features.mean(dim=0)} if self._center else {}
 
     def score(self, rows: Features, bank: Tensor, fitted: Fitted) -> Tensor:
-        return -(rows.features @ bank.T).amax(dim=1)
+        return -largest_cosine(rows.features, bank, fitted.get("mean"))
 
 
 class SoftNearest:
-    """The authors' score as ``-T (logsumexp(cos / T) - log M)``: their ranking without overflow; tends to ``Nearest``."""
+    """The authors' score as ``-T (logsumexp(cos / T) - log M)``: their ranking without overflow; tends to ``Nearest``.
 
-    def fit(self, bank: Features) -> Fitted:
-        return {}
+    Args:
+        center: compare features less the bank's mean.
+
+    Source: Rafiee et al., arXiv 2201.06378.
+    """
+
+    def __init__(self, center: bool = False) -> None:
+        self._center = center
+
+    def fit(self, bank: Features, development: Features) -> Fitted:
+        return {"mean": bank.features.mean(dim=0)} if self._center else {}
 
     def score(self, rows: Features, bank: Tensor, fitted: Fitted) -> Tensor:
-        cosines = rows.features @ bank.T / TEMPERATURE
-        return -TEMPERATURE * (torch.logsumexp(cosines, dim=1) - torch.log(torch.tensor(float(len(bank)))))
+        return -soft_cosine(rows.features, bank, TEMPERATURE, fitted.get("mean"))
 
 
 class Mahalanobis:
     """Mahalanobis distance to the bank's mean, with Ledoit and Wolf's shrunk covariance (scikit-learn)."""
 
-    def fit(self, bank: Features) -> Fitted:
-        rows = bank.features.double()
+    def fit(self, bank: Features, development: Features) -> Fitted:
+        rows = _thinned(bank.features)
         mean = rows.mean(dim=0)
         # The scale keeps the covariance of unit vectors away from the floor that a bank of one needs.
         shrunk = LedoitWolf(assume_centered=True).fit(((rows - mean) * 100.0).numpy())
@@ -71,46 +97,111 @@ class Mahalanobis:
         return whitened.square().sum(dim=1).clamp(min=1e-12).sqrt()
 
 
-class HeadScore:
+class Residual:
+    """Length of what the bank's principal subspace (90 % of its variance) leaves of a row.
+
+    The feature part of ViM (Wang et al., CVPR 2022); its logit part has no counterpart without classes.
+    """
+
+    def fit(self, bank: Features, development: Features) -> Fitted:
+        rows = _thinned(bank.features)
+        mean = rows.mean(dim=0)
+        variances, axes = torch.linalg.eigh((rows - mean).T @ (rows - mean))  # rising
+        left_out = variances.cumsum(0) <= (1.0 - PRINCIPAL_SHARE) * variances.sum()
+        left_out[0] = True  # a residual has at least one direction
+        return {"mean": mean.float(), "axes": axes[:, left_out].float().contiguous()}
+
+    def score(self, rows: Features, bank: Tensor, fitted: Fitted) -> Tensor:
+        left = (rows.features - fitted["mean"]) @ fitted["axes"]
+        return left.square().sum(dim=1).clamp(min=1e-12).sqrt()
+
+
+class HeadLogit:
     """Minus the largest cosine with a prototype: the head was taught to be uniform on negatives."""
 
-    def fit(self, bank: Features) -> Fitted:
+    def fit(self, bank: Features, development: Features) -> Fitted:
         return {}
 
     def score(self, rows: Features, bank: Tensor, fitted: Fitted) -> Tensor:
         return -rows.outputs.amax(dim=1)
 
 
+class HeadEntropy:
+    """Entropy of the head's softmax in nats at the student's temperature: log K less its KL divergence to uniform."""
+
+    def fit(self, bank: Features, development: Features) -> Fitted:
+        return {}
+
+    def score(self, rows: Features, bank: Tensor, fitted: Fitted) -> Tensor:
+        logs = torch.log_softmax(rows.outputs / HEAD_TEMPERATURE, dim=1)
+        return -(logs.exp() * logs).sum(dim=1)
+
+
 class Combined:
-    """Sum of ``Mahalanobis`` and ``HeadScore``, each standardised by its mean and standard deviation on the bank."""
+    """Fisher's rule: ``sqrt(-2 sum log p)`` over the parts, p being a part's upper tail among development scans.
 
-    def __init__(self) -> None:
-        self._parts: dict[str, Score] = {"mahalanobis": Mahalanobis(), "head": HeadScore()}
+    The tail is a normal one (mean and standard deviation of the development scans' scores), so that it neither ends nor ties
+    where empirical ranks do. A part that sees nothing adds nothing: it cannot cancel what another sees, as it does in a sum.
+    """
 
-    def fit(self, bank: Features) -> Fitted:
+    def __init__(self, parts: dict[str, Score]) -> None:
+        self._parts = parts
+
+    def fit(self, bank: Features, development: Features) -> Fitted:
         fitted: Fitted = {}
         for name, part in self._parts.items():
-            inner = part.fit(bank)
-            values = part.score(bank, bank.features, inner)
+            inner = part.fit(bank, development)
+            values = part.score(development, bank.features, inner)
             fitted |= {f"{name}.{key}": value for key, value in inner.items()}
             fitted[f"{name}.center"] = values.mean()
             fitted[f"{name}.spread"] = values.std(correction=0).clamp(min=1e-6)
         return fitted
 
     def score(self, rows: Features, bank: Tensor, fitted: Fitted) -> Tensor:
-        total = torch.zeros(len(rows), device=rows.features.device)
+        values = []
         for name, part in self._parts.items():
             inner = {key.removeprefix(f"{name}."): v for key, v in fitted.items() if key.startswith(f"{name}.")}
-            value = part.score(rows, bank, inner)
-            total = total + (value - inner["center"]) / inner["spread"]
-        return total
+            values.append((part.score(rows, bank, inner) - inner["center"]) / inner["spread"])
+        return fisher(torch.stack(values))
+
+
+def fisher(standardised: Tensor) -> Tensor:
+    """Fisher's rule over ``[K, N]`` standardised scores, with normal tails: ``[N]``."""
+    surprise: Tensor = -2.0 * torch.special.log_ndtr(-standardised).sum(dim=0)
+    return surprise.clamp(min=1e-12).sqrt()
 
 
 #: Every score by the name that a configuration uses.
 SCORES: dict[str, Score] = {
-    "combined": Combined(),
-    "mahalanobis": Mahalanobis(),
-    "head": HeadScore(),
     "nearest": Nearest(),
+    "nearest_centered": Nearest(center=True),
     "soft_nearest": SoftNearest(),
+    "soft_nearest_centered": SoftNearest(center=True),
+    "mahalanobis": Mahalanobis(),
+    "residual": Residual(),
+    "head_logit": HeadLogit(),
+    "head_entropy": HeadEntropy(),
+    "combined": Combined({"mahalanobis": Mahalanobis(), "head_logit": HeadLogit()}),
 }
+
+
+def fit_all(bank: Features, development: Features) -> dict[str, Fitted]:
+    """Fit every score.
+
+    Raises:
+        MedoodError: a feature is not a finite number.
+    """
+    for rows, what in ((bank, "training"), (development, "development")):
+        broken = ~torch.isfinite(rows.features).all(dim=1) | ~torch.isfinite(rows.outputs).all(dim=1)
+        if broken.any():
+            raise MedoodError(
+                f"The network gives no finite features for {int(broken.sum())} of {len(rows)} {what} scans; its weights are "
+                "damaged or training diverged. Train again with a lower train.learning_rate."
+            )
+    return {name: score.fit(bank, development) for name, score in SCORES.items()}
+
+
+def _thinned(rows: Tensor) -> Tensor:
+    """At most ``COVARIANCE_ROWS`` rows, evenly spaced, in float64."""
+    step = -(-len(rows) // COVARIANCE_ROWS)
+    return rows[::step].double()

@@ -12,6 +12,7 @@ from typing import Any
 import typst
 
 from medood.detection.detector import Detector
+from medood.detection.reference import TRAINING
 from medood.errors import MedoodError
 from medood.progress import Progress
 from medood.reporting.record import make_record, write_record
@@ -43,15 +44,12 @@ def report(
     """
     run = Path(run)
     progress = progress or Progress(quiet=True)
+    facts = Ledger.facts_of(run)
     if detector is None:
-        ledger = Ledger(run)
-        try:
-            detector = ledger.run().get("detector", {}).get("folder") or ""
-        finally:
-            ledger.close()
+        detector = facts.get("detector", {}).get("folder") or ""
         if not detector or not Path(detector).is_dir():
             raise MedoodError(f"The detector of {run} is no longer at {detector or 'any known place'}. Give --detector.")
-    loaded = Detector.load(detector)
+    loaded = Detector.load(detector, facts.get("calibration", {}).get("name", TRAINING))
     with tempfile.TemporaryDirectory(prefix="medood-") as scratch:
         work = Path(scratch)
         record = make_record(run, loaded, work, top=top, pictures=pictures, progress=progress)

@@ -17,6 +17,7 @@ from medood.scans.scan import Status
 from medood.schema import ReadConfig
 from medood.screening.ledger import Ledger, Row
 from medood.screening.pipeline import summary
+from medood.screening.whole import sentences
 
 SCHEMA_VERSION = 1
 _BINS = 40
@@ -79,6 +80,7 @@ def make_record(
         record = {
             "schema_version": SCHEMA_VERSION,
             "run": {name: value for name, value in facts.items() if name not in ("detector", "working_directory")},
+            "said": sentences(facts),
             "summary": vars(summary(ledger)),
             "counts": [
                 {"status": status, "decision": decision, "count": count}
@@ -86,12 +88,11 @@ def make_record(
             ],
             "detector": {
                 **{name: value for name, value in facts["detector"].items() if name != "folder"},
-                "calibration_sha256": detector.facts.get("data", {}).get("calibration_sha256", "not stated"),
                 "input": f"{detector.preprocess.size} x {detector.preprocess.size} pixels, {detector.preprocess.fit}",
                 "backbone": detector.model.backbone,
                 "cam_scale": detector.cam_scale,
             },
-            "histogram": histogram(detector.calibration, scores, facts["threshold"]),
+            "histogram": histogram(detector.calibration.scores, scores, facts["threshold"]),
             "flagged": [_line(rank, row) for rank, row in enumerate(flagged[:MAX_LINES], start=1)],
             "pages": pages,
             "refused": [_line(0, row) for row in ledger.rows(_REFUSED, "status, id", MAX_LINES)],
@@ -102,13 +103,16 @@ def make_record(
     return checked
 
 
-def histogram(calibration: npt.NDArray[np.float64], scores: npt.NDArray[np.float64], threshold: float) -> dict[str, Any]:
+def histogram(
+    calibration: npt.NDArray[np.float64], scores: npt.NDArray[np.float64], threshold: float | None
+) -> dict[str, Any]:
     """Shares of calibration and screened scans in equal bins of the score.
 
     The range is that of the calibration scores, widened upwards by at most twice its length; what lies beyond is counted in
     the last bin (``beyond`` says how many).
     """
-    low, high = float(calibration.min()), float(calibration.max())
+    calibration = calibration[np.isfinite(calibration)]
+    low, high = (float(calibration.min()), float(calibration.max())) if len(calibration) else (0.0, 1.0)
     length = max(high - low, 1e-9)
     top = high + min(max(float(scores.max()) - high, 0.1 * length), 2.0 * length) if len(scores) else high
     low = min(low, float(scores.min())) if len(scores) else low
@@ -121,7 +125,7 @@ def histogram(calibration: npt.NDArray[np.float64], scores: npt.NDArray[np.float
     return {
         "low": low,
         "high": float(top),
-        "threshold": threshold if np.isfinite(threshold) else None,
+        "threshold": threshold if threshold is not None and np.isfinite(threshold) else None,
         "calibration": shares(calibration),
         "screened": shares(scores),
         "beyond": int((scores > top).sum()),

@@ -95,6 +95,7 @@ def read_dicom(content: bytes, identity: Identity, options: ReadConfig | None = 
             _check_selection(dataset, options.select)
         syntax = _check(dataset, options)
         attributes, patient = _attributes(dataset, DeflatedExplicitVRLittleEndian if deflated else syntax), _patient(dataset)
+        month = _month(dataset)
         wanted = wanted_frames(options.frames, number_of_frames(dataset))
         for index, frame in zip(wanted, decode_frames(dataset, syntax, wanted), strict=True):
             try:
@@ -113,6 +114,7 @@ def read_dicom(content: bytes, identity: Identity, options: ReadConfig | None = 
                 spacing_source=spacing_source,
                 aspect=aspect,
                 attributes=attributes,
+                month=month,
                 patient=patient,
             )
 
@@ -262,6 +264,18 @@ def _patient(dataset: pydicom.Dataset) -> str:
     except Exception:  # a value that cannot be parsed tells nobody apart
         return ""
     return patient_hash(patient)
+
+
+def _month(dataset: pydicom.Dataset) -> str:
+    """Month of acquisition, else of the study; empty where neither is a date."""
+    for name in ("AcquisitionDate", "AcquisitionDateTime", "StudyDate"):
+        try:
+            found = re.fullmatch(r"((?:19|20)\d\d)(0[1-9]|1[0-2])[0-3]\d.*", str(dataset.get(name, "") or ""))
+        except Exception:  # noqa: S112 - a value that cannot be parsed is no date
+            continue
+        if found:
+            return f"{found[1]}-{found[2]}"
+    return ""
 
 
 def _attributes(dataset: pydicom.Dataset, syntax: UID) -> dict[str, str]:

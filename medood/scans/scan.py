@@ -88,6 +88,7 @@ class Scan:
         attributes: the DICOM attributes kept; never a patient's name or identifier.
         patient: a hash of PatientID, for telling patients apart; empty where it is unknown. Whoever can guess the identifier
             can check the guess, so it is kept out of ledgers, detectors and reports.
+        month: of acquisition, ``YYYY-MM``; empty where it is unknown. It is kept out of ledger rows likewise.
     """
 
     identity: Identity
@@ -98,6 +99,7 @@ class Scan:
     aspect: float = 1.0
     attributes: dict[str, str] = field(default_factory=dict)
     patient: str = ""
+    month: str = ""
 
 
 @dataclass(frozen=True)

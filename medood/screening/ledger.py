@@ -104,6 +104,15 @@ class Ledger:
         """The facts of the run."""
         return {name: json.loads(value) for name, value in self._database.execute("SELECT name, value FROM run")}
 
+    @classmethod
+    def facts_of(cls, folder: Path) -> dict[str, Any]:
+        """The facts of the run in a folder."""
+        ledger = cls(folder)
+        try:
+            return ledger.run()
+        finally:
+            ledger.close()
+
     def add(self, rows: Iterable[Row]) -> None:
         """Write rows, all or none."""
         marks = ", ".join("?" * len(_COLUMNS))
@@ -121,6 +130,23 @@ class Ledger:
             named = dict(zip(_COLUMNS, values, strict=True))
             named["facts"] = json.loads(named["facts"])
             yield Row(**named)
+
+    def p_values(self) -> list[float]:
+        """Of all scored scans."""
+        return [p for (p,) in self._database.execute("SELECT p_value FROM scans WHERE status = 'scored'")]
+
+    def decide(self, limit: float, rule: str) -> None:
+        """Decide every scored scan by a limit on its p-value; ``rule`` ends the sentence of those flagged."""
+        with self._database:
+            self._database.execute(
+                "UPDATE scans SET decision = 'in_distribution', reason = '' WHERE status = 'scored'",
+            )
+            self._database.execute(
+                "UPDATE scans SET decision = 'out_of_distribution', "
+                "reason = printf('at most %.2g of in-distribution scans score this high; %s', p_value, :rule) "
+                "WHERE status = 'scored' AND p_value <= :limit",
+                {"limit": limit, "rule": rule},
+            )
 
     def counts(self) -> dict[tuple[str, str], int]:
         """Number of rows by (status, decision)."""

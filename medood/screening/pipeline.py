@@ -10,11 +10,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from medood.detection.calibration import check_fpr, threshold
+from medood.detection.calibration import check_rate, flagged_at_fdr, reachable, threshold, true_rate
 from medood.detection.detector import Detector, Verdict
+from medood.detection.features import embed
+from medood.detection.reference import TRAINING
 from medood.errors import MedoodError
 from medood.progress import Progress
 from medood.scans.archive import Source, check_there, count_sources, find_sources
@@ -22,6 +25,7 @@ from medood.scans.read import Seen, check_options, read_source
 from medood.scans.scan import Identity, Refusal, Scan, Status
 from medood.schema import ReadConfig
 from medood.screening.ledger import Ledger, Row
+from medood.screening.whole import Whole
 
 BATCH = 32
 
@@ -50,6 +54,8 @@ class _Waiting:
     identity: Identity
     facts: dict[str, Any]
     picture: Tensor
+    month: str
+    stratum: str
     read_seconds: float
 
 
@@ -59,6 +65,8 @@ def screen(
     out: str | Path,
     *,
     fpr: float = 0.05,
+    fdr: float | None = None,
+    calibration: str = TRAINING,
     read: ReadConfig | None = None,
     progress: Progress | None = None,
 ) -> Summary:
@@ -69,6 +77,8 @@ def screen(
         detector: a detector, or its folder.
         out: the run's folder; it must not hold a run.
         fpr: share of in-distribution scans that may be flagged.
+        fdr: decide over the archive as a whole instead: share of the flagged scans that may be in-distribution.
+        calibration: name of the detector's calibration to decide with, where ``detector`` is a folder.
         read: which frames and objects become scans, and the limits.
         progress: where to draw; none is quiet.
 
@@ -79,8 +89,12 @@ def screen(
     check_options(read)
     out = Path(out)
     folder = "" if isinstance(detector, Detector) else str(Path(detector).resolve())
-    loaded = detector if isinstance(detector, Detector) else Detector.load(detector)
-    check_fpr(fpr, len(loaded.calibration))
+    loaded = detector if isinstance(detector, Detector) else Detector.load(detector, calibration)
+    reference = loaded.calibration
+    if fdr is None:
+        reference.check(fpr)
+    else:
+        check_rate(fdr, len(reference.scores), "--fdr")
     total = _total(sources)
     ledger = Ledger(out, create=True)
     try:
@@ -89,29 +103,35 @@ def screen(
             started=datetime.now(UTC).isoformat(timespec="seconds"),
             sources=[str(source) for source in sources],
             working_directory=str(Path.cwd()),
-            fpr=fpr,
+            fpr=fpr if fdr is None else None,
+            fdr=fdr,
+            limit=fpr,
             read=asdict(read),
-            threshold=threshold(loaded.calibration, fpr),
+            threshold=None if reference.by else threshold(reference.scores, fpr),
+            true_rate=None if fdr is not None else true_rate(min(reference.counts().values()), fpr),
+            calibration=reference.stated(),
             detector={
                 "folder": folder,
                 "sha256": loaded.sha256,
                 "name": loaded.facts.get("config", {}).get("name", ""),
                 "score": loaded.score_name,
-                "calibration_scans": len(loaded.calibration),
                 "training_scans": loaded.facts.get("data", {}).get("training_scans"),
             },
         )
         with progress.bar(total, "screening") as bar:
             pending: list[_Waiting | Row] = []
-            seen = Seen()
+            seen, whole = Seen(), Whole()
             for item in (item for source in sources for item in find_sources(Path(source), read)):
                 for result, seconds in _results(item, read, seen):
                     pending.append(_prepared(result, loaded, seconds))
                     if len(pending) == BATCH:
-                        ledger.add(_judged(pending, loaded, fpr))
+                        ledger.add(_judged(pending, loaded, fpr, whole))
                         pending = []
                 bar(1, "")
-            ledger.add(_judged(pending, loaded, fpr))
+            ledger.add(_judged(pending, loaded, fpr, whole))
+        if fdr is not None:
+            _decide(ledger, loaded, fdr, progress)
+        ledger.state(whole=whole.conclude(reference))
         ledger.state(finished=datetime.now(UTC).isoformat(timespec="seconds"))
         ledger.write_csv(out / "verdicts.csv")
         return summary(ledger)
@@ -159,21 +179,43 @@ def _prepared(result: Scan | Refusal, detector: Detector, seconds: float) -> _Wa
     if isinstance(result, Refusal):
         return _refused(result, seconds)
     try:
-        return _Waiting(result.identity, _facts(result), detector.prepare(result), seconds)
+        picture, stratum = detector.prepare(result), detector.calibration.stratum(result.attributes)
+        return _Waiting(result.identity, _facts(result), picture, result.month, stratum, seconds)
     except (RuntimeError, ValueError) as error:
         refusal = Refusal(result.identity, Status.UNREADABLE, f"the picture cannot be resized: {error}")
         return _refused(refusal, seconds)
 
 
-def _judged(pending: list[_Waiting | Row], detector: Detector, fpr: float) -> list[Row]:
+def _decide(ledger: Ledger, detector: Detector, fdr: float, progress: Progress) -> None:
+    """Benjamini and Hochberg over the whole ledger."""
+    p = np.array(ledger.p_values())
+    flagged = flagged_at_fdr(p, fdr)
+    limit = float(p[flagged].max()) if flagged.any() else 0.0
+    ledger.decide(limit, f"the limit for a false-discovery rate of {fdr:g} over {len(p)} scans is {limit:.2g}")
+    reference = detector.calibration
+    score = None if reference.by or not limit else threshold(reference.scores, limit)
+    ledger.state(limit=limit, threshold=score)
+    least = reachable(len(p), len(reference.scores), fdr)
+    if least > 1:
+        progress.say(
+            f"false-discovery rate {fdr:g}: with {len(reference.scores)} calibration scans, at least {least} of {len(p)} "
+            "scans have to score above all of them before any is flagged"
+        )
+
+
+def _judged(pending: list[_Waiting | Row], detector: Detector, fpr: float, whole: Whole) -> list[Row]:
     """Rows in the order in which they were found: those that wait for the network are judged in one batch."""
     waiting = [item for item in pending if isinstance(item, _Waiting)]
     if not waiting:
         return [item for item in pending if isinstance(item, Row)]
     started = time.perf_counter()
-    verdicts = iter(detector.judge(torch.stack([item.picture for item in waiting]), fpr))
+    rows = embed(detector.network, torch.stack([item.picture for item in waiting]))
+    verdicts = detector.judge(rows, fpr, [item.stratum for item in waiting])
     seconds = (time.perf_counter() - started) / len(waiting)
-    return [item if isinstance(item, Row) else _scored(item, next(verdicts), fpr, seconds) for item in pending]
+    for item, features, verdict in zip(waiting, rows.features, verdicts, strict=True):
+        whole.add(item.identity.sha256, features, item.month, verdict.p_value)
+    judged = iter(verdicts)
+    return [item if isinstance(item, Row) else _scored(item, next(judged), fpr, seconds) for item in pending]
 
 
 def _facts(scan: Scan) -> dict[str, Any]:
@@ -196,9 +238,15 @@ def _scored(item: _Waiting, verdict: Verdict, fpr: float, seconds: float) -> Row
         "nearest": [round(v, 4) for v in verdict.nearest],
         "nearest_keys": verdict.nearest_keys,
     }
+    if verdict.stratum:
+        facts["stratum"] = verdict.stratum
     reason = (
         f"at most {verdict.p_value:.2g} of in-distribution scans score this high; the limit is {fpr:g}" if flagged else ""
     )
+    if not verdict.calibrated:
+        facts["uncalibrated"] = True
+        told = f"no calibration scan is of its kind ({verdict.stratum}), so the strictest kind decided"
+        reason = f"{reason}; {told}" if reason else told
     return Row(
         identity.source,
         identity.member,

@@ -44,6 +44,7 @@ def test_help_is_fast_and_names_every_command() -> None:
         "inspect",
         "doctor",
         "bench",
+        "calibrate",
         "negatives",
         "sensitivity",
     ):

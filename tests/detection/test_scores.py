@@ -3,11 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
+from medood.detection import search
 from medood.detection.features import Features
-from medood.detection.scores import SCORES, TEMPERATURE
+from medood.detection.scores import HEAD_TEMPERATURE, SCORES, TEMPERATURE, fit_all
+from medood.detection.search import nearest_rows
+from medood.errors import MedoodError
 
 
 def rows(count: int, seed: int, dim: int = 6) -> Features:
@@ -17,7 +21,7 @@ def rows(count: int, seed: int, dim: int = 6) -> Features:
 
 
 def scored(name: str, bank: Features, queries: Features) -> Tensor:
-    return SCORES[name].score(queries, bank.features, SCORES[name].fit(bank))
+    return SCORES[name].score(queries, bank.features, SCORES[name].fit(bank, rows(30, 9, bank.features.shape[1])))
 
 
 def test_nearest_and_soft_nearest_against_a_loop() -> None:
@@ -40,16 +44,63 @@ def test_mahalanobis_against_the_definition() -> None:
 
 def test_head_is_minus_the_largest_output() -> None:
     queries = rows(5, 3)
-    assert torch.equal(scored("head", rows(20, 0), queries), -queries.outputs.max(dim=1).values)
+    assert torch.equal(scored("head_logit", rows(20, 0), queries), -queries.outputs.max(dim=1).values)
 
 
-def test_combined_is_the_sum_of_standardised_parts() -> None:
-    bank, queries = rows(100, 0), rows(9, 1)
-    expected = torch.zeros(9)
-    for name in ("mahalanobis", "head"):
-        own = scored(name, bank, bank)
-        expected += (scored(name, bank, queries) - own.mean()) / own.std(correction=0)
-    torch.testing.assert_close(scored("combined", bank, queries), expected, atol=1e-4, rtol=1e-4)
+def test_head_entropy_is_log_k_less_the_divergence_to_uniform() -> None:
+    queries = rows(5, 3)
+    p = torch.softmax(queries.outputs.double() / HEAD_TEMPERATURE, dim=1)
+    divergence = (p * (p * 9).log()).sum(dim=1)
+    torch.testing.assert_close(
+        scored("head_entropy", rows(20, 0), queries).double(), np.log(9) - divergence, atol=1e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("name", ["nearest", "soft_nearest"])
+def test_centred_scores_compare_features_less_the_banks_mean(name: str) -> None:
+    bank, queries = rows(40, 0), rows(7, 1)
+    mean = bank.features.mean(dim=0)
+    moved = [Features(torch.nn.functional.normalize(r.features - mean, dim=1), r.outputs) for r in (bank, queries)]
+    torch.testing.assert_close(scored(f"{name}_centered", bank, queries), scored(name, *moved))
+
+
+def test_residual_is_what_the_principal_subspace_leaves() -> None:
+    bank, queries = rows(200, 0), rows(7, 1)
+    x, y = bank.features.double().numpy(), queries.features.double().numpy()
+    _, lengths, axes = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
+    kept = int(np.searchsorted(np.cumsum(lengths**2) / (lengths**2).sum(), 0.9)) + 1
+    centred = y - x.mean(axis=0)
+    left = centred - centred @ axes[:kept].T @ axes[:kept]
+    np.testing.assert_allclose(scored("residual", bank, queries).numpy(), np.linalg.norm(left, axis=1), rtol=1e-4)
+
+
+def test_combined_is_fishers_rule_over_normal_tails() -> None:
+    bank, queries, held_out = rows(100, 0), rows(9, 1), rows(30, 9)
+    total = np.zeros(9)
+    for name in ("mahalanobis", "head_logit"):
+        own = scored(name, bank, held_out).double().numpy()
+        total -= 2 * norm.logsf(scored(name, bank, queries).double().numpy(), own.mean(), own.std())
+    np.testing.assert_allclose(scored("combined", bank, queries).numpy(), np.sqrt(total), rtol=1e-3)
+
+
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    bank, queries = rows(100, 0), rows(23, 1)
+    whole = [scored(name, bank, queries) for name in SCORES], nearest_rows(queries.features, bank.features, 5)
+    monkeypatch.setattr(search, "BLOCK", 7)
+    monkeypatch.setattr(search, "QUERIES", 4)
+    for name, expected in zip(SCORES, whole[0], strict=True):
+        torch.testing.assert_close(scored(name, bank, queries), expected, atol=1e-5, rtol=1e-5)
+    cosines, places = nearest_rows(queries.features, bank.features, 5)
+    torch.testing.assert_close(cosines, whole[1][0])
+    assert torch.equal(places, whole[1][1])
+    assert torch.equal(places, (queries.features @ bank.features.T).topk(5, dim=1).indices)
+
+
+def test_features_that_are_no_numbers_are_refused() -> None:
+    bank, held_out = rows(20, 0), rows(8, 1)
+    bank.features[3, 2] = float("nan")
+    with pytest.raises(MedoodError, match="no finite features for 1 of 20 training scans"):
+        fit_all(bank, held_out)
 
 
 @pytest.mark.parametrize("name", SCORES)
@@ -67,7 +118,9 @@ def test_a_bank_of_one_and_finite_gradients(name: str) -> None:
     bank, queries = rows(1, 0), rows(4, 1)
     features = queries.features.clone().requires_grad_(True)
     outputs = queries.outputs.clone().requires_grad_(True)
-    values = SCORES[name].score(Features(features, outputs), bank.features, SCORES[name].fit(bank))
+    values = SCORES[name].score(
+        Features(features, outputs), bank.features, SCORES[name].fit(bank, rows(30, 9, bank.features.shape[1]))
+    )
     assert torch.isfinite(values).all()
     values.sum().backward()
     assert all(torch.isfinite(x.grad).all() for x in (features, outputs) if x.grad is not None)

@@ -10,7 +10,8 @@ from pytorch_grad_cam import GradCAM
 from medood.build import train
 from medood.detection.detector import Detector
 from medood.detection.features import embed
-from medood.detection.scores import SCORES
+from medood.detection.reference import empty
+from medood.detection.scores import SCORES, fit_all
 from medood.distillation.network import Network
 from medood.evidence.gradcam import _ScoreModel, _target, grad_cam, normal_scale
 from medood.schema import ModelConfig, PreprocessConfig
@@ -28,8 +29,8 @@ def detector_with(backbone: str, arguments: dict[str, object], score: str) -> De
         score,
         bank.features,
         torch.zeros(40, 32, dtype=torch.uint8),
-        SCORES[score].fit(bank),
-        np.arange(40.0),
+        fit_all(bank, embed(network, torch.rand(9, 1, 64, 64))),
+        empty(bank.features.shape[1]),
     )
 
 

@@ -88,7 +88,7 @@ def test_scores_do_not_depend_on_the_company(tiny_detector: Path, mixed: Path, t
 
 def test_p_values_in_the_csv_follow_from_the_scores(tiny_detector: Path, mixed: Path, tmp_path: Path) -> None:
     screen([mixed], tiny_detector, tmp_path / "run", fpr=0.1)
-    calibration = Detector.load(tiny_detector).calibration
+    calibration = Detector.load(tiny_detector).calibration.scores
     for row in verdicts(tmp_path / "run"):
         if row["status"] == "scored":
             expected = p_values(np.array([float(row["score"])]), calibration)[0]

@@ -1,0 +1,45 @@
+"""``medood calibrate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medood.cli.reading import DEFAULTS, Frames, Plane, Select
+from medood.schema import ReadConfig
+
+
+def calibrate_command(
+    detector: Annotated[Path, typer.Argument(help="The folder that medood train wrote.")],
+    data: Annotated[Path, typer.Option("--data", help="Scans that belong, of the hospital to calibrate for.")],
+    name: Annotated[str, typer.Option("--name", help="What the calibration is called, for medood screen --calibration.")],
+    by: Annotated[
+        str, typer.Option("--by", help="Calibrate within DICOM attributes, with commas: Manufacturer,ViewPosition.")
+    ] = "",
+    fpr: Annotated[float, typer.Option("--fpr", help="The least rate that every stratum must be able to state.")] = 0.05,
+    select: Select = DEFAULTS.select,
+    frames: Frames = DEFAULTS.frames,
+    plane: Plane = DEFAULTS.plane,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only the path of the calibration.")] = False,
+) -> None:
+    """Calibrate a detector for another hospital without training; its other calibrations are kept."""
+    from medood.detection.calibration import check_rate, true_rate
+    from medood.detection.detector import CALIBRATIONS
+    from medood.progress import Progress
+    from medood.recalibration import calibrate
+
+    progress = Progress(quiet=quiet)
+    check_rate(fpr, 10**9)
+    attributes = [item.strip() for item in by.split(",") if item.strip()]
+    made = calibrate(detector, data, name, by=attributes, fpr=fpr, read=ReadConfig(frames, plane, select), progress=progress)
+    for status, count in sorted((made.left_out or {}).items()):
+        progress.say(f"left out: {count} {status}")
+    for stratum, count in made.counts().items():
+        low, high = true_rate(count, fpr)
+        progress.say(
+            f"{stratum or 'all scans'}: {count} scans; at --fpr {fpr:g} the true rate lies between {low:.2%} and {high:.2%} "
+            "with a probability of 90 %"
+        )
+    print(Path(detector) / CALIBRATIONS / f"{name}.json")

@@ -1,0 +1,81 @@
+"""Which score a detector uses, chosen on development scans alone: training scans that the network did not learn from.
+
+Rule. Every shifting transformation but ``image_as_is`` is applied to the development scans; those scans with mild
+acquisition noise (the noise, small turns and blur of the positive views, uncropped) stand for what belongs. The score with
+the highest mean AUROC over the transformations, each weighing the same, is taken; of equal ones the first in ``SCORES``.
+Calibration and test scans play no part.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Generator, Tensor
+
+from medood.detection.features import Features, embed
+from medood.detection.scores import SCORES, Fitted
+from medood.distillation.network import Network
+from medood.distillation.views import acquire, crop, sample_view
+from medood.negatives.mix import SHIFTS, Mixture
+from medood.schema import ViewsConfig
+
+#: AUROC by score and shift.
+Reactions = dict[str, dict[str, float]]
+
+
+def reactions(network: Network, pictures: Tensor, views: ViewsConfig, seed: int) -> dict[str, Features]:
+    """Rows of development pictures as they may come (``""``) and under each shift.
+
+    Args:
+        network: the teacher.
+        pictures: float32 ``[N, 1, S, S]`` of the development scans.
+        views: bounds of the acquisition noise.
+        seed: of everything drawn.
+    """
+    generator = Generator().manual_seed(seed)
+    noise = sample_view(len(pictures), [1.0, 1.0], views, generator)
+    rows = {"": embed(network, acquire(crop(pictures, noise, pictures.shape[-1]), noise))}
+    for name in SHIFTS:
+        if name != "image_as_is":
+            mixture = Mixture({name: 1.0})
+            shifted = mixture.apply(pictures, mixture.sample(len(pictures), pictures.shape[-1], generator))
+            rows[name] = embed(network, shifted)
+    return rows
+
+
+def separations(rows: dict[str, Features], bank: Tensor, fitted: dict[str, Fitted]) -> Reactions:
+    """AUROC of each score between the rows under a shift and those without."""
+    found: Reactions = {}
+    for name, score in SCORES.items():
+        values = {shift: score.score(some, bank, fitted[name]).double().numpy() for shift, some in rows.items()}
+        plain = values.pop("")
+        truth = {shift: np.r_[np.zeros(len(plain)), np.ones(len(value))] for shift, value in values.items()}
+        found[name] = {
+            shift: float(roc_auc_score(truth[shift], np.nan_to_num(np.r_[plain, value], nan=np.inf, posinf=1e30)))
+            for shift, value in values.items()
+        }
+    return found
+
+
+def choose(found: Reactions) -> str:
+    """The score with the highest mean, by the rule above."""
+    return max(found, key=lambda name: float(np.mean(list(found[name].values()))))
+
+
+def reduce_bank(bank: Features, size: int, seed: int) -> Tensor:
+    """Places of at most ``size`` rows that stand for all: the row nearest to each centre of k-means (scikit-learn)."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    from medood.detection.search import nearest_rows
+
+    if size >= len(bank):
+        return torch.arange(len(bank))
+    means = MiniBatchKMeans(size, random_state=seed, n_init=1).fit(bank.features.numpy()).cluster_centers_
+    _, places = nearest_rows(torch.nn.functional.normalize(torch.from_numpy(means).float(), dim=1), bank.features, 1)
+    return torch.from_numpy(np.unique(places.numpy()))
+
+
+def rows_at(rows: Features, places: Tensor) -> Features:
+    """Some of the rows."""
+    return Features(rows.features[places].contiguous(), rows.outputs[places].contiguous())

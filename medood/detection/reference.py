@@ -1,0 +1,186 @@
+"""A calibration: the scores of in-distribution scans that everything is judged against, by strata where asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from medood.detection.calibration import Vector, check_rate, p_values
+from medood.errors import MedoodError
+
+SCHEMA_VERSION = 1
+#: The calibration that training makes.
+TRAINING = "training"
+_UNSTATED = "not stated"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Scores of in-distribution scans that chose nothing.
+
+    Attributes:
+        name: what it is called; ``training`` is the one made with the detector.
+        scores: ``[n]``, higher is more out-of-distribution.
+        features: ``[n, D]``, for tests on an archive as a whole.
+        keys_sha256: SHA-256 over the sorted scan keys.
+        by: DICOM attributes that part the scans into strata; empty is one stratum.
+        strata: ``[n]`` strata of the scans, as :func:`stratum` names them; empty where there is one.
+        left_out: files of the source that gave no score, by status.
+        sha256: digest of the written file; empty until saved.
+    """
+
+    name: str
+    scores: Vector
+    features: Tensor
+    keys_sha256: str
+    by: tuple[str, ...] = ()
+    strata: tuple[str, ...] = ()
+    left_out: Mapping[str, int] | None = None
+    sha256: str = ""
+
+    def counts(self) -> dict[str, int]:
+        """Scans by stratum, the most frequent first; one nameless stratum where there are none."""
+        if not self.by:
+            return {"": len(self.scores)}
+        names, numbers = np.unique(np.array(self.strata), return_counts=True)
+        return {str(names[i]): int(numbers[i]) for i in np.argsort(-numbers, kind="stable")}
+
+    def stratum(self, attributes: Mapping[str, str]) -> str:
+        """The stratum of a scan with these DICOM attributes."""
+        return stratum(attributes, self.by)
+
+    def check(self, fpr: float) -> None:
+        """Refuse a rate that the smallest stratum cannot reach.
+
+        Raises:
+            MedoodError: see :func:`medood.detection.calibration.check_rate`.
+        """
+        check_rate(fpr, min(self.counts().values()))
+
+    def scores_of(self, stratum: str) -> Vector:
+        """The scores of one stratum, none where it is unknown."""
+        if not self.by:
+            return self.scores
+        return np.asarray(self.scores[np.array(self.strata) == stratum])
+
+    def p_values(self, scores: Vector, strata: Sequence[str]) -> Vector:
+        """Split-conformal p-values ``[N]``, within each scan's stratum (Mondrian).
+
+        A scan of a stratum that was not calibrated gets the largest of all strata's p-values: the guarantee then holds
+        where the scan is like the scans of any one of them.
+
+        Source: Vovk, Gammerman and Shafer, 2005, on Mondrian conformal predictors.
+        """
+        if not self.by:
+            return p_values(scores, self.scores)
+        by_stratum = {name: p_values(scores, self.scores_of(name)) for name in self.counts()}
+        strictest = np.max(list(by_stratum.values()), axis=0)
+        return np.array([by_stratum.get(name, strictest)[i] for i, name in enumerate(strata)])
+
+    def stated(self) -> dict[str, Any]:
+        """What a ledger and a report say of it."""
+        return {
+            "name": self.name,
+            "sha256": self.sha256,
+            "scans": len(self.scores),
+            "keys_sha256": self.keys_sha256,
+            "by": list(self.by),
+            "strata": self.counts() if self.by else {},
+        }
+
+    def save(self, folder: Path, detector_sha256: str) -> Calibration:
+        """Write ``NAME.safetensors`` and ``NAME.json`` into a folder; returns the calibration with its digest."""
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f"{self.name}.safetensors"
+        save_file({"features": self.features.contiguous()}, part)
+        body = {
+            "schema_version": SCHEMA_VERSION,
+            "name": self.name,
+            "detector_sha256": detector_sha256,
+            "by": list(self.by),
+            "strata": list(self.strata),
+            # JSON has no infinity, which a scan that the network cannot place has.
+            "scores": [float(v) if np.isfinite(v) else None for v in self.scores],
+            "keys_sha256": self.keys_sha256,
+            "left_out": dict(self.left_out or {}),
+            "features_sha256": hashlib.sha256(part.read_bytes()).hexdigest(),
+        }
+        body["sha256"] = _digest(body)
+        (folder / f"{self.name}.json").write_text(json.dumps(body, indent=1, allow_nan=False) + "\n")
+        return Calibration(**{**vars(self), "sha256": body["sha256"]})
+
+    @classmethod
+    def load(cls, folder: Path, name: str, detector_sha256: str) -> Calibration:
+        """Read a calibration and check its digests.
+
+        Raises:
+            MedoodError: there is none of this name, it is damaged, or it belongs to another detector.
+        """
+        check_name(name)
+        path, part = folder / f"{name}.json", folder / f"{name}.safetensors"
+        known = ", ".join(sorted(item.stem for item in folder.glob("*.json"))) or "none"
+        if not path.is_file() or not part.is_file():
+            raise MedoodError(f"The detector has no calibration {name!r}; it has: {known}. Make one with medood calibrate.")
+        try:
+            body = json.loads(path.read_text())
+            digest = body.pop("sha256")
+            whole = _digest(body) == digest and hashlib.sha256(part.read_bytes()).hexdigest() == body["features_sha256"]
+            if not whole:
+                raise MedoodError(f"{path} or its features were changed after they were written. Calibrate again.")
+            if body["detector_sha256"] != detector_sha256:
+                raise MedoodError(f"{path} was made for another detector. Calibrate this one.")
+            with safe_open(part, framework="pt") as stream:
+                features = stream.get_tensor("features")
+            scores = np.array([np.inf if v is None else v for v in body["scores"]], dtype=np.float64)
+            return cls(
+                body["name"],
+                scores,
+                features,
+                body["keys_sha256"],
+                tuple(body["by"]),
+                tuple(body["strata"]),
+                body["left_out"],
+                digest,
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+            raise MedoodError(f"{path} is damaged: {type(error).__name__}. Calibrate again.") from error
+
+
+def stratum(attributes: Mapping[str, str], by: Sequence[str]) -> str:
+    """The values of some attributes as one name; what a scan does not state is ``not stated``."""
+    return " | ".join(attributes.get(name) or _UNSTATED for name in by)
+
+
+def fingerprint(keys: Sequence[str]) -> str:
+    """SHA-256 over the sorted scan keys: equal for equal scans, whatever their names."""
+    return hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()
+
+
+def check_name(name: str) -> None:
+    """Refuse what would not be a plain file name.
+
+    Raises:
+        MedoodError: it holds anything but letters, digits, ``_`` and ``-``.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+        raise MedoodError(f"The name of a calibration is {name!r}; expected up to 64 letters, digits, _ and -.")
+
+
+def empty(dimensions: int) -> Calibration:
+    """A calibration without scans: nothing can be decided with it."""
+    return Calibration("none", np.zeros(0), torch.zeros((0, dimensions)), "")
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True, allow_nan=False).encode()).hexdigest()

@@ -1,0 +1,72 @@
+"""Exact search of a bank, in blocks: memory stays bounded however many rows the bank has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+#: Rows of the bank and of the queries that are compared at once: 64 MiB of cosines.
+BLOCK, QUERIES = 16384, 1024
+
+
+def largest_cosine(rows: Tensor, bank: Tensor, center: Tensor | None = None) -> Tensor:
+    """The cosine of each row to its nearest row of the bank, ``[N]``.
+
+    Args:
+        rows: ``[N, D]``, L2-normalised.
+        bank: ``[M, D]``, L2-normalised.
+        center: ``[D]``, subtracted from both sides, which are then normalised again; none compares them as they are.
+    """
+    parts = []
+    for some in _queries(rows, center):
+        best = torch.full((len(some),), -torch.inf)
+        for block in _blocks(bank, center):
+            best = torch.maximum(best, (some @ block.T).amax(dim=1))
+        parts.append(best)
+    return torch.cat(parts)
+
+
+def soft_cosine(rows: Tensor, bank: Tensor, temperature: float, center: Tensor | None = None) -> Tensor:
+    """``T (logsumexp(cos / T) - log M)`` over the whole bank, ``[N]``; tends to :func:`largest_cosine` as T falls."""
+    parts = []
+    for some in _queries(rows, center):
+        total = torch.full((len(some),), -torch.inf)
+        for block in _blocks(bank, center):
+            total = torch.logaddexp(total, torch.logsumexp(some @ block.T / temperature, dim=1))
+        parts.append(total)
+    return temperature * (torch.cat(parts) - torch.log(torch.tensor(float(len(bank)))))
+
+
+def nearest_rows(rows: Tensor, bank: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Cosines, falling, and places ``[N, count]`` of the nearest rows of the bank."""
+    count = min(count, len(bank))
+    cosines, places = [], []
+    for some in _queries(rows, None):
+        best = torch.full((len(some), count), -torch.inf)
+        where = torch.zeros((len(some), count), dtype=torch.int64)
+        for start, block in zip(range(0, len(bank), BLOCK), _blocks(bank, None), strict=True):
+            found = some @ block.T
+            here = torch.arange(start, start + len(block)).expand(len(some), -1)
+            best, order = torch.cat([best, found], dim=1).topk(count, dim=1)
+            where = torch.cat([where, here], dim=1).gather(1, order)
+        cosines.append(best)
+        places.append(where)
+    return torch.cat(cosines), torch.cat(places)
+
+
+def centered(rows: Tensor, center: Tensor | None) -> Tensor:
+    """Rows less the centre, L2-normalised; a row at the centre becomes 0."""
+    return rows if center is None else normalize(rows - center, dim=1)
+
+
+def _queries(rows: Tensor, center: Tensor | None) -> Iterator[Tensor]:
+    for some in torch.split(rows, QUERIES):
+        yield centered(some, center)
+
+
+def _blocks(bank: Tensor, center: Tensor | None) -> Iterator[Tensor]:
+    for block in torch.split(bank, BLOCK):
+        yield centered(block, center)

@@ -1,0 +1,145 @@
+"""A detector calibrated anew for another hospital, without training: its old calibrations stay."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from medood.detection.detector import CALIBRATIONS, Detector
+from medood.detection.features import Features, embed
+from medood.detection.reference import Calibration, check_name, fingerprint, stratum
+from medood.errors import MedoodError
+from medood.progress import Progress
+from medood.scans.archive import check_there, count_sources, find_sources
+from medood.scans.dicom import KEPT_ATTRIBUTES
+from medood.scans.read import Seen, check_options, read_source
+from medood.scans.scan import Refusal, Status
+from medood.schema import ReadConfig
+
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    key: str
+    stratum: str
+    picture: Tensor
+
+
+def calibrate(
+    detector: str | Path,
+    data: str | Path,
+    name: str,
+    *,
+    by: Sequence[str] = (),
+    fpr: float = 0.05,
+    read: ReadConfig | None = None,
+    progress: Progress | None = None,
+) -> Calibration:
+    """Score in-distribution scans of another hospital and keep the scores with the detector.
+
+    Args:
+        detector: the detector's folder; ``calibrations/NAME.json`` and ``.safetensors`` are added to it.
+        data: file, folder, archive, DICOMDIR or CSV manifest of scans that belong; any scan that does not raises what is
+            taken for normal.
+        name: what the calibration is called.
+        by: DICOM attributes; scans are calibrated within each combination of their values.
+        fpr: the least false-alarm rate that every stratum must be able to state.
+        read: which frames and objects become scans, and the limits.
+        progress: where to draw; none is quiet.
+
+    Raises:
+        MedoodError: the name is taken, scans are among those learned from, or a stratum has too few.
+    """
+    progress, read, folder = progress or Progress(quiet=True), read or ReadConfig(), Path(detector)
+    check_options(read)
+    check_name(name)
+    unknown = [attribute for attribute in by if attribute not in KEPT_ATTRIBUTES]
+    if unknown:
+        raise MedoodError(f"--by names {unknown[0]!r}; expected some of {', '.join(KEPT_ATTRIBUTES)}.")
+    loaded = Detector.load(folder)
+    if (folder / CALIBRATIONS / f"{name}.json").exists():
+        raise MedoodError(f"{folder} already has a calibration {name!r}. Give another name; old ones are kept.")
+    keys: list[str] = []
+    strata: list[str] = []
+    parts: list[Features] = []
+    left_out: Counter[str] = Counter()
+    for some in _batches(_prepared(Path(data), loaded, tuple(by), read, left_out, progress)):
+        parts.append(embed(loaded.network, torch.stack([item.picture for item in some])))
+        keys += [item.key for item in some]
+        strata += [item.stratum for item in some]
+    if not keys:
+        counts = ", ".join(f"{n} {status}" for status, n in left_out.items()) or "no file at all"
+        raise MedoodError(f"--data: no scan was found in {data} ({counts}).")
+    _check_apart(keys, loaded, str(data))
+    rows = Features(torch.cat([part.features for part in parts]), torch.cat([part.outputs for part in parts]))
+    made = Calibration(
+        name,
+        loaded.raw_scores(rows),
+        rows.features,
+        fingerprint(keys),
+        tuple(by),
+        tuple(strata) if by else (),
+        dict(left_out),
+    )
+    _check_strata(made, fpr)
+    return made.save(folder / CALIBRATIONS, loaded.sha256)
+
+
+def _prepared(
+    data: Path, detector: Detector, by: tuple[str, ...], read: ReadConfig, left_out: Counter[str], progress: Progress
+) -> Iterator[_Prepared]:
+    seen = Seen()
+    try:
+        check_there(data)
+    except FileNotFoundError as error:
+        raise MedoodError(f"--data: {error}. Give a folder that holds scans.") from error
+    for item in progress.track(find_sources(data, read), count_sources(data), "calibrating"):
+        for result in [item] if isinstance(item, Refusal) else read_source(item, read, seen):
+            if isinstance(result, Refusal):
+                left_out[str(result.status)] += 1
+                continue
+            try:
+                picture = detector.prepare(result)
+            except (RuntimeError, ValueError):
+                left_out[str(Status.UNREADABLE)] += 1
+                continue
+            yield _Prepared(result.identity.key, stratum(result.attributes, by), picture)
+
+
+def _batches(items: Iterator[_Prepared]) -> Iterator[list[_Prepared]]:
+    some: list[_Prepared] = []
+    for item in items:
+        some.append(item)
+        if len(some) == _BATCH:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
+def _check_apart(keys: list[str], detector: Detector, data: str) -> None:
+    learned = {bytes(row) for row in detector.bank_keys.numpy()}
+    shared = sum(bytes.fromhex(key.split(":")[0]) in learned for key in keys)
+    if shared:
+        raise MedoodError(
+            f"--data: {shared} of the {len(keys)} scans in {data} are among those that the detector learned from (same "
+            "SHA-256); calibration needs other ones."
+        )
+
+
+def _check_strata(calibration: Calibration, fpr: float) -> None:
+    needed = max(math.ceil(1.0 / fpr - 1e-9) - 1, 1)
+    small = {name: count for name, count in calibration.counts().items() if count < needed}
+    if small:
+        listed = "; ".join(f"{name or 'all scans'}: {count}" for name, count in list(small.items())[:10])
+        raise MedoodError(
+            f"--data: too few scans to state a false-alarm rate of {fpr:g}, for which {needed} are needed: {listed}. Give "
+            "more scans, fewer attributes with --by, or a higher --fpr."
+        )

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import pdist
+from scipy.stats import binom
+
+from medood.detection.reference import Calibration
+from medood.detection.two_sample import drift, mmd
+from medood.screening import whole
+from medood.screening.whole import Whole
+
+
+def test_the_statistic_against_a_double_loop() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(7, 3)), rng.normal(1.0, size=(9, 3))
+    width = np.median(pdist(np.r_[x, y], "sqeuclidean"))
+
+    def mean_kernel(a: np.ndarray, b: np.ndarray) -> float:
+        return float(np.mean([np.exp(-((u - v) ** 2).sum() / width) for u in a for v in b]))
+
+    expected = mean_kernel(x, x) + mean_kernel(y, y) - 2 * mean_kernel(x, y)
+    found = mmd(x, y, permutations=19)
+    assert found
+    assert found.statistic == pytest.approx(expected)
+    assert (found.archive, found.reference) == (7, 9)
+
+
+def test_p_values_are_uniform_where_nothing_is_shifted_and_small_where_it_is() -> None:
+    """300 pairs of samples of the same distribution: the share of p <= 0.1 lies in its binomial band."""
+    rng = np.random.default_rng(1)
+    p = [mmd(rng.normal(size=(20, 4)), rng.normal(size=(30, 4)), permutations=99, seed=i).p_value for i in range(300)]  # type: ignore[union-attr]
+    assert binom.ppf(0.001, 300, 0.1) <= sum(v <= 0.1 for v in p) <= binom.ppf(0.999, 300, 0.1)
+    shifted = mmd(rng.normal(0.7, size=(60, 4)), rng.normal(size=(60, 4)))
+    assert shifted
+    assert shifted.p_value == pytest.approx(0.001)
+
+
+def test_what_cannot_be_told_is_none() -> None:
+    assert mmd(np.zeros((1, 2)), np.zeros((5, 2))) is None
+    same = mmd(np.zeros((3, 2)), np.zeros((5, 2)))
+    assert same
+    assert (same.statistic, same.p_value) == (0.0, 1.0)
+    months = [f"2026-{m:02d}" for m in range(1, 13)]
+    assert drift(months[:9], [0.1] * 9) is None
+    assert drift(["2026-01"] * 12, list(np.linspace(0, 1, 12))) is None
+    assert drift(months, [0.5] * 12) is None
+
+
+def test_drift_is_the_rank_correlation_with_the_month() -> None:
+    months = [f"2026-{m:02d}" for m in range(1, 13)]
+    falling = drift(months, list(np.linspace(1.0, 0.1, 12)))
+    assert falling
+    assert falling.correlation == pytest.approx(-1.0)
+    assert falling.p_value < 1e-6
+
+
+def test_the_sample_does_not_depend_on_order_and_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whole, "SAMPLE", 10)
+    calibration = Calibration("c", np.arange(8.0), torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), "")
+    rows = torch.randn(60, 3, generator=torch.Generator().manual_seed(1))
+    keys = [f"{(i * 37) % 60:02x}" for i in range(60)]
+    concluded = []
+    for order in (range(60), reversed(range(60))):
+        gathered = Whole()
+        for i in order:
+            gathered.add(keys[i], rows[i], "2026-01" if i < 56 else "2026-02", 0.5)
+            assert len(gathered._kept) <= 20
+        concluded.append(gathered.conclude(calibration))
+    assert concluded[0] == concluded[1]
+    assert concluded[0]["shift"]["archive"] == 10
+    assert [line["month"] for line in concluded[0]["months"]] == ["2026-01"], "4 scans in a month are too few to be told"
+    assert Whole().conclude(calibration) == {"shift": None, "drift": None, "months": []}
+
+
+def test_a_shifted_archive_is_told_and_a_broken_row_is_left_out() -> None:
+    generator = torch.Generator().manual_seed(0)
+    calibration = Calibration("c", np.arange(200.0), torch.randn(200, 4, generator=generator), "")
+    gathered = Whole()
+    for i in range(100):
+        gathered.add(f"{i:03d}", torch.randn(4, generator=generator) + 1.5, "", 0.1)
+    gathered.add("nan", torch.full((4,), float("nan")), "", 0.1)
+    shift = gathered.conclude(calibration)["shift"]
+    assert shift["p_value"] == pytest.approx(0.001)
+    assert (shift["archive"], shift["reference"]) == (100, 200)

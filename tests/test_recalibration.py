@@ -1,0 +1,171 @@
+"""A detector calibrated anew: strata, refusals, and runs decided with it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydicom import dcmread
+
+from medood.detection.calibration import p_values
+from medood.detection.detector import Detector
+from medood.detection.reference import Calibration
+from medood.errors import MedoodError
+from medood.phantom.chest import frontal_chest
+from medood.phantom.dicom import dicom_bytes
+from medood.recalibration import calibrate
+from medood.screening.ledger import Ledger
+from medood.screening.pipeline import screen
+from tests.cli.test_commands import medood
+
+
+@pytest.fixture
+def detector(tiny_detector: Path, tmp_path: Path) -> Path:
+    parts = shutil.ignore_patterns("cache", "checkpoints", "tensorboard")
+    return Path(shutil.copytree(tiny_detector, tmp_path / "detector", ignore=parts))
+
+
+def films(folder: Path, counts: dict[str, int], first: int = 700, date: str = "") -> Path:
+    """Phantom chests as DICOM, by manufacturer."""
+    folder.mkdir()
+    for maker, count in counts.items():
+        for number in range(count):
+            name = f"{maker or 'none'}-{number:02d}"
+            path = folder / f"{name}.dcm"
+            path.write_bytes(dicom_bytes(frontal_chest(first + number, 64).picture, name + str(first)))
+            dataset = dcmread(path)
+            dataset.Manufacturer = maker
+            if date:
+                dataset.StudyDate = f"{date[:4]}{number % 12 + 1:02d}15"
+            dataset.save_as(path)
+    return folder
+
+
+def scored(run: Path) -> list[dict[str, str]]:
+    with (run / "verdicts.csv").open(newline="") as stream:
+        return [row for row in csv.DictReader(stream) if row["status"] == "scored"]
+
+
+def test_a_calibration_by_stratum_judges_each_scan_within_its_own(detector: Path, tmp_path: Path) -> None:
+    before = (detector / "detector.json").read_bytes()
+    made = calibrate(detector, films(tmp_path / "here", {"Acme": 20, "Beta": 24}), "here", by=["Manufacturer"])
+    assert made.counts() == {"Beta": 24, "Acme": 20}
+    assert (detector / "detector.json").read_bytes() == before
+    assert len(Detector.load(detector).calibration.scores) == 16, "the old calibration stays the default"
+
+    source = films(tmp_path / "new", {"Acme": 3, "Beta": 3, "Gamma": 2}, first=800)
+    screen([source], detector, tmp_path / "run", fpr=0.1, calibration="here")
+    ledger = Ledger(tmp_path / "run")
+    rows, facts = list(ledger.rows("status = 'scored'")), ledger.run()
+    ledger.close()
+    assert facts["calibration"] == made.stated()
+    assert facts["threshold"] is None
+    assert len(rows) == 8
+    for row in rows:
+        score = np.array([row.score])
+        own = [p_values(score, made.scores_of(name))[0] for name in ("Acme", "Beta")]
+        maker = Path(row.source).name.split("-")[0]
+        assert row.facts["stratum"] == maker
+        assert row.p_value == {"Acme": own[0], "Beta": own[1], "Gamma": max(own)}[maker]
+        assert ("no calibration scan is of its kind (Gamma)" in row.reason) == (maker == "Gamma")
+
+
+def test_strata_with_too_few_scans_are_refused_with_their_names(detector: Path, tmp_path: Path) -> None:
+    source = films(tmp_path / "here", {"Acme": 20, "Beta": 3, "": 2})
+    with pytest.raises(MedoodError, match=r"0\.05, for which 19 are needed: Beta: 3; not stated: 2"):
+        calibrate(detector, source, "here", by=["Manufacturer"])
+    assert calibrate(detector, source, "all").counts() == {"": 25}
+    assert not (detector / "calibrations" / "here.json").exists()
+
+
+def test_what_a_calibration_refuses(detector: Path, phantom_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(MedoodError, match=r"22 of the 40 scans in .* learned from"):
+        calibrate(detector, phantom_folder, "same")
+    with pytest.raises(MedoodError, match="already has a calibration 'training'"):
+        calibrate(detector, phantom_folder, "training")
+    with pytest.raises(MedoodError, match="expected up to 64 letters"):
+        calibrate(detector, phantom_folder, "../out")
+    with pytest.raises(MedoodError, match="--by names 'PatientName'"):
+        calibrate(detector, phantom_folder, "x", by=["PatientName"])
+    with pytest.raises(MedoodError, match="does not exist"):
+        calibrate(detector, tmp_path / "nowhere", "x")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("no scan")
+    with pytest.raises(MedoodError, match=r"no scan was found in .* not_an_image"):
+        calibrate(detector, tmp_path / "texts", "x")
+    with pytest.raises(MedoodError, match="no calibration 'other'; it has: training"):
+        screen([phantom_folder], detector, tmp_path / "run", calibration="other")
+
+
+@pytest.mark.parametrize("part", ["here.json", "here.safetensors"])
+def test_a_changed_calibration_is_refused(detector: Path, tmp_path: Path, part: str) -> None:
+    calibrate(detector, films(tmp_path / "here", {"Acme": 20}), "here")
+    path = detector / "calibrations" / part
+    content = bytearray(path.read_bytes())
+    place = content.rindex(b".") + 2 if part.endswith("json") else len(content) - 3
+    content[place] = ord("1") if content[place] != ord("1") else ord("2")
+    path.write_bytes(bytes(content))
+    with pytest.raises(MedoodError, match="changed after"):
+        Detector.load(detector, "here")
+
+
+def test_a_calibration_of_another_detector_is_refused(detector: Path, tmp_path: Path) -> None:
+    made = Calibration("theirs", np.arange(5.0), torch.zeros(5, 32), "")
+    made.save(detector / "calibrations", "0" * 64)
+    with pytest.raises(MedoodError, match="made for another detector"):
+        Detector.load(detector, "theirs")
+
+
+def test_a_score_that_is_not_finite_survives_saving(detector: Path) -> None:
+    sha256 = Detector.load(detector).sha256
+    made = Calibration("odd", np.array([1.0, np.inf]), torch.zeros(2, 32), "").save(detector / "calibrations", sha256)
+    loaded = Detector.load(detector, "odd").calibration
+    assert loaded.sha256 == made.sha256
+    np.testing.assert_array_equal(loaded.scores, [1.0, np.inf])
+
+
+def test_the_command_and_the_report_name_the_calibration(detector: Path, tmp_path: Path) -> None:
+    source = films(tmp_path / "here", {"Acme": 20, "Beta": 20}, date="2025")
+    told = medood("calibrate", detector, "--data", source, "--name", "here", "--by", "Manufacturer")
+    assert "Acme: 20 scans; at --fpr 0.05 the true rate lies between 0.26% and 13.91%" in told.stderr + told.stdout
+    new = films(tmp_path / "new", {"Acme": 24}, first=800, date="2026")
+    run = tmp_path / "run"
+    told = medood("screen", new, "--detector", detector, "--out", run, "--calibration", "here")
+    assert "calibration 'here' of 40 scans" in told.stderr + told.stdout
+    assert "the archive as a whole" in told.stderr + told.stdout
+    medood("report", run, "--top", "1")
+    record = json.loads((run / "record.json").read_text())
+    assert record["run"]["calibration"]["strata"] == {"Acme": 20, "Beta": 20}
+    assert record["run"]["whole"]["drift"]["scans"] == 24
+    assert "2026" not in json.dumps(record["flagged"] + record["pages"]).replace(str(new), "")
+    both = medood("screen", new, "--detector", detector, "--out", tmp_path / "b", "--fpr", "0.1", "--fdr", "0.1", check=2)
+    assert "--fpr and --fdr were both given" in both.stderr
+
+
+def test_a_false_discovery_rate_decides_over_the_archive(detector: Path, tmp_path: Path) -> None:
+    source = films(tmp_path / "new", {"Acme": 12}, first=900)
+    for number in range(8):
+        picture = np.random.default_rng(number).random((64, 64)).astype(np.float32)
+        (source / f"noise-{number}.dcm").write_bytes(dicom_bytes(picture, f"noise-{number}"))
+    screen([source], detector, tmp_path / "run", fdr=0.3)
+    rows = scored(tmp_path / "run")
+    p = np.array([float(row["p_value"]) for row in rows])
+    ordered = np.sort(p)
+    passing = np.nonzero(ordered <= np.arange(1, len(p) + 1) * 0.3 / len(p) + 1e-12)[0]
+    limit = ordered[passing[-1]] if len(passing) else 0.0
+    facts = Ledger.facts_of(tmp_path / "run")
+    assert facts["limit"] == limit
+    assert facts["fpr"] is None
+    for row in rows:
+        flagged = float(row["p_value"]) <= limit
+        assert row["decision"] == ("out_of_distribution" if flagged else "in_distribution")
+        assert ("false-discovery rate of 0.3 over 20 scans" in row["reason"]) == flagged
+    told = medood("screen", source, "--detector", detector, "--out", tmp_path / "strict", "--fdr", "0.01")
+    assert "at least 118 of 20 scans" in told.stdout + told.stderr
+    assert {row["decision"] for row in scored(tmp_path / "strict")} == {"in_distribution"}
+    medood("report", tmp_path / "strict")
