@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from medood.detection.choice import Reactions, choose, reactions, reduce_bank, rows_at, separations
-from medood.detection.detector import Detector
+from medood.detection.detector import Detector, Learned
 from medood.detection.features import Features, embed
+from medood.detection.hashes import difference_hashes
 from medood.detection.reference import TRAINING, Calibration, empty, fingerprint
 from medood.detection.scores import SCORES, fit_all
 from medood.distillation.collapse import effective_rank
@@ -78,7 +79,11 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | None 
     calibration_inputs = as_input(data.calibration)
     rows = embed(network, calibration_inputs)
     detector.calibration = Calibration(
-        TRAINING, detector.raw_scores(rows), rows.features, fingerprint(data.calibration_keys)
+        TRAINING,
+        detector.raw_scores(rows),
+        rows.features,
+        torch.from_numpy(difference_hashes(calibration_inputs)),
+        fingerprint(data.calibration_keys),
     )
     detector.cam_scale = normal_scale(grad_cam(detector, calibration_inputs[:_CAM_SCANS]))
     detector.facts = {
@@ -231,7 +236,7 @@ def _detector(
 ) -> tuple[Detector, Reactions]:
     """A detector without a calibration, and what its score was chosen by."""
     keys = [data.inputs.keys[i] for i in data.training]
-    digests = np.stack([np.frombuffer(bytes.fromhex(key.split(":")[0]), dtype=np.uint8) for key in keys])
+    digests = _digests(keys)
     pictures = as_input(data.inputs.pictures[data.development])
     development = embed(network, pictures)
     shifted = reactions(network, pictures, config.views, config.train.seed)
@@ -256,10 +261,22 @@ def _detector(
         score_name=score,
         bank=bank.features.contiguous(),
         bank_keys=torch.from_numpy(digests.copy()),
+        learned=_learned(data),
         fitted=fitted,
         calibration=empty(bank.features.shape[1]),
     )
     return detector, table
+
+
+def _learned(data: TrainingData) -> Learned:
+    rows = np.concatenate([data.training, data.development])
+    hashes = [difference_hashes(as_input(data.inputs.pictures[some])) for some in np.array_split(rows, len(rows) // 512 + 1)]
+    return Learned(torch.from_numpy(_digests([data.inputs.keys[i] for i in rows])), torch.from_numpy(np.concatenate(hashes)))
+
+
+def _digests(keys: list[str]) -> npt.NDArray[np.uint8]:
+    """The SHA-256 of each key, as bytes."""
+    return np.stack([np.frombuffer(bytes.fromhex(key.split(":")[0]), dtype=np.uint8) for key in keys])
 
 
 def _mean(by_shift: dict[str, float]) -> float:

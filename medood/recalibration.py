@@ -13,6 +13,7 @@ from torch import Tensor
 
 from medood.detection.detector import CALIBRATIONS, Detector
 from medood.detection.features import Features, embed
+from medood.detection.hashes import difference_hashes
 from medood.detection.reference import Calibration, check_name, fingerprint, stratum
 from medood.errors import MedoodError
 from medood.progress import Progress
@@ -70,8 +71,11 @@ def calibrate(
     strata: list[str] = []
     parts: list[Features] = []
     left_out: Counter[str] = Counter()
+    hashes: list[Tensor] = []
     for some in _batches(_prepared(Path(data), loaded, tuple(by), read, left_out, progress)):
-        parts.append(embed(loaded.network, torch.stack([item.picture for item in some])))
+        pictures = torch.stack([item.picture for item in some])
+        parts.append(embed(loaded.network, pictures))
+        hashes.append(torch.from_numpy(difference_hashes(pictures)))
         keys += [item.key for item in some]
         strata += [item.stratum for item in some]
     if not keys:
@@ -83,6 +87,7 @@ def calibrate(
         name,
         loaded.raw_scores(rows),
         rows.features,
+        torch.cat(hashes),
         fingerprint(keys),
         tuple(by),
         tuple(strata) if by else (),
@@ -125,7 +130,7 @@ def _batches(items: Iterator[_Prepared]) -> Iterator[list[_Prepared]]:
 
 
 def _check_apart(keys: list[str], detector: Detector, data: str) -> None:
-    learned = {bytes(row) for row in detector.bank_keys.numpy()}
+    learned = {bytes(row) for row in detector.learned.keys.numpy()}
     shared = sum(bytes.fromhex(key.split(":")[0]) in learned for key in keys)
     if shared:
         raise MedoodError(

@@ -7,24 +7,55 @@ from typing import Annotated
 
 import typer
 
+from medood.errors import MedoodError
+
 
 def benchmark_command(
     detector: Annotated[Path, typer.Argument(help="The folder that medood train wrote.")],
-    data: Annotated[Path, typer.Option("--data", help="A manifest: CSV with file, split, group, dataset.")],
-    out: Annotated[Path, typer.Option("--out", help="Where benchmark.csv and benchmark.md go.")],
+    data: Annotated[Path, typer.Option("--data", help="A manifest: CSV with file, split, group, dataset, patient_id.")],
+    out: Annotated[Path, typer.Option("--out", help="Where tables, the page and figures go.")],
+    calibration: Annotated[str, typer.Option("--calibration", help="Name given to medood calibrate.")] = "training",
+    against: Annotated[Path | None, typer.Option("--against", help="Another detector, compared in pairs.")] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option("--peer", help="Another library's detector on the same features, such as sklearn:IsolationForest."),
+    ] = None,
+    backbone: Annotated[str, typer.Option("--backbone", help="A frozen timm backbone to compare with.")] = "",
+    backbone_weights: Annotated[
+        Path | None, typer.Option("--backbone-weights", help="Its weights: a safetensors file, one grey channel in.")
+    ] = None,
     repeats: Annotated[int, typer.Option("--repeats", min=10, help="Bootstrap draws of each interval.")] = 1000,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the faults and the bootstrap.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the path of the CSV.")] = False,
 ) -> None:
-    """Measure AUROC, AUPR and FPR at 95 % TPR on every data set of a manifest, beside a pixel baseline."""
+    """Measure a detector on every data set of a manifest, beside trivial baselines, a shortcut audit and a leakage check."""
     from medood.detection.detector import Detector
-    from medood.evaluation.benchmark import benchmark, markdown, write_table
+    from medood.evaluation.benchmark import benchmark
+    from medood.evaluation.figures import write_figures
+    from medood.evaluation.peers import frozen_backbone
+    from medood.evaluation.tables import main_table, write_benchmark
     from medood.progress import Progress
 
+    if bool(backbone) != bool(backbone_weights):
+        raise MedoodError("--backbone and --backbone-weights go together: a timm name and a safetensors file.")
     progress = Progress(quiet=quiet)
-    loaded = Detector.load(detector)
-    table, missing = benchmark(loaded, data, repeats=repeats, progress=progress)
-    write_table(table, out, f"Benchmark of {loaded.facts.get('config', {}).get('name', 'a detector')}")
-    for sentence in missing:
+    loaded = Detector.load(detector, calibration)
+    frozen = {backbone: frozen_backbone(backbone, backbone_weights, loaded.preprocess)} if backbone_weights else {}
+    found = benchmark(
+        loaded,
+        data,
+        against=Detector.load(against) if against else None,
+        backbones=frozen,
+        peers=peer or (),
+        repeats=repeats,
+        seed=seed,
+        progress=progress,
+    )
+    write_benchmark(found, out, f"Benchmark of {found.facts['detector']}")
+    write_figures(found, out)
+    for sentence in found.missing:
         progress.say(f"left out: {sentence}")
-    progress.say(markdown(table))
+    for (group, name), leak in sorted(found.leaks.items()):
+        progress.say(f"left out: {len(leak.files)} scans of {group}/{name} that the detector knew already")
+    progress.say(main_table(found))
     print(out / "benchmark.csv")

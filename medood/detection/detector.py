@@ -55,6 +55,19 @@ class Verdict:
     calibrated: bool = True
 
 
+@dataclass(frozen=True)
+class Learned:
+    """All scans that chose anything of a detector but its calibration: training and development scans.
+
+    Attributes:
+        keys: ``[L, 32]`` uint8, their SHA-256.
+        hashes: ``[L, 32]`` uint8, see :mod:`medood.detection.hashes`.
+    """
+
+    keys: Tensor
+    hashes: Tensor
+
+
 @dataclass
 class Detector:
     """Everything that decides.
@@ -66,6 +79,7 @@ class Detector:
         score_name: the one of ``SCORES`` that decides.
         bank: ``[M, D]`` in-distribution features.
         bank_keys: ``[M, 32]`` uint8, the SHA-256 of the scans behind the rows.
+        learned: every scan that was learned from, those that a reduced bank left out among them.
         fitted: what each score learned from the bank.
         calibration: scores of in-distribution scans that everything is judged against.
         cam_scale: raw Grad-CAM value drawn at full strength, from calibration scans.
@@ -79,6 +93,7 @@ class Detector:
     score_name: str
     bank: Tensor
     bank_keys: Tensor
+    learned: Learned
     fitted: dict[str, Fitted]
     calibration: Calibration
     cam_scale: float = 1.0
@@ -140,7 +155,9 @@ class Detector:
         weights = {name: value.cpu().contiguous() for name, value in self.network.state_dict().items()}
         save_file(weights, folder / PARTS[0])
         fitted = {f"{name}/{key}": v.contiguous() for name, values in self.fitted.items() for key, v in values.items()}
-        save_file({"features": self.bank.contiguous(), "keys": self.bank_keys.contiguous(), **fitted}, folder / PARTS[1])
+        bank = {"features": self.bank.contiguous(), "keys": self.bank_keys.contiguous()}
+        learned = {"learned_keys": self.learned.keys.contiguous(), "learned_hashes": self.learned.hashes.contiguous()}
+        save_file({**bank, **learned, **fitted}, folder / PARTS[1])
         stated = {
             "schema_version": SCHEMA_VERSION,
             "preprocess": asdict(self.preprocess),
@@ -187,6 +204,7 @@ class Detector:
             score_name=stated["score"],
             bank=bank["features"],
             bank_keys=bank["keys"],
+            learned=Learned(bank["learned_keys"], bank["learned_hashes"]),
             fitted=fitted,
             calibration=Calibration.load(folder / CALIBRATIONS, calibration, stated["sha256"]),
             cam_scale=float(stated["cam_scale"]),

@@ -33,6 +33,7 @@ class Calibration:
         name: what it is called; ``training`` is the one made with the detector.
         scores: ``[n]``, higher is more out-of-distribution.
         features: ``[n, D]``, for tests on an archive as a whole.
+        hashes: ``[n, 32]`` uint8, see :mod:`medood.detection.hashes`.
         keys_sha256: SHA-256 over the sorted scan keys.
         by: DICOM attributes that part the scans into strata; empty is one stratum.
         strata: ``[n]`` strata of the scans, as :func:`stratum` names them; empty where there is one.
@@ -43,6 +44,7 @@ class Calibration:
     name: str
     scores: Vector
     features: Tensor
+    hashes: Tensor
     keys_sha256: str
     by: tuple[str, ...] = ()
     strata: tuple[str, ...] = ()
@@ -103,7 +105,7 @@ class Calibration:
         """Write ``NAME.safetensors`` and ``NAME.json`` into a folder; returns the calibration with its digest."""
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / f"{self.name}.safetensors"
-        save_file({"features": self.features.contiguous()}, part)
+        save_file({"features": self.features.contiguous(), "hashes": self.hashes.contiguous()}, part)
         body = {
             "schema_version": SCHEMA_VERSION,
             "name": self.name,
@@ -141,12 +143,13 @@ class Calibration:
             if body["detector_sha256"] != detector_sha256:
                 raise MedoodError(f"{path} was made for another detector. Calibrate this one.")
             with safe_open(part, framework="pt") as stream:
-                features = stream.get_tensor("features")
+                features, hashes = stream.get_tensor("features"), stream.get_tensor("hashes")
             scores = np.array([np.inf if v is None else v for v in body["scores"]], dtype=np.float64)
             return cls(
                 body["name"],
                 scores,
                 features,
+                hashes,
                 body["keys_sha256"],
                 tuple(body["by"]),
                 tuple(body["strata"]),
@@ -179,7 +182,7 @@ def check_name(name: str) -> None:
 
 def empty(dimensions: int) -> Calibration:
     """A calibration without scans: nothing can be decided with it."""
-    return Calibration("none", np.zeros(0), torch.zeros((0, dimensions)), "")
+    return Calibration("none", np.zeros(0), torch.zeros((0, dimensions)), torch.zeros((0, 32), dtype=torch.uint8), "")
 
 
 def _digest(body: dict[str, Any]) -> str:

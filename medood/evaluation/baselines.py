@@ -2,14 +2,89 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
+import torch
+from sklearn.covariance import LedoitWolf
+from sklearn.decomposition import PCA
 
-#: Side of the pictures that the pixel baseline compares.
+from medood.scans.scan import Scan
+from medood.scans.transforms import ResizeTo
+
+#: Side of the pictures that the pixel baselines compare.
 SIDE = 32
+_COMPONENTS = 64
+_shrink = ResizeTo(SIDE)
+
+Matrix = npt.NDArray[np.float32]
+Scores = npt.NDArray[np.float64]
 
 
-def pixel_knn(queries: npt.NDArray[np.float32], reference: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+@dataclass(frozen=True)
+class Trivial:
+    """What can be said of scans without looking at what they show.
+
+    Attributes:
+        small: ``[N, 32, 32]`` pictures.
+        grey: ``[N, 10]``: quantiles 5, 25, 50, 75 and 95 %, mean, standard deviation, mean and standard deviation of the
+            outer tenth, mean gradient.
+        file: ``[N, 4]``: logarithms of rows, columns, their ratio, and bytes of the file.
+    """
+
+    small: Matrix
+    grey: Matrix
+    file: Matrix
+
+
+def trivial(scan: Scan, size: int) -> tuple[Matrix, Matrix, Matrix]:
+    """The three rows of one scan; ``size`` is that of its file in bytes."""
+    pixels = scan.pixels[0]
+    small = _shrink(torch.from_numpy(np.ascontiguousarray(scan.pixels)))
+    height, width = pixels.shape
+    rim = max(1, min(height, width) // 10)
+    border = np.concatenate([part.ravel() for part in (pixels[:rim], pixels[-rim:], pixels[:, :rim], pixels[:, -rim:])])
+    gradient = sum(float(np.abs(step).mean()) for axis in (0, 1) if (step := np.diff(pixels, axis=axis)).size)
+    quantiles = np.quantile(pixels, [0.05, 0.25, 0.5, 0.75, 0.95])
+    grey = np.r_[quantiles, pixels.mean(), pixels.std(), border.mean(), border.std(), gradient]
+    file = np.log([height, width, height / width * np.e, max(size, 1)])
+    return np.asarray(small, dtype=np.float32)[0], grey.astype(np.float32), file.astype(np.float32)
+
+
+def stacked(rows: Sequence[tuple[Matrix, Matrix, Matrix]]) -> Trivial:
+    """Rows of :func:`trivial` as arrays."""
+    return Trivial(*(np.stack(column) for column in zip(*rows, strict=True)))
+
+
+def baseline_scores(reference: Trivial, queries: dict[tuple[str, str], Trivial]) -> dict[str, dict[tuple[str, str], Scores]]:
+    """Scores ``[N]`` of every baseline for every set; higher is more out-of-distribution.
+
+    Args:
+        reference: in-distribution scans that the detector learned from.
+        queries: sets by any name.
+    """
+    flat = _flat(reference.small)
+    components = PCA(min(_COMPONENTS, *flat.shape), svd_solver="randomized", random_state=0).fit(flat)
+    grey, file = _Distance(reference.grey), _Distance(reference.file)
+    coded = _Distance(components.transform(flat))
+    found: dict[str, dict[tuple[str, str], Scores]] = {}
+    for key, rows in queries.items():
+        code = components.transform(_flat(rows.small))
+        left = np.linalg.norm(_flat(rows.small) - components.inverse_transform(code), axis=1)
+        for name, values in {
+            "pixel_knn": pixel_knn(rows.small, reference.small),
+            "pca_mahalanobis": coded(code),
+            "pca_residual": left,
+            "grey_statistics": grey(rows.grey),
+            "file_facts": file(rows.file),
+        }.items():
+            found.setdefault(name, {})[key] = np.asarray(values, dtype=np.float64)
+    return found
+
+
+def pixel_knn(queries: Matrix, reference: Matrix) -> Scores:
     """Minus the largest normalised cross-correlation with a reference picture; higher is more out-of-distribution.
 
     Args:
@@ -24,7 +99,22 @@ def pixel_knn(queries: npt.NDArray[np.float32], reference: npt.NDArray[np.float3
     return np.concatenate(parts).astype(np.float64)
 
 
-def _normalised(pictures: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+class _Distance:
+    """Mahalanobis distance to rows, standardised first, with a shrunk covariance."""
+
+    def __init__(self, rows: Matrix) -> None:
+        self._mean, self._spread = rows.mean(axis=0), np.maximum(rows.std(axis=0), 1e-6)
+        self._covariance = LedoitWolf(assume_centered=True).fit((rows - self._mean) / self._spread)
+
+    def __call__(self, rows: Matrix) -> Scores:
+        return np.asarray(np.sqrt(self._covariance.mahalanobis((rows - self._mean) / self._spread)))
+
+
+def _flat(pictures: Matrix) -> Matrix:
+    return pictures.reshape(len(pictures), -1)
+
+
+def _normalised(pictures: Matrix) -> Matrix:
     rows = pictures.reshape(len(pictures), -1)
     rows = rows - rows.mean(axis=1, keepdims=True)
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-8), dtype=np.float32)

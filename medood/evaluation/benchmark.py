@@ -1,37 +1,36 @@
-"""The benchmark: every data set of a manifest against in-distribution test scans, the hospital shortcut beside it."""
+"""The benchmark: each data set of a manifest against in-distribution test scans, and what could explain the figures away."""
 
 from __future__ import annotations
 
-import csv
-import dataclasses
+import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from medood.detection.detector import Detector
-from medood.detection.features import embed
+from medood.detection.scores import SCORES
 from medood.errors import MedoodError
-from medood.evaluation.baselines import SIDE, pixel_knn
-from medood.evaluation.faults import FAULTS
-from medood.evaluation.metrics import Separation, separation
+from medood.evaluation.baselines import Trivial, baseline_scores
+from medood.evaluation.collect import Collected, Embedder, Key, Leak, Set, collect
+from medood.evaluation.manifest import read_manifest
+from medood.evaluation.metrics import Difference, Draws, Figure, Separation, Vector, difference, draw, mean, separation
+from medood.evaluation.peers import fit_peer, nearest_to
+from medood.evaluation.shortcuts import Shortcut, shortcut
 from medood.progress import Progress
-from medood.scans.archive import Source
-from medood.scans.read import read_source
-from medood.scans.scan import Scan
-from medood.scans.transforms import ResizeTo
 
-_COLUMNS = ("file", "split", "group", "dataset")
 _TEST, _SHIFT, _NEAR = "in_distribution", "id_shift", "near"
+#: Baselines whose AUROC stands beside the detector's in the page.
+BASELINES = ("pixel_knn", "pca_mahalanobis", "pca_residual", "grey_statistics", "file_facts")
+MAIN, OTHER = "detector", "against"
+_RATES = (0.01, 0.05)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One line of the table.
+    """One set against another.
 
     Attributes:
         kind: ``far``, ``near``, ``id_shift``, ``acquisition``, ``near vs id_shift`` or ``same source``.
@@ -39,8 +38,9 @@ class Comparison:
         negatives: name of the negatives'.
         positive_count: scans.
         negative_count: scans.
-        detector: the detector's figures.
-        pixel_knn: the trivial baseline's, on the same scans.
+        figures: by scorer: ``detector``, ``score:NAME`` for each score, the baselines, peers, ``against``.
+        shortcut: what trivial features alone tell.
+        differences: AUROC of the detector less that of ``pixel_knn``, and of ``against``, on the same draws.
     """
 
     kind: str
@@ -48,144 +48,146 @@ class Comparison:
     negatives: str
     positive_count: int
     negative_count: int
-    detector: Separation
-    pixel_knn: Separation
-
-
-@dataclass
-class _Pictures:
-    """Pictures of one data set while they are read."""
-
-    inputs: list[Tensor] = field(default_factory=list)
-    small: list[Tensor] = field(default_factory=list)
-    patients: list[str] = field(default_factory=list)
+    figures: dict[str, Separation]
+    shortcut: Shortcut
+    differences: dict[str, Difference]
 
 
 @dataclass(frozen=True)
-class _Scored:
-    detector: npt.NDArray[np.float64]
-    pixels: npt.NDArray[np.float64]
+class Decision:
+    """What the calibrated decision does to one set.
+
+    Attributes:
+        group: of the set.
+        dataset: its name.
+        count: scans.
+        flagged: share flagged, by false-alarm rate.
+    """
+
+    group: str
+    dataset: str
+    count: int
+    flagged: dict[float, Figure]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """All that was measured.
+
+    Attributes:
+        comparisons: the table.
+        decisions: one a set.
+        leaks: scans left out because the detector knew them.
+        missing: a sentence for each file that could not be read.
+        scores: raw scores of the detector by set, for figures.
+        facts: detector, manifest and settings.
+    """
+
+    comparisons: list[Comparison]
+    decisions: list[Decision]
+    leaks: dict[Key, Leak]
+    missing: list[str]
+    scores: dict[Key, Vector]
+    facts: dict[str, object]
+
+
+@dataclass(frozen=True)
+class _Side:
+    """Scans of one side of a comparison: scores by scorer, trivial facts, patients."""
+
+    scores: dict[str, Vector]
+    trivial: Trivial
     patients: npt.NDArray[np.str_]
 
 
 def benchmark(
-    detector: Detector, manifest: Path, *, repeats: int = 1000, seed: int = 0, progress: Progress | None = None
-) -> tuple[list[Comparison], list[str]]:
+    detector: Detector,
+    manifest: Path,
+    *,
+    against: Detector | None = None,
+    backbones: dict[str, Embedder] | None = None,
+    peers: Sequence[str] = (),
+    repeats: int = 1000,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Benchmark:
     """Measure a detector on a manifest.
 
     Args:
         detector: the detector.
-        manifest: a CSV with the columns ``file`` (relative to it), ``split``, ``group``, ``dataset`` and, where
-            known, ``patient_id``. Rows of the split ``train`` are the reference of the pixel baseline; those of
-            ``test`` are scored.
+        manifest: see :mod:`medood.evaluation.manifest`. Rows of the split ``train`` are the reference of the baselines and
+            frozen backbones; those of ``test`` are scored.
+        against: another detector, compared in pairs.
+        backbones: frozen backbones by name, scored by their nearest training scan and by peers.
+        peers: other libraries' detectors, fitted on the detector's bank and the backbones' features.
         repeats: bootstrap draws.
         seed: of the faults and the bootstrap.
         progress: where to draw; none is quiet.
-
-    Returns:
-        the comparisons, and a sentence for each file that could not be read.
 
     Raises:
         MedoodError: the manifest cannot be used.
     """
     progress = progress or Progress(quiet=True)
-    rows = _read_manifest(manifest)
-    shrink = ResizeTo(SIDE)
-    rng = np.random.default_rng([seed, 21])
-    sets: dict[tuple[str, str], _Pictures] = {}
-    reference: list[Tensor] = []
-    missing: list[str] = []
-    for row in progress.track(iter(rows), len(rows), "reading"):
-        result = next(iter(read_source(Source(manifest.parent / row["file"]))))
-        if not isinstance(result, Scan):
-            missing.append(f"{row['file']}: {result.reason}")
-        elif row["split"] == "train":
-            reference.append(_plain(shrink(torch.from_numpy(result.pixels))))
-        else:
-            patient = f"{row['dataset']}/{row.get('patient_id') or row['file']}"
-            _keep(sets.setdefault((row["group"], row["dataset"]), _Pictures()), result, detector, shrink, patient)
-            if row["group"] == _TEST:
-                for name, fault in FAULTS.items():
-                    faulty = np.ascontiguousarray(fault(result.pixels[0], rng), dtype=np.float32)[None]
-                    scan = dataclasses.replace(result, pixels=faulty)
-                    _keep(sets.setdefault(("acquisition", name), _Pictures()), scan, detector, shrink, patient)
-    tests = [key for key in sets if key[0] == _TEST]
-    if not tests or not reference:
+    detectors = {MAIN: detector} | ({OTHER: against} if against else {})
+    found = collect(read_manifest(manifest), manifest.parent, detectors, backbones or {}, seed, progress)
+    if found.reference is None or not any(group == _TEST for group, _ in found.sets):
+        told = f" ({found.missing[0]})" if found.missing else ""
         raise MedoodError(
             f"{manifest}: needs rows of the group in_distribution with the split test, and of the split train, that can be "
-            f"read; {len(missing)} of {len(rows)} files could not be read" + (f" ({missing[0]})." if missing else ".")
+            f"read; {len(found.missing)} files could not be read{told}."
         )
-    bank = torch.stack(reference)[:, 0].numpy()
-    scored = {}
-    for key in progress.track(iter(list(sets)), len(sets), "scoring"):
-        pictures = sets.pop(key)
-        raw = detector.score(embed(detector.network, torch.stack(pictures.inputs))).double().numpy()
-        scored[key] = _Scored(
-            np.nan_to_num(raw, nan=np.finfo(np.float64).max),
-            pixel_knn(torch.stack(pictures.small)[:, 0].numpy(), bank),
-            np.array(pictures.patients),
-        )
+    scored = _scored(found, detectors, list(backbones or {}), peers, progress)
     pairs = list(_pairs(scored))
-    table = [
-        _compare(kind, name, other, positives, negatives, repeats, seed)
-        for kind, name, positives, other, negatives in progress.track(iter(pairs), len(pairs), "bootstrap")
-    ]
-    return table, missing
+    return Benchmark(
+        [_compare(*pair, repeats, seed) for pair in progress.track(iter(pairs), len(pairs), "bootstrap")],
+        [_decide(key, found.sets[key], side.scores[MAIN], detector, repeats, seed) for key, side in sorted(scored.items())],
+        {key: leak for key, leak in found.leaks.items() if leak.files},
+        found.missing,
+        {key: side.scores[MAIN] for key, side in scored.items()},
+        {
+            "detector": detector.facts.get("config", {}).get("name", "a detector"),
+            "detector_sha256": detector.sha256,
+            "score": detector.score_name,
+            "calibration": detector.calibration.stated(),
+            "against": against.facts.get("config", {}).get("name", "a detector") if against else None,
+            "against_sha256": against.sha256 if against else None,
+            "manifest_sha256": hashlib.sha256(manifest.read_bytes()).hexdigest(),
+            "repeats": repeats,
+            "seed": seed,
+        },
+    )
 
 
-def write_table(table: Sequence[Comparison], folder: Path, heading: str) -> None:
-    """Write ``benchmark.csv`` and ``benchmark.md``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    names = ["kind", "positives", "negatives", "positive_count", "negative_count"]
-    figures = [item.name for item in dataclasses.fields(Separation)]
-    with (folder / "benchmark.csv").open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow([*names, *figures, *(f"pixel_knn_{name}" for name in figures)])
-        for line in table:
-            values = [getattr(side, name) for side in (line.detector, line.pixel_knn) for name in figures]
-            writer.writerow([*(getattr(line, name) for name in names), *(f"{value:.4f}" for value in values)])
-    (folder / "benchmark.md").write_text(f"# {heading}\n\n" + markdown(table))
+def _scored(
+    found: Collected, detectors: dict[str, Detector], backbones: list[str], peers: Sequence[str], progress: Progress
+) -> dict[Key, _Side]:
+    """Every scorer over every set."""
+    assert found.reference is not None
+    main = detectors[MAIN]
+    table: dict[str, dict[Key, Vector]] = baseline_scores(
+        found.reference.trivial, {key: value.trivial for key, value in found.sets.items()}
+    )
+    fitted = [(name, MAIN, fit_peer(name, main.bank)) for name in peers]
+    for backbone in backbones:
+        bank = found.reference.features[backbone].features
+        fitted.append((f"{backbone}:nearest", backbone, nearest_to(bank)))
+        fitted += [(f"{backbone}:{name}", backbone, fit_peer(name, bank)) for name in peers]
+    for key, value in progress.track(iter(found.sets.items()), len(found.sets), "scoring"):
+        for name in SCORES:
+            table.setdefault(f"score:{name}", {})[key] = main.raw_scores(value.features[MAIN], name)
+        table.setdefault(MAIN, {})[key] = main.raw_scores(value.features[MAIN])
+        if OTHER in detectors:
+            table.setdefault(OTHER, {})[key] = detectors[OTHER].raw_scores(value.features[OTHER])
+        for name, embedder, score in fitted:
+            table.setdefault(name, {})[key] = np.nan_to_num(score(value.features[embedder].features), nan=np.inf)
+    order = [MAIN, *(f"score:{name}" for name in SCORES), OTHER, *BASELINES, *(name for name, _, _ in fitted)]
+    return {
+        key: _Side({name: table[name][key] for name in order if name in table}, value.trivial, value.patients)
+        for key, value in found.sets.items()
+    }
 
 
-def markdown(table: Sequence[Comparison]) -> str:
-    """The table as Markdown, AUROC with its 95 % interval."""
-    lines = [
-        "| kind | positives | against | AUROC [95 % interval] | AUPR | FPR at 95 % TPR | pixel k-NN AUROC |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for line in table:
-        own, pixels = line.detector, line.pixel_knn
-        lines.append(
-            f"| {line.kind} | {line.positives} ({line.positive_count}) | {line.negatives} ({line.negative_count}) "
-            f"| {own.auroc:.3f} [{own.low:.3f}, {own.high:.3f}] | {own.aupr:.3f} | {own.fpr95:.3f} | {pixels.auroc:.3f} |"
-        )
-    return "\n".join(lines) + "\n"
-
-
-def _read_manifest(manifest: Path) -> list[dict[str, str]]:
-    try:
-        with manifest.open(newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise MedoodError(f"The manifest {manifest} cannot be read: {error}.") from error
-    absent = [name for name in _COLUMNS if not rows or name not in rows[0]]
-    if absent:
-        raise MedoodError(f"{manifest}: the column {absent[0]!r} is missing; expected {', '.join(_COLUMNS)}.")
-    return [row for row in rows if row["split"] in ("train", "test")]
-
-
-def _keep(pictures: _Pictures, scan: Scan, detector: Detector, shrink: ResizeTo, patient: str) -> None:
-    pictures.inputs.append(detector.prepare(scan))
-    pictures.small.append(_plain(shrink(torch.from_numpy(scan.pixels))))
-    pictures.patients.append(patient)
-
-
-def _plain(picture: Tensor) -> Tensor:
-    plain: Tensor = picture.as_tensor() if hasattr(picture, "as_tensor") else picture
-    return plain
-
-
-def _pairs(scored: dict[tuple[str, str], _Scored]) -> Iterator[tuple[str, str, _Scored, str, _Scored]]:
+def _pairs(scored: dict[Key, _Side]) -> Iterator[tuple[str, str, _Side, str, _Side]]:
     """What is compared with what; ``same source`` are a near and an id_shift set whose names begin with the same word."""
     test = _pooled([value for (group, _), value in scored.items() if group == _TEST])
     shifted = {name: value for (group, name), value in scored.items() if group == _SHIFT}
@@ -201,19 +203,35 @@ def _pairs(scored: dict[tuple[str, str], _Scored]) -> Iterator[tuple[str, str, _
                 yield "same source", name, scored[group, name], other, value
 
 
-def _pooled(parts: list[_Scored]) -> _Scored:
-    return _Scored(
-        np.concatenate([part.detector for part in parts]),
-        np.concatenate([part.pixels for part in parts]),
+def _pooled(parts: list[_Side]) -> _Side:
+    facts = [np.concatenate([getattr(part.trivial, name) for part in parts]) for name in ("small", "grey", "file")]
+    return _Side(
+        {name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores},
+        Trivial(*facts),
         np.concatenate([part.patients for part in parts]),
     )
 
 
-def _compare(
-    kind: str, name: str, other: str, positives: _Scored, negatives: _Scored, repeats: int, seed: int
-) -> Comparison:
-    own, pixels = (
-        separation(p, n, positive_groups=positives.patients, negative_groups=negatives.patients, repeats=repeats, seed=seed)
-        for p, n in ((positives.detector, negatives.detector), (positives.pixels, negatives.pixels))
+def _compare(kind: str, name: str, positives: _Side, other: str, negatives: _Side, repeats: int, seed: int) -> Comparison:
+    draws = draw(positives.patients, negatives.patients, repeats, seed)
+    both = {scorer: (positives.scores[scorer], negatives.scores[scorer]) for scorer in positives.scores}
+    return Comparison(
+        kind,
+        name,
+        other,
+        len(positives.patients),
+        len(negatives.patients),
+        {scorer: separation(p, n, draws) for scorer, (p, n) in both.items()},
+        shortcut(positives.trivial, negatives.trivial, positives.patients, negatives.patients),
+        _differences(both, draws),
     )
-    return Comparison(kind, name, other, len(positives.detector), len(negatives.detector), own, pixels)
+
+
+def _differences(both: dict[str, tuple[Vector, Vector]], draws: Draws) -> dict[str, Difference]:
+    return {name: difference(both[MAIN], both[name], draws) for name in ("pixel_knn", OTHER) if name in both}
+
+
+def _decide(key: Key, scans: Set, scores: Vector, detector: Detector, repeats: int, seed: int) -> Decision:
+    p = detector.calibration.p_values(scores, scans.strata)
+    flagged = {rate: mean((p <= rate).astype(np.float64), scans.patients, repeats, seed) for rate in _RATES}
+    return Decision(*key, len(p), flagged)

@@ -6,9 +6,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 Vector = npt.NDArray[np.float64]
+Groups = npt.NDArray[np.str_]
+
+#: Bootstrap draws worked on at once.
+_CHUNK = 250
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure with the ends of its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -17,82 +29,138 @@ class Separation:
 
     Attributes:
         auroc: area under the ROC curve.
-        low: lower end of its 95 % bootstrap interval.
-        high: upper end.
         aupr: average precision, positives out of distribution; its chance level is the share of positives.
-        fpr95: share of negatives flagged where 95 % of the positives are.
+        fpr95: share of negatives flagged where at least 95 % of the positives are.
+        detected_at_1: share of positives flagged where at most 1 % of the negatives are.
+        detected_at_5: likewise, at most 5 %.
     """
 
-    auroc: float
-    low: float
-    high: float
-    aupr: float
-    fpr95: float
+    auroc: Figure
+    aupr: Figure
+    fpr95: Figure
+    detected_at_1: Figure
+    detected_at_5: Figure
 
 
-def separation(
-    positives: Vector,
-    negatives: Vector,
-    *,
-    positive_groups: npt.NDArray[np.str_] | None = None,
-    negative_groups: npt.NDArray[np.str_] | None = None,
-    repeats: int = 1000,
-    seed: int = 0,
-) -> Separation:
-    """Compute every figure.
+#: The figures by name, in the order of their columns.
+FIGURES = ("auroc", "aupr", "fpr95", "detected_at_1", "detected_at_5")
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Bootstrap draws of two sides: how often each scan is drawn. Scores compared on the same draws are compared in pairs.
+
+    Attributes:
+        positives: ``[R, P]``; the first draw is the sample itself.
+        negatives: ``[R, N]``.
+    """
+
+    positives: npt.NDArray[np.int32]
+    negatives: npt.NDArray[np.int32]
+
+
+def draw(positives: Groups, negatives: Groups, repeats: int, seed: int) -> Draws:
+    """Draw whole patients with replacement: those with scans on one side within that side, those on both together.
 
     Args:
-        positives: ``[P]`` scores of out-of-distribution scans.
-        negatives: ``[N]`` scores of in-distribution scans.
-        positive_groups: ``[P]`` patients; whole patients are drawn by the bootstrap. None: every scan for itself.
-        negative_groups: ``[N]`` likewise.
+        positives: ``[P]`` patients of the positives.
+        negatives: ``[N]`` patients of the negatives.
         repeats: bootstrap draws.
-        seed: of the bootstrap.
+        seed: of the draws.
 
     Raises:
         ValueError: a side is empty.
     """
     if not len(positives) or not len(negatives):
         raise ValueError("a separation needs scans on both sides")
-    truth = np.r_[np.ones(len(positives)), np.zeros(len(negatives))]
-    scores = np.r_[positives, negatives]
-    flagged, caught, _ = roc_curve(truth, scores, drop_intermediate=False)
-    low, high = _interval(positives, negatives, positive_groups, negative_groups, repeats, seed)
-    return Separation(
-        float(roc_auc_score(truth, scores)),
-        low,
-        high,
-        float(average_precision_score(truth, scores)),
-        float(flagged[np.argmax(caught >= 0.95)]),
+    rng = np.random.default_rng(seed)
+    names, member = np.unique(np.r_[positives, negatives], return_inverse=True)
+    on_left, on_right = np.isin(names, positives), np.isin(names, negatives)
+    counts = np.ones((repeats + 1, len(names)), dtype=np.int32)
+    for chosen in (on_left & ~on_right, on_right & ~on_left, on_left & on_right):
+        number = int(chosen.sum())
+        if number:
+            counts[1:, chosen] = rng.multinomial(number, np.full(number, 1.0 / number), size=repeats)
+    return Draws(counts[:, member[: len(positives)]], counts[:, member[len(positives) :]])
+
+
+def separation(positives: Vector, negatives: Vector, draws: Draws) -> Separation:
+    """Compute every figure.
+
+    Args:
+        positives: ``[P]`` scores of out-of-distribution scans; infinity is allowed.
+        negatives: ``[N]`` scores of in-distribution scans.
+        draws: of the same scans.
+    """
+    values = drawn(positives, negatives, draws)
+    return Separation(*(_figure(values[:, i]) for i in range(len(FIGURES))))
+
+
+def drawn(positives: Vector, negatives: Vector, draws: Draws) -> Vector:
+    """Every figure for every draw: ``[R, 5]``, in the order of ``FIGURES``."""
+    return np.concatenate(
+        [
+            _figures(positives, negatives, draws.positives[start : start + _CHUNK], draws.negatives[start : start + _CHUNK])
+            for start in range(0, len(draws.positives), _CHUNK)
+        ]
     )
 
 
-def _interval(
-    positives: Vector,
-    negatives: Vector,
-    positive_groups: npt.NDArray[np.str_] | None,
-    negative_groups: npt.NDArray[np.str_] | None,
-    repeats: int,
-    seed: int,
-) -> tuple[float, float]:
-    """Percentile bootstrap; a draw is a count for each scan, so that scores are sorted only once."""
+@dataclass(frozen=True)
+class Difference:
+    """AUROC of one score less that of another on the same draws.
+
+    Attributes:
+        auroc: the difference with its 95 % interval.
+        p_value: two-sided bootstrap p-value of no difference; at least ``1 / (repeats + 1)``.
+    """
+
+    auroc: Figure
+    p_value: float
+
+
+def difference(one: tuple[Vector, Vector], other: tuple[Vector, Vector], draws: Draws) -> Difference:
+    """Paired bootstrap of the AUROC difference; each side is (positives, negatives) of the same scans in the same order."""
+    gap = drawn(*one, draws)[:, 0] - drawn(*other, draws)[:, 0]
+    repeats = len(gap) - 1
+    tail = min((gap[1:] <= 0).sum(), (gap[1:] >= 0).sum())
+    return Difference(_figure(gap), float(min(1.0, 2.0 * (tail + 1) / (repeats + 1))))
+
+
+def mean(values: Vector, groups: Groups, repeats: int, seed: int) -> Figure:
+    """The mean of ``[N]`` values, its interval by drawing whole groups."""
     rng = np.random.default_rng(seed)
-    values, place = np.unique(np.r_[positives, negatives], return_inverse=True)
-    positive_place, negative_place = place[: len(positives)], place[len(positives) :]
-    draws = np.empty(repeats)
-    for i in range(repeats):
-        p = np.bincount(positive_place, _counts(rng, len(positives), positive_groups), len(values))
-        n = np.bincount(negative_place, _counts(rng, len(negatives), negative_groups), len(values))
-        below = np.cumsum(n) - 0.5 * n
-        draws[i] = (p * below).sum() / (p.sum() * n.sum())
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def _counts(rng: np.random.Generator, size: int, groups: npt.NDArray[np.str_] | None) -> Vector:
-    """How often each scan is drawn when whole groups are drawn with replacement."""
-    if groups is None:
-        return rng.multinomial(size, np.full(size, 1.0 / size)).astype(np.float64)
     _, member = np.unique(groups, return_inverse=True)
     number = int(member.max()) + 1
-    return np.asarray(rng.multinomial(number, np.full(number, 1.0 / number))[member], dtype=np.float64)
+    counts = rng.multinomial(number, np.full(number, 1.0 / number), size=repeats)[:, member]
+    means = counts @ values / counts.sum(axis=1)
+    return _figure(np.r_[values.mean(), means])
+
+
+def _figure(values: Vector) -> Figure:
+    """The sample's own value, first, and the percentile interval of the draws."""
+    low, high = np.quantile(values[1:], [0.025, 0.975])
+    return Figure(float(values[0]), float(low), float(high))
+
+
+def _figures(positives: Vector, negatives: Vector, drawn_p: npt.NDArray[np.int32], drawn_n: npt.NDArray[np.int32]) -> Vector:
+    """Figures of ``[R]`` draws from counts at each distinct score, the highest first."""
+    distinct, place = np.unique(-np.r_[positives, negatives], return_inverse=True)
+    p = _gathered(drawn_p, place[: len(positives)], len(distinct))
+    n = _gathered(drawn_n, place[len(positives) :], len(distinct))
+    caught, alarms = p.cumsum(axis=1), n.cumsum(axis=1)
+    total_p, total_n = caught[:, -1:], alarms[:, -1:]
+    area = (p * (total_n - alarms + 0.5 * n)).sum(axis=1) / (total_p * total_n)[:, 0]
+    precision = (p * caught / np.maximum(caught + alarms, 1)).sum(axis=1) / total_p[:, 0]
+    caught, alarms = caught / total_p, alarms / total_n
+    rows = np.arange(len(p))
+    at_95 = alarms[rows, (caught >= 0.95 - 1e-12).argmax(axis=1)]
+    detected = [np.where(alarms <= rate + 1e-12, caught, 0.0).max(axis=1) for rate in (0.01, 0.05)]
+    return np.stack([area, precision, at_95, *detected], axis=1)
+
+
+def _gathered(counts: npt.NDArray[np.int32], place: npt.NDArray[np.int64], size: int) -> Vector:
+    """Counts of scans, summed at each distinct score."""
+    gathered = np.zeros((size, len(counts)))
+    np.add.at(gathered, place, counts.T)
+    return np.ascontiguousarray(gathered.T)

@@ -11,6 +11,8 @@ from medood.detection.two_sample import drift, mmd
 from medood.screening import whole
 from medood.screening.whole import Whole
 
+HASHES = torch.zeros(0, 32, dtype=torch.uint8)
+
 
 def test_the_statistic_against_a_double_loop() -> None:
     rng = np.random.default_rng(0)
@@ -58,7 +60,7 @@ def test_drift_is_the_rank_correlation_with_the_month() -> None:
 
 def test_the_sample_does_not_depend_on_order_and_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(whole, "SAMPLE", 10)
-    calibration = Calibration("c", np.arange(8.0), torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), "")
+    calibration = Calibration("c", np.arange(8.0), torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), HASHES, "")
     rows = torch.randn(60, 3, generator=torch.Generator().manual_seed(1))
     keys = [f"{(i * 37) % 60:02x}" for i in range(60)]
     concluded = []
@@ -76,7 +78,7 @@ def test_the_sample_does_not_depend_on_order_and_is_bounded(monkeypatch: pytest.
 
 def test_a_shifted_archive_is_told_and_a_broken_row_is_left_out() -> None:
     generator = torch.Generator().manual_seed(0)
-    calibration = Calibration("c", np.arange(200.0), torch.randn(200, 4, generator=generator), "")
+    calibration = Calibration("c", np.arange(200.0), torch.randn(200, 4, generator=generator), HASHES, "")
     gathered = Whole()
     for i in range(100):
         gathered.add(f"{i:03d}", torch.randn(4, generator=generator) + 1.5, "", 0.1)

@@ -8,7 +8,7 @@ import torch
 from pytorch_grad_cam import GradCAM
 
 from medood.build import train
-from medood.detection.detector import Detector
+from medood.detection.detector import Detector, Learned
 from medood.detection.features import embed
 from medood.detection.reference import empty
 from medood.detection.scores import SCORES, fit_all
@@ -29,6 +29,7 @@ def detector_with(backbone: str, arguments: dict[str, object], score: str) -> De
         score,
         bank.features,
         torch.zeros(40, 32, dtype=torch.uint8),
+        Learned(torch.zeros(40, 32, dtype=torch.uint8), torch.zeros(40, 32, dtype=torch.uint8)),
         fit_all(bank, embed(network, torch.rand(9, 1, 64, 64))),
         empty(bank.features.shape[1]),
     )

@@ -1,0 +1,184 @@
+"""A benchmark as CSV, JSON and a Markdown page."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from medood.detection.scores import SCORES
+from medood.evaluation.benchmark import BASELINES, MAIN, OTHER, Benchmark, Comparison
+from medood.evaluation.metrics import FIGURES, Figure
+
+SCHEMA_VERSION = 1
+_SHOWN = {
+    "pixel_knn": "pixel k-NN",
+    "pca_mahalanobis": "PCA Mahalanobis",
+    "pca_residual": "PCA residual",
+    "grey_statistics": "grey statistics",
+    "file_facts": "file facts",
+}
+
+
+def write_benchmark(found: Benchmark, folder: Path, heading: str) -> None:
+    """Write ``benchmark.csv`` (a line for each comparison and scorer), ``benchmark.json`` and ``benchmark.md``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "benchmark.csv").open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(
+            ["kind", "positives", "negatives", "positive_count", "negative_count", "scorer"]
+            + [f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")]
+        )
+        for line in found.comparisons:
+            for scorer, figures in line.figures.items():
+                values = [getattr(getattr(figures, name), end) for name in FIGURES for end in ("value", "low", "high")]
+                stem = [line.kind, line.positives, line.negatives, line.positive_count, line.negative_count, scorer]
+                writer.writerow([*stem, *(f"{value:.4f}" for value in values)])
+    (folder / "benchmark.json").write_text(json.dumps(as_json(found), indent=1, allow_nan=False) + "\n")
+    (folder / "benchmark.md").write_text(f"# {heading}\n\n" + markdown(found))
+
+
+def as_json(found: Benchmark) -> dict[str, Any]:
+    """Everything that was measured, without the raw scores; what is not a number is ``null``."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        **found.facts,
+        "comparisons": [_plain(asdict(line)) for line in found.comparisons],
+        "decisions": [
+            {**_plain(asdict(line)), "flagged": {f"{rate:g}": _plain(asdict(v)) for rate, v in line.flagged.items()}}
+            for line in found.decisions
+        ],
+        "leaks": {f"{group}/{name}": asdict(leak) for (group, name), leak in found.leaks.items()},
+        "missing": found.missing,
+    }
+
+
+def markdown(found: Benchmark) -> str:
+    """The page: figures with 95 % intervals, and everything that could explain them away."""
+    parts = [
+        main_table(found),
+        _section("Which score", _scores(found), _SCORES_NOTE),
+        _section("Trivial baselines and the shortcut audit", _audit(found), _AUDIT_NOTE),
+        _section("What the calibrated decision does", _decisions(found), _DECISIONS_NOTE),
+    ]
+    if found.facts.get("against"):
+        parts.append(_section(f"Against {found.facts['against']}", _against(found), _AGAINST_NOTE))
+    peers = [name for name in found.comparisons[0].figures if ":" in name and not name.startswith("score:")]
+    if peers:
+        parts.append(_section("Other libraries' detectors", _columns(found, peers, peers), "AUROC."))
+    parts.append(_section("Scans left out because the detector knew them", _leaks(found), _LEAKS_NOTE))
+    parts.append("## Files that could not be read\n\n" + ("\n".join(f"- {line}" for line in found.missing) or "None."))
+    return "\n\n".join(parts) + "\n"
+
+
+_SCORES_NOTE = (
+    "AUROC of every score of the detector on the same features. The one that decides was chosen before, on other scans."
+)
+_AUDIT_NOTE = (
+    "AUROC. The baselines learn from in-distribution scans only, as the detector does. The two columns of the audit are "
+    "classifiers trained, out of fold by patient, to tell the two sets apart by 10 grey statistics or 4 file facts: near 1 "
+    "the row measures the picture's chain as much as its content."
+)
+_DECISIONS_NOTE = "Share of scans flagged at a false-alarm rate of 1 and 5 %, by the detector's own calibration."
+_AGAINST_NOTE = "AUROC of the detector less that of the other, on the same bootstrap draws."
+_LEAKS_NOTE = "The same file, or nearly the same picture (at most 6 of 256 bits of a difference hash differ)."
+
+
+def main_table(found: Benchmark) -> str:
+    """The table of the detector's own figures."""
+    lines = [
+        _row(
+            "kind", "positives", "against", "AUROC", "AUPR", "FPR at 95 % TPR", "detected at 1 %", "at 5 %", "best baseline"
+        ),
+        "|---" * 9 + "|",
+    ]
+    for line in found.comparisons:
+        own = line.figures[MAIN]
+        best = max(BASELINES, key=lambda name: line.figures[name].auroc.value)
+        figures = [interval(getattr(own, name)) for name in FIGURES]
+        lines.append(_row(*_names(line), *figures, f"{line.figures[best].auroc.value:.3f} {_SHOWN[best]}"))
+    return "\n".join(lines)
+
+
+def interval(figure: Figure) -> str:
+    """A figure with its interval, three decimals."""
+    return f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
+
+
+def _scores(found: Benchmark) -> str:
+    return _columns(found, [f"score:{name}" for name in SCORES], list(SCORES))
+
+
+def _audit(found: Benchmark) -> str:
+    lines = [
+        _row(
+            "kind", "positives", "against", "detector", *(_SHOWN[name] for name in BASELINES), "audit: grey", "audit: file"
+        ),
+        "|---" * 11 + "|",
+    ]
+    for line in found.comparisons:
+        values = [line.figures[name].auroc.value for name in (MAIN, *BASELINES)]
+        lines.append(_row(*_names(line), *map(_number, [*values, line.shortcut.grey, line.shortcut.file])))
+    return "\n".join(lines)
+
+
+def _columns(found: Benchmark, scorers: list[str], titles: list[str]) -> str:
+    lines = [_row("kind", "positives", "against", *titles), "|---" * (3 + len(titles)) + "|"]
+    lines += [
+        _row(*_names(line), *(_number(line.figures[name].auroc.value) for name in scorers)) for line in found.comparisons
+    ]
+    return "\n".join(lines)
+
+
+def _decisions(found: Benchmark) -> str:
+    lines = [_row("group", "data set", "scans", "flagged at 1 %", "flagged at 5 %"), "|---" * 5 + "|"]
+    lines += [
+        _row(line.group, line.dataset, str(line.count), *map(interval, line.flagged.values())) for line in found.decisions
+    ]
+    return "\n".join(lines)
+
+
+def _against(found: Benchmark) -> str:
+    lines = [_row("kind", "positives", "against", "detector", "other", "difference", "p"), "|---" * 7 + "|"]
+    for line in found.comparisons:
+        gap = line.differences[OTHER]
+        values = [interval(line.figures[name].auroc) for name in (MAIN, OTHER)]
+        lines.append(_row(*_names(line), *values, interval(gap.auroc), f"{gap.p_value:.3f}"))
+    return "\n".join(lines)
+
+
+def _leaks(found: Benchmark) -> str:
+    if not found.leaks:
+        return "None."
+    lines = [_row("data set", "same file", "nearly a training picture", "nearly a calibration picture"), "|---" * 4 + "|"]
+    for (group, name), leak in sorted(found.leaks.items()):
+        counts = (leak.same_file, leak.near_learned, leak.near_calibration)
+        lines.append(_row(f"{group}/{name}", *map(str, counts)))
+    return "\n".join(lines)
+
+
+def _section(title: str, table: str, note: str) -> str:
+    return f"## {title}\n\n{note}\n\n{table}"
+
+
+def _names(line: Comparison) -> tuple[str, str, str]:
+    return line.kind, f"{line.positives} ({line.positive_count})", f"{line.negatives} ({line.negative_count})"
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    return value
