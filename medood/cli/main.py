@@ -14,6 +14,7 @@ import typer
 from medood.cli.bench import bench_app
 from medood.cli.benchmark import benchmark_command
 from medood.cli.calibrate import calibrate_command
+from medood.cli.data import data_app
 from medood.cli.demo import demo_command
 from medood.cli.doctor import doctor_command
 from medood.cli.inspect import inspect_command
@@ -42,6 +43,7 @@ app.command("report")(report_command)
 app.command("benchmark")(benchmark_command)
 app.command("demo")(demo_command)
 app.command("doctor")(doctor_command)
+app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 
 

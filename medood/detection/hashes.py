@@ -45,3 +45,14 @@ def nearest_distance(queries: Hashes, reference: Hashes) -> tuple[npt.NDArray[np
 def _signs(hashes: Hashes) -> npt.NDArray[np.float32]:
     """Bits as 1 and -1: the product of two rows is 256 less twice their distance."""
     return np.unpackbits(hashes, axis=1).astype(np.float32) * 2.0 - 1.0
+
+
+def near_pairs(hashes: Hashes, limit: int) -> list[tuple[int, int]]:
+    """Pairs ``(i, j)``, i < j, of hashes that differ by at most ``limit`` bits."""
+    signs = _signs(hashes)
+    pairs: list[tuple[int, int]] = []
+    for start in range(0, len(signs), 1024):
+        products = signs[start : start + 1024] @ signs.T
+        rows, columns = np.nonzero(products >= _SIDE * _SIDE - 2 * limit)
+        pairs += [(start + int(i), int(j)) for i, j in zip(rows, columns, strict=True) if start + i < j]
+    return pairs

@@ -1,0 +1,81 @@
+"""``medood data``: cards of public data sets, manifests made of them, and manifests checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medood.errors import MedoodError
+
+data_app = typer.Typer(no_args_is_help=True, help="Cards of public data sets, and manifests for medood benchmark.")
+
+
+@data_app.command("list")
+def list_command(name: Annotated[str, typer.Argument(help="Print this card whole.")] = "") -> None:
+    """List the data cards, or print one."""
+    from medood.config import shipped
+    from medood.evaluation.cards import cards, find_card
+
+    if name:
+        print(shipped(f"datasets/{find_card(name).key}.yaml").read_text(encoding="utf-8"), end="")
+        return
+    known = cards()
+    width = max(len(card.key) for card in known)
+    for card in known:
+        print(f"{card.key:<{width}}  {card.name}: {card.allows}")
+
+
+@data_app.command("manifest")
+def manifest_command(
+    name: Annotated[str, typer.Argument(help="A data card; see medood data list.")],
+    folder: Annotated[Path, typer.Argument(help="Where the data set was unpacked to.")],
+    out: Annotated[Path, typer.Option("--out", help="The manifest to write.")],
+    normal: Annotated[
+        str, typer.Option("--normal", help="What its normal scans are: in_distribution (split by patient) or id_shift.")
+    ] = "id_shift",
+    append: Annotated[bool, typer.Option("--append", help="Add to a manifest that is there.")] = False,
+    look: Annotated[
+        bool, typer.Option("--look/--no-look", help="Read every file, for unreadable ones and near-duplicates.")
+    ] = True,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the split.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only the path of the manifest.")] = False,
+) -> None:
+    """Make the manifest of a downloaded data set: groups, patient-wise splits, near-duplicates."""
+    from medood.evaluation.cards import find_card
+    from medood.evaluation.make_manifest import make_manifest, write_manifest
+    from medood.progress import Progress
+
+    progress = Progress(quiet=quiet)
+    card = find_card(name)
+    made = make_manifest(card, folder, normal=normal, look=look, seed=seed, progress=progress)
+    total = write_manifest(made, folder, out, append)
+    progress.say(f"{card.name}: {card.licence}. {card.allows}")
+    for note in [*made.notes, *made.unreadable[:20]]:
+        progress.say(note)
+    progress.say(
+        f"{len(made.entries)} rows added, {total} in all; left out: {made.no_rule} that no rule takes, {made.no_label} "
+        f"without a label, {len(made.unreadable)} unreadable, {len(made.same_content)} copies; {len(made.near_pairs)} pairs "
+        "of nearly the same picture, each in one split"
+    )
+    print(out)
+
+
+@data_app.command("check")
+def check_command(
+    manifest: Annotated[Path, typer.Argument(help="A manifest for medood benchmark.")],
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print problems only.")] = False,
+) -> None:
+    """Check a manifest and its files; exit code 2 where there is a problem."""
+    from medood.evaluation.make_manifest import check_manifest
+    from medood.progress import Progress
+
+    found = check_manifest(manifest, Progress(quiet=quiet))
+    if not quiet:
+        for (group, dataset, split), count in found.counts.items():
+            print(f"{count:>8}  {group}/{dataset}, {split}")
+    for problem in found.problems:
+        print(problem)
+    if found.problems:
+        raise MedoodError(f"{manifest}: {len(found.problems)} problems.")
