@@ -228,7 +228,7 @@ def split_by_patient(
 
 def as_input(pictures: npt.NDArray[np.uint8]) -> Tensor:
     """Cached ``[N, S, S]`` pictures as the network's input ``[N, 1, S, S]``; equal to ``Detector.prepare`` of the scans."""
-    return torch.from_numpy(np.ascontiguousarray(pictures)).float().div_(255.0)[:, None]
+    return torch.from_numpy(np.array(pictures)).float().div_(255.0)[:, None]
 
 
 def _detector(

@@ -11,6 +11,7 @@ Hashes = npt.NDArray[np.uint8]
 
 #: Side of the grid of differences; 256 bits.
 _SIDE = 16
+_BITS = _SIDE * _SIDE
 
 
 def difference_hashes(pictures: Tensor) -> Hashes:
@@ -25,26 +26,22 @@ def difference_hashes(pictures: Tensor) -> Hashes:
     return np.packbits((small[:, :, 1:] > small[:, :, :-1]).reshape(len(pictures), -1).numpy(), axis=1)
 
 
-def nearest_distance(queries: Hashes, reference: Hashes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Bits that differ from the nearest reference hash, and its place: two arrays ``[N]``.
+class HashIndex:
+    """Reference hashes, searched by the number of bits that differ.
 
     Args:
-        queries: ``[N, 32]``.
         reference: ``[M, 32]``.
     """
-    theirs = _signs(reference)
-    distances, places = [], []
-    for some in np.array_split(queries, len(queries) // 1024 + 1):
-        products = _signs(some) @ theirs.T
-        best = products.argmax(axis=1)
-        places.append(best)
-        distances.append((_SIDE * _SIDE - products[np.arange(len(some)), best]) // 2)
-    return np.concatenate(distances).astype(np.int64), np.concatenate(places).astype(np.int64)
 
+    def __init__(self, reference: Hashes) -> None:
+        self._signs = _signs(reference)
 
-def _signs(hashes: Hashes) -> npt.NDArray[np.float32]:
-    """Bits as 1 and -1: the product of two rows is 256 less twice their distance."""
-    return np.unpackbits(hashes, axis=1).astype(np.float32) * 2.0 - 1.0
+    def nearest(self, queries: Hashes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Bits that differ from the nearest reference hash, and its place: two arrays ``[N]``; 256 and -1 where there is none."""
+        if not len(self._signs):
+            return np.full(len(queries), _BITS), np.full(len(queries), -1)
+        products, places = (_signs(queries) @ self._signs.T).max(dim=1)
+        return ((_BITS - products) / 2).long().numpy(), places.numpy()
 
 
 def near_pairs(hashes: Hashes, limit: int) -> list[tuple[int, int]]:
@@ -52,7 +49,11 @@ def near_pairs(hashes: Hashes, limit: int) -> list[tuple[int, int]]:
     signs = _signs(hashes)
     pairs: list[tuple[int, int]] = []
     for start in range(0, len(signs), 1024):
-        products = signs[start : start + 1024] @ signs.T
-        rows, columns = np.nonzero(products >= _SIDE * _SIDE - 2 * limit)
-        pairs += [(start + int(i), int(j)) for i, j in zip(rows, columns, strict=True) if start + i < j]
+        rows, columns = torch.nonzero(signs[start : start + 1024] @ signs.T >= _BITS - 2 * limit, as_tuple=True)
+        pairs += [(start + i, j) for i, j in zip(rows.tolist(), columns.tolist(), strict=True) if start + i < j]
     return pairs
+
+
+def _signs(hashes: Hashes) -> Tensor:
+    """Bits as 1 and -1: the product of two rows is 256 less twice their distance."""
+    return torch.from_numpy(np.unpackbits(hashes, axis=1).astype(np.float32) * 2.0 - 1.0)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from medood.detection.detector import Detector
 from medood.detection.features import Features, embed
-from medood.detection.hashes import Hashes, difference_hashes, nearest_distance
+from medood.detection.hashes import HashIndex, difference_hashes
 from medood.detection.reference import stratum
 from medood.distillation.network import Network
 from medood.evaluation.baselines import Matrix, Trivial, stacked, trivial
@@ -153,15 +153,15 @@ def collect(
     chosen = [entry for entry in entries if entry.split in ("train", "test")]
     own = {name: Embedder(detector.prepare, detector.network) for name, detector in detectors.items()}
     rng = np.random.default_rng([seed, 21])
-    known = [_Known(detector) for detector in detectors.values()]
+    known = {name: _Known(detector) for name, detector in detectors.items()}
     gathering: dict[Key, _Gathering] = {}
     reference = _Gathering(backbones)
     read_any = False
     found = Collected({}, None, [], {})
 
-    def keep(key: Key, scan: Scan, entry: Entry, size: int) -> None:
-        embedders = own | backbones
-        pictures = {name: embedder.prepare(scan) for name, embedder in embedders.items()}
+    embedders = own | backbones
+
+    def keep(key: Key, scan: Scan, pictures: dict[str, Tensor], entry: Entry, size: int) -> None:
         gathering.setdefault(key, _Gathering(embedders)).add(scan, pictures, entry, size, main.calibration.by)
 
     for entry in progress.track(iter(chosen), len(chosen), "reading and embedding"):
@@ -177,14 +177,18 @@ def collect(
             read_any = True
             continue
         key = (entry.group, entry.dataset)
-        if any(one.is_leak(result, found.leaks.setdefault(key, Leak())) for one in known):
+        pictures = {name: embedder.prepare(result) for name, embedder in embedders.items()}
+        leak = found.leaks.setdefault(key, Leak())
+        if any(one.is_leak(result, pictures[name], leak) for name, one in known.items()):
             found.leaks[key].files.append(entry.file)
             continue
-        keep(key, result, entry, size)
+        keep(key, result, pictures, entry, size)
         if entry.group == "in_distribution":
             for name, fault in FAULTS.items():
                 faulty = np.ascontiguousarray(fault(result.pixels[0], rng), dtype=np.float32)[None]
-                keep(("acquisition", name), dataclasses.replace(result, pixels=faulty), entry, size)
+                scan = dataclasses.replace(result, pixels=faulty)
+                pictures = {which: embedder.prepare(scan) for which, embedder in embedders.items()}
+                keep(("acquisition", name), scan, pictures, entry, size)
     found.sets = {key: value.done() for key, value in gathering.items()}
     found.reference = reference.done() if read_any else None
     return found
@@ -194,23 +198,18 @@ class _Known:
     """What a detector has seen, by file and by look."""
 
     def __init__(self, detector: Detector) -> None:
-        self._prepare = detector.prepare
         self._keys = {bytes(row) for row in detector.learned.keys.numpy()}
-        self._learned: Hashes = detector.learned.hashes.numpy()
-        self._calibration: Hashes = detector.calibration.hashes.numpy()
+        self._learned = HashIndex(detector.learned.hashes.numpy())
+        self._calibration = HashIndex(detector.calibration.hashes.numpy())
 
-    def is_leak(self, scan: Scan, leak: Leak) -> bool:
-        mine = difference_hashes(self._prepare(scan)[None])
+    def is_leak(self, scan: Scan, picture: Tensor, leak: Leak) -> bool:
+        mine = difference_hashes(picture[None])
         if bytes.fromhex(scan.identity.sha256) in self._keys:
             leak.same_file += 1
-        elif self._near(mine, self._learned):
+        elif self._learned.nearest(mine)[0][0] <= NEAR:
             leak.near_learned += 1
-        elif self._near(mine, self._calibration):
+        elif self._calibration.nearest(mine)[0][0] <= NEAR:
             leak.near_calibration += 1
         else:
             return False
         return True
-
-    @staticmethod
-    def _near(mine: Hashes, theirs: Hashes) -> bool:
-        return bool(len(theirs)) and int(nearest_distance(mine, theirs)[0][0]) <= NEAR

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 Vector = npt.NDArray[np.float64]
 Groups = npt.NDArray[np.str_]
@@ -161,6 +162,5 @@ def _figures(positives: Vector, negatives: Vector, drawn_p: npt.NDArray[np.int32
 
 def _gathered(counts: npt.NDArray[np.int32], place: npt.NDArray[np.int64], size: int) -> Vector:
     """Counts of scans, summed at each distinct score."""
-    gathered = np.zeros((size, len(counts)))
-    np.add.at(gathered, place, counts.T)
-    return np.ascontiguousarray(gathered.T)
+    where = csr_array((np.ones(len(place)), (place, np.arange(len(place)))), shape=(size, len(place)))
+    return np.ascontiguousarray((where @ counts.T.astype(np.float64)).T)

@@ -13,8 +13,9 @@ from medood.negatives.mix import SHIFTS
 from medood.schema import ModelConfig, ViewsConfig
 
 
-def test_the_best_mean_is_taken_and_the_first_of_equals() -> None:
-    assert choose({"a": {"x": 0.6, "y": 0.8}, "b": {"x": 0.9, "y": 0.6}, "c": {"x": 0.75, "y": 0.75}}) == "b"
+def test_the_best_mean_is_taken_and_of_nearly_equal_ones_the_one_without_a_blind_spot() -> None:
+    assert choose({"a": {"x": 0.6, "y": 0.8}, "b": {"x": 0.95, "y": 0.6}, "c": {"x": 0.75, "y": 0.75}}) == "b"
+    assert choose({"a": {"x": 0.6, "y": 0.8}, "b": {"x": 0.908, "y": 0.6}, "c": {"x": 0.75, "y": 0.75}}) == "c"
     assert choose({"a": {"x": 0.5}, "b": {"x": 0.5}}) == "a"
 
 

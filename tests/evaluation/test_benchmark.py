@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from medood.detection.detector import Detector
 from medood.detection.features import embed
-from medood.detection.hashes import difference_hashes, nearest_distance
+from medood.detection.hashes import HashIndex, difference_hashes
 from medood.detection.scores import SCORES
 from medood.distillation.network import Network
 from medood.errors import MedoodError
@@ -268,7 +268,8 @@ def test_hash_distances_against_a_count() -> None:
     hashes = difference_hashes(pictures)
     bits = np.unpackbits(hashes, axis=1)
     expected = (bits[:3, None] != bits[None, 3:]).sum(axis=2)
-    distances, places = nearest_distance(hashes[:3], hashes[3:])
+    distances, places = HashIndex(hashes[3:]).nearest(hashes[:3])
     np.testing.assert_array_equal(distances, expected.min(axis=1))
     np.testing.assert_array_equal(expected[np.arange(3), places], distances)
-    assert nearest_distance(hashes, hashes)[0].max() == 0
+    assert HashIndex(hashes).nearest(hashes)[0].max() == 0
+    assert HashIndex(hashes[:0]).nearest(hashes)[0].min() == 256
