@@ -37,7 +37,7 @@ class HashIndex:
         self._signs = _signs(reference)
 
     def nearest(self, queries: Hashes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Bits that differ from the nearest reference hash, and its place: two arrays ``[N]``; 256 and -1 where there is none."""
+        """Bits that differ from the nearest reference hash, and its place: two arrays ``[N]``; 256, -1 if none."""
         if not len(self._signs):
             return np.full(len(queries), _BITS), np.full(len(queries), -1)
         products, places = (_signs(queries) @ self._signs.T).max(dim=1)
