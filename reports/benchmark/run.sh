@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes everything in this folder anew, in about 45 minutes on 2 cores. MEDOOD_DATA names the folder of real pictures.
+# Makes everything in this folder anew, in about 50 minutes on 2 cores. MEDOOD_DATA names the folder of real pictures.
 # Usage, from the checkout's root with .venv active: bash reports/benchmark/run.sh
 set -euo pipefail
 here=reports/benchmark
@@ -10,12 +10,14 @@ mkdir -p "$work"
 recipe=(configs/cxr_cpu.yaml data.root="$MEDOOD_DATA/in_distribution/train" data.calibration_root="$MEDOOD_DATA/in_distribution/calibration"
   data.cache="$work/cache" train.threads=1)
 OMP_NUM_THREADS=1 medood train "${recipe[@]}" out="$work/with" --resume &
+with=$!
 OMP_NUM_THREADS=1 medood train "${recipe[@]}" out="$work/without" negatives.count=0 name=cxr-cpu-without-negatives --resume
-wait
+wait "$with"
 
 medood benchmark "$work/with" --data "$MEDOOD_DATA/manifest.csv" --out "$here/with_negatives" --against "$work/without" \
   --peer sklearn:IsolationForest --peer sklearn:LocalOutlierFactor --peer sklearn:OneClassSVM \
   --peer pytorch-ood:KNN --peer pytorch-ood:Mahalanobis --peer pytorch-ood:GMM
 medood benchmark "$work/without" --data "$MEDOOD_DATA/manifest.csv" --out "$here/without_negatives"
 python "$here/choices.py" "$work" > "$here/choices.csv"
+python "$here/ablation.py" "$work" > "$here/ablation.csv"
 python tests/benchmarks/bank_search.py > "$here/search.csv"
