@@ -247,10 +247,10 @@ def _detector(
         places = reduce_bank(bank, config.detector.bank_size, config.train.seed)
         before, bank, digests = _mean(table[score]), rows_at(bank, places), digests[places.numpy()]
         fitted = fit_all(bank, development)
-        table = separations(shifted, bank.features, fitted)
+        after = _mean(separations(shifted, bank.features, fitted)[score])
         progress.say(
             f"bank reduced from {len(keys)} to {len(bank)} scans: mean AUROC of {score} on shifted development scans "
-            f"{before:.4f} before, {_mean(table[score]):.4f} after"
+            f"{before:.4f} before, {after:.4f} after"
         )
     means = ", ".join(f"{name} {_mean(table[name]):.3f}" for name in SCORES)
     progress.say(f"score {score}; mean AUROC on shifted development scans: {means}")

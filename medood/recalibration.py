@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medood.detection.detector import CALIBRATIONS, Detector
 from medood.detection.features import Features, embed
-from medood.detection.hashes import difference_hashes
+from medood.detection.hashes import NEAR, Hashes, HashIndex, difference_hashes
 from medood.detection.reference import Calibration, check_name, fingerprint, stratum
 from medood.errors import MedoodError
 from medood.progress import Progress
@@ -81,7 +81,7 @@ def calibrate(
     if not keys:
         counts = ", ".join(f"{n} {status}" for status, n in left_out.items()) or "no file at all"
         raise MedoodError(f"--data: no scan was found in {data} ({counts}).")
-    _check_apart(keys, loaded, str(data))
+    _check_apart(keys, torch.cat(hashes).numpy(), loaded, str(data))
     rows = Features(torch.cat([part.features for part in parts]), torch.cat([part.outputs for part in parts]))
     made = Calibration(
         name,
@@ -129,13 +129,15 @@ def _batches(items: Iterator[_Prepared]) -> Iterator[list[_Prepared]]:
         yield some
 
 
-def _check_apart(keys: list[str], detector: Detector, data: str) -> None:
+def _check_apart(keys: list[str], hashes: Hashes, detector: Detector, data: str) -> None:
+    distances, _ = HashIndex(detector.learned.hashes.numpy()).nearest(hashes)
     learned = {bytes(row) for row in detector.learned.keys.numpy()}
-    shared = sum(bytes.fromhex(key.split(":")[0]) in learned for key in keys)
-    if shared:
+    same = [bytes.fromhex(key.split(":")[0]) in learned for key in keys]
+    near = [distance <= NEAR and not known for distance, known in zip(distances, same, strict=True)]
+    if any(same) or any(near):
         raise MedoodError(
-            f"--data: {shared} of the {len(keys)} scans in {data} are among those that the detector learned from (same "
-            "SHA-256); calibration needs other ones."
+            f"--data: of the {len(keys)} scans in {data} the detector learned from {sum(same)} (same SHA-256) and from "
+            f"nearly the same picture of {sum(near)}; calibration needs other ones."
         )
 
 

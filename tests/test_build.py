@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from medood.build import train
+from medood.detection.choice import choose
 from medood.detection.detector import Detector
 from medood.errors import MedoodError
 from medood.progress import Progress
@@ -52,7 +53,10 @@ def test_a_reduced_bank_prints_what_it_costs(
     phantom_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = train(tiny_config(phantom_folder, tmp_path / "out", "detector.bank_size=8"), progress=Progress())
-    assert 1 <= len(Detector.load(out).bank) <= 8
+    saved = Detector.load(out)
+    assert 1 <= len(saved.bank) <= 8
+    assert len(saved.learned.keys) == 24, "what was learned from is known whole"
+    assert saved.score_name == choose(saved.facts["score_choice"])
     told = " ".join("".join(capsys.readouterr()).split())
     assert re.search(r"bank reduced from 22 to \d scans: mean AUROC of \w+ .* \d\.\d+ before, \d\.\d+ after", told)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pydicom import dcmread
 
 from medood.detection.calibration import p_values
@@ -19,6 +20,8 @@ from medood.errors import MedoodError
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
 from medood.recalibration import calibrate
+from medood.scans.read import read_scans
+from medood.scans.scan import Scan
 from medood.screening.ledger import Ledger
 from medood.screening.pipeline import screen
 from tests.cli.test_commands import medood
@@ -86,7 +89,7 @@ def test_strata_with_too_few_scans_are_refused_with_their_names(detector: Path, 
 
 
 def test_what_a_calibration_refuses(detector: Path, phantom_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(MedoodError, match=r"24 of the 40 scans in .* learned from"):
+    with pytest.raises(MedoodError, match=r"of the 40 scans in .* learned from 24 \(same SHA-256\)"):
         calibrate(detector, phantom_folder, "same")
     with pytest.raises(MedoodError, match="already has a calibration 'training'"):
         calibrate(detector, phantom_folder, "training")
@@ -171,5 +174,38 @@ def test_a_false_discovery_rate_decides_over_the_archive(detector: Path, tmp_pat
         assert ("false-discovery rate of 0.3 over 20 scans" in row["reason"]) == flagged
     told = medood("screen", source, "--detector", detector, "--out", tmp_path / "strict", "--fdr", "0.01")
     assert "at least 118 of 20 scans" in told.stdout + told.stderr
+    assert "calibration 'training' of 16 scans" in told.stdout + told.stderr
     assert {row["decision"] for row in scored(tmp_path / "strict")} == {"in_distribution"}
     medood("report", tmp_path / "strict")
+
+
+def test_scans_that_were_learned_from_are_refused_under_another_compression_too(detector: Path, tmp_path: Path) -> None:
+    known = {bytes(row).hex() for row in Detector.load(detector).learned.keys.numpy()}
+    (tmp_path / "again").mkdir()
+    phantoms = Path(tmp_path / "phantoms")
+    phantoms.mkdir()
+    for seed in range(3):
+        (phantoms / f"{seed}.dcm").write_bytes(dicom_bytes(frontal_chest(seed, 96).picture, f"train-{seed:05d}"))
+    for scan in read_scans(phantoms):
+        assert isinstance(scan, Scan)
+        grey = Image.fromarray(np.rint(scan.pixels[0] * 255).astype(np.uint8))
+        if scan.identity.sha256 in known:
+            grey.save(tmp_path / "again" / f"{Path(scan.identity.source).stem}.png")
+    count = len(list((tmp_path / "again").iterdir()))
+    assert count
+    with pytest.raises(MedoodError, match=f"from nearly the same picture of {count}"):
+        calibrate(detector, tmp_path / "again", "again")
+
+
+def test_a_false_discovery_rate_keeps_the_note_on_strata_that_were_not_calibrated(detector: Path, tmp_path: Path) -> None:
+    calibrate(detector, films(tmp_path / "here", {"Acme": 20, "Beta": 25}), "here", by=["Manufacturer"])
+    source = films(tmp_path / "new", {"Acme": 2, "Gamma": 3}, first=800)
+    said = medood(
+        "screen", source, "--detector", detector, "--out", tmp_path / "run", "--fdr", "0.1", "--calibration", "here"
+    ).stderr
+    assert "with 25 calibration scans in the largest stratum, at least 2 of 5 scans" in said
+    noted = [
+        row["source"] for row in scored(tmp_path / "run") if "no calibration scan is of its kind (Gamma)" in row["reason"]
+    ]
+    assert len(noted) == 3
+    assert all("Gamma" in source for source in noted)

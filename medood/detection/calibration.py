@@ -94,7 +94,7 @@ def flagged_at_fdr(p: Vector, fdr: float) -> npt.NDArray[np.bool_]:
     """
     if not len(p):
         return np.zeros(0, dtype=np.bool_)
-    return np.asarray(false_discovery_control(p, method="bh") <= fdr)
+    return np.asarray(false_discovery_control(p, method="bh") <= fdr * (1.0 + 1e-12))
 
 
 def reachable(scans: int, count: int, fdr: float) -> int:

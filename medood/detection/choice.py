@@ -55,7 +55,7 @@ def separations(rows: dict[str, Features], bank: Tensor, fitted: dict[str, Fitte
         plain = values.pop("")
         truth = {shift: np.r_[np.zeros(len(plain)), np.ones(len(value))] for shift, value in values.items()}
         found[name] = {
-            shift: float(roc_auc_score(truth[shift], np.nan_to_num(np.r_[plain, value], nan=np.inf, posinf=1e30)))
+            shift: float(roc_auc_score(truth[shift], np.nan_to_num(np.r_[plain, value], nan=1e30, posinf=1e30)))
             for shift, value in values.items()
         }
     return found

@@ -135,14 +135,15 @@ class Detector:
         known = self.calibration.counts()
         p = self.calibration.p_values(scores, strata)
         cosines, places = nearest_rows(rows.features, self.bank, neighbours)
+        finite = rows.features.isfinite().all(dim=1)
         keys = [[bytes(self.bank_keys[i].tolist()).hex() for i in row] for row in places]
         return [
             Verdict(
                 float(scores[i]),
                 float(p[i]),
                 "out_of_distribution" if p[i] <= fpr else "in_distribution",
-                [float(c) for c in cosines[i]],
-                keys[i],
+                [float(c) for c in cosines[i]] if finite[i] else [],
+                keys[i] if finite[i] else [],
                 strata[i],
                 strata[i] in known,
             )

@@ -12,6 +12,9 @@ Hashes = npt.NDArray[np.uint8]
 #: Side of the grid of differences; 256 bits.
 _SIDE = 16
 _BITS = _SIDE * _SIDE
+#: Bits by which two pictures of one scan may differ. Of 1,000 chest films none came nearer than 10 to any of 6,000 others,
+#: and 90 % of films compressed anew at JPEG quality 50 differed by at most 5.
+NEAR = 6
 
 
 def difference_hashes(pictures: Tensor) -> Hashes:
@@ -34,26 +37,37 @@ class HashIndex:
     """
 
     def __init__(self, reference: Hashes) -> None:
-        self._signs = _signs(reference)
+        self._words = _words(reference)
 
     def nearest(self, queries: Hashes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Bits that differ from the nearest reference hash, and its place: two arrays ``[N]``; 256, -1 if none."""
-        if not len(self._signs):
-            return np.full(len(queries), _BITS), np.full(len(queries), -1)
-        products, places = (_signs(queries) @ self._signs.T).max(dim=1)
-        return ((_BITS - products) / 2).long().numpy(), places.numpy()
+        distances = np.full(len(queries), _BITS, dtype=np.int64)
+        places = np.full(len(queries), -1, dtype=np.int64)
+        for i, query in enumerate(_words(queries) if len(self._words) else ()):
+            found = _distances(self._words, query)
+            places[i] = found.argmin()
+            distances[i] = found[places[i]]
+        return distances, places
 
 
 def near_pairs(hashes: Hashes, limit: int) -> list[tuple[int, int]]:
-    """Pairs ``(i, j)``, i < j, of hashes that differ by at most ``limit`` bits."""
-    signs = _signs(hashes)
-    pairs: list[tuple[int, int]] = []
-    for start in range(0, len(signs), 1024):
-        rows, columns = torch.nonzero(signs[start : start + 1024] @ signs.T >= _BITS - 2 * limit, as_tuple=True)
-        pairs += [(start + i, j) for i, j in zip(rows.tolist(), columns.tolist(), strict=True) if start + i < j]
-    return pairs
+    """Pairs ``(i, j)``, i < j, that link all hashes that differ by at most ``limit`` bits.
+
+    Equal hashes are each linked with the first of them only, and that one alone with others, so that many pictures without
+    any contrast do not make a pair each with each.
+    """
+    distinct, first, group = np.unique(hashes, axis=0, return_index=True, return_inverse=True)
+    pairs = [(int(first[g]), i) for i, g in enumerate(group.ravel()) if first[g] != i]
+    words = _words(distinct)
+    for i in range(len(words) - 1):
+        near = np.nonzero(_distances(words[i + 1 :], words[i]) <= limit)[0] + i + 1
+        pairs += [(int(first[i]), int(first[j])) for j in near]
+    return sorted((min(pair), max(pair)) for pair in pairs)
 
 
-def _signs(hashes: Hashes) -> Tensor:
-    """Bits as 1 and -1: the product of two rows is 256 less twice their distance."""
-    return torch.from_numpy(np.unpackbits(hashes, axis=1).astype(np.float32) * 2.0 - 1.0)
+def _words(hashes: Hashes) -> npt.NDArray[np.uint64]:
+    return np.ascontiguousarray(hashes).view(np.uint64)
+
+
+def _distances(words: npt.NDArray[np.uint64], word: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    return np.asarray(np.bitwise_count(words ^ word).sum(axis=1, dtype=np.int64))

@@ -140,6 +140,10 @@ class Calibration:
             whole = _digest(body) == digest and hashlib.sha256(part.read_bytes()).hexdigest() == body["features_sha256"]
             if not whole:
                 raise MedoodError(f"{path} or its features were changed after they were written. Calibrate again.")
+            if body["schema_version"] != SCHEMA_VERSION:
+                raise MedoodError(
+                    f"{path} has the schema version {body['schema_version']}; this medood reads {SCHEMA_VERSION}."
+                )
             if body["detector_sha256"] != detector_sha256:
                 raise MedoodError(f"{path} was made for another detector. Calibrate this one.")
             with safe_open(part, framework="pt") as stream:

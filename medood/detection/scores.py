@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
@@ -19,6 +20,8 @@ TEMPERATURE, HEAD_TEMPERATURE = 0.04, 0.1
 PRINCIPAL_SHARE = 0.9
 #: Rows of the bank that a covariance is learned from; more do not change it, and would have to be held in float64.
 COVARIANCE_ROWS = 100_000
+#: Standard deviations beyond which a normal tail is taken by its series.
+_TAIL = 30.0
 
 
 class Score(Protocol):
@@ -167,8 +170,12 @@ class Combined:
 
 def fisher(standardised: Tensor) -> Tensor:
     """Fisher's rule over ``[K, N]`` standardised scores, with normal tails: ``[N]``."""
-    surprise: Tensor = -2.0 * torch.special.log_ndtr(-standardised).sum(dim=0)
-    return surprise.clamp(min=1e-12).sqrt()
+    z = standardised.double()
+    near, beyond = z.clamp(max=_TAIL), z.clamp(min=_TAIL)
+    # Beyond the tail its series: the exact form loses its gradient there.
+    series = 0.5 * beyond.square() + beyond.log() + 0.5 * math.log(2.0 * math.pi) + beyond.pow(-2)
+    surprise: Tensor = 2.0 * torch.where(z > _TAIL, series, -torch.special.log_ndtr(-near)).sum(dim=0)
+    return surprise.clamp(min=1e-30).sqrt().float()
 
 
 #: Every score by the name that a configuration uses.

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
+from torch.utils.checkpoint import checkpoint
 
 #: Rows of the bank and of the queries that are compared at once: 4 MiB of cosines, which stay in the processor's cache.
 BLOCK, QUERIES = 1024, 1024
@@ -22,10 +23,14 @@ def largest_cosine(rows: Tensor, bank: Tensor, center: Tensor | None = None) -> 
     """
     parts = []
     for some in _queries(rows, center):
-        best = torch.full((len(some),), -torch.inf)
-        for block in _blocks(bank, center):
-            best = torch.maximum(best, (some @ block.T).amax(dim=1))
-        parts.append(best)
+        best, where = torch.full((len(some),), -torch.inf), torch.zeros(len(some), dtype=torch.int64)
+        with torch.no_grad():
+            for number, block in enumerate(_blocks(bank, center)):
+                found, place = (some @ block.T).max(dim=1)
+                where = torch.where(found > best, place + number * BLOCK, where)
+                best = torch.maximum(best, found)
+        # With the gradient, of the nearest rows alone: no block is kept for it.
+        parts.append((some * centered(bank[where], center)).sum(dim=1) if some.requires_grad else best)
     return torch.cat(parts)
 
 
@@ -35,11 +40,18 @@ def soft_cosine(rows: Tensor, bank: Tensor, temperature: float, center: Tensor |
     for some in _queries(rows, center):
         scaled = some / temperature
         total = torch.zeros(len(some))
-        for block in _blocks(bank, center):
-            # A cosine is at most 1, so that no term overflows, and at least -1, so that none vanishes at T = 0.04.
-            total = total + torch.addmm(torch.tensor(-1.0 / temperature), scaled, block.T).exp_().sum(dim=1)
+        for block in torch.split(bank, BLOCK):
+            if scaled.requires_grad:
+                total = total + checkpoint(_exponentials, scaled, block, temperature, center, use_reentrant=False)
+            else:
+                total = total + _exponentials(scaled, block, temperature, center)
         parts.append(total)
     return 1.0 + temperature * (torch.cat(parts).log() - torch.log(torch.tensor(float(len(bank)))))
+
+
+def _exponentials(scaled: Tensor, block: Tensor, temperature: float, center: Tensor | None) -> Tensor:
+    """``sum exp((cos - 1) / T)`` over a block, ``[N]``: no term overflows, and at T = 0.04 none vanishes."""
+    return torch.addmm(torch.tensor(-1.0 / temperature), scaled, centered(block, center).T).exp_().sum(dim=1)
 
 
 def nearest_rows(rows: Tensor, bank: Tensor, count: int) -> tuple[Tensor, Tensor]:

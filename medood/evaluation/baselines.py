@@ -49,7 +49,7 @@ def trivial(scan: Scan, size: int) -> tuple[Matrix, Matrix, Matrix]:
     gradient = sum(float(np.abs(step).mean()) for axis in (0, 1) if (step := np.diff(pixels, axis=axis)).size)
     quantiles = np.quantile(pixels, [0.05, 0.25, 0.5, 0.75, 0.95])
     grey = np.r_[quantiles, pixels.mean(), pixels.std(), border.mean(), border.std(), gradient]
-    file = np.log([height, width, height / width * np.e, max(size, 1)])
+    file = np.log([height, width, height / width, max(size, 1)])
     return np.asarray(small, dtype=np.float32)[0], grey.astype(np.float32), file.astype(np.float32)
 
 

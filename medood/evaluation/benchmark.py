@@ -61,7 +61,7 @@ class Decision:
         group: of the set.
         dataset: its name.
         count: scans.
-        flagged: share flagged, by false-alarm rate.
+        flagged: share flagged, by false-alarm rate; not a number where the calibration cannot state that rate.
     """
 
     group: str
@@ -77,7 +77,7 @@ class Benchmark:
     Attributes:
         comparisons: the table.
         decisions: one a set.
-        leaks: scans left out because the detector knew them.
+        leaks: scans left out because a detector knew them.
         missing: a sentence for each file that could not be read.
         scores: raw scores of the detector by set, for figures.
         facts: detector, manifest and settings.
@@ -132,9 +132,10 @@ def benchmark(
     found = collect(read_manifest(manifest), manifest.parent, detectors, backbones or {}, seed, progress)
     if found.reference is None or not any(group == _TEST for group, _ in found.sets):
         told = f" ({found.missing[0]})" if found.missing else ""
+        known = sum(len(leak.files) for leak in found.leaks.values())
         raise MedoodError(
             f"{manifest}: needs rows of the group in_distribution with the split test, and of the split train, that can be "
-            f"read; {len(found.missing)} files could not be read{told}."
+            f"read; {len(found.missing)} files could not be read{told}, {known} were known to a detector."
         )
     scored = _scored(found, detectors, list(backbones or {}), peers, progress)
     pairs = list(_pairs(scored))
@@ -233,5 +234,7 @@ def _differences(both: dict[str, tuple[Vector, Vector]], draws: Draws) -> dict[s
 
 def _decide(key: Key, scans: Set, scores: Vector, detector: Detector, repeats: int, seed: int) -> Decision:
     p = detector.calibration.p_values(scores, scans.strata)
-    flagged = {rate: mean((p <= rate).astype(np.float64), scans.patients, repeats, seed) for rate in _RATES}
+    least = 1.0 / (min(detector.calibration.counts().values()) + 1)
+    shares = {rate: np.where(p <= rate, 1.0, 0.0) if rate >= least else np.full(len(p), np.nan) for rate in _RATES}
+    flagged = {rate: mean(share, scans.patients, repeats, seed) for rate, share in shares.items()}
     return Decision(*key, len(p), flagged)

@@ -24,7 +24,7 @@ _COLOURS = {
     "near vs id_shift": "#E69F00",
     "same source": "#CC79A7",
 }
-_STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 130}
+_STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 130, "text.parse_math": False}
 
 
 def write_figures(found: Benchmark, folder: Path) -> None:

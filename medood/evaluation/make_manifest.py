@@ -15,10 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medood.detection.hashes import Hashes, difference_hashes, near_pairs
+from medood.detection.hashes import NEAR, Hashes, difference_hashes, near_pairs
 from medood.errors import MedoodError
 from medood.evaluation.cards import Card, Table
-from medood.evaluation.collect import NEAR
 from medood.evaluation.manifest import COLUMNS, Entry, read_manifest
 from medood.progress import Progress
 from medood.scans.archive import Source
@@ -63,8 +62,8 @@ def make_manifest(
     Args:
         card: the data set's card.
         folder: where it was downloaded and unpacked to.
-        normal: the group of its normal scans: ``in_distribution`` (split by patient into train, calibration and test) or
-            ``id_shift`` (test only).
+        normal: the group of its normal scans: ``in_distribution`` (split by patient into train, calibration and test; a
+            patient who also has scans of another group is a test whole) or ``id_shift`` (test only).
         look: read every file, to find those that are no scans and nearly the same pictures.
         seed: of the split.
         progress: where to draw.
@@ -98,7 +97,16 @@ def make_manifest(
     if not card.recipe.patient:
         notes.append(f"{card.name} tells no patients apart: films of one patient may lie on both sides of a split")
     entries, unreadable, same, pairs = _looked_at(entries, folder, look, progress)
-    return Made(_split(entries, pairs, seed), no_rule, no_label, unreadable, same, pairs, notes)
+    entries = _split(entries, pairs, seed)
+    if not entries:
+        raise MedoodError(
+            f"{folder}: none of {len(files)} files became a row ({no_rule} that no rule takes, {no_label} without a label, "
+            f"{len(unreadable)} unreadable). {card.name} is laid out so: {card.layout}"
+        )
+    if normal == "in_distribution":
+        counts = Counter(entry.split for entry in entries if entry.group == "in_distribution")
+        notes += [f"the split {name} of the in-distribution scans is empty" for name in SPLITS if not counts[name]]
+    return Made(entries, no_rule, no_label, unreadable, same, pairs, notes)
 
 
 def write_manifest(made: Made, folder: Path, target: Path, append: bool) -> int:
@@ -118,7 +126,7 @@ def write_manifest(made: Made, folder: Path, target: Path, append: bool) -> int:
     base = os.path.relpath(folder.resolve(), target.resolve().parent)
     new = [replace(entry, file=(Path(base) / entry.file).as_posix()) for entry in made.entries]
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(".part")
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
     with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
         writer = csv.writer(stream)
         writer.writerow(_FIELDS)
@@ -188,13 +196,13 @@ def _read_table(table: Table, folder: Path, card: Card, notes: list[str]) -> dic
         return None
     try:
         rows = list(_rows(path))
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, TypeError, csv.Error) as error:
         raise MedoodError(f"{path} cannot be read as the labels of {card.name}: {error}.") from error
     if rows and table.key not in rows[0]:
         raise MedoodError(f"{path} has no column {table.key!r}; it has: {', '.join(list(rows[0])[:20])}.")
     merged: dict[str, dict[str, list[str]]] = {}
     for row in rows:
-        key = row[table.key].strip()
+        key = row.get(table.key, "").strip()
         if table.key_pattern:
             found = re.search(table.key_pattern, key)
             key = found[1] if found else ""
@@ -287,13 +295,10 @@ def _split(entries: list[Entry], pairs: list[tuple[str, str]], seed: int) -> lis
     patient_of = {entry.file: entry.patient for entry in entries}
     for one, other in pairs:
         parent[root(patient_of[one])] = root(patient_of[other])
-    chosen = [entry for entry in entries if entry.group == "in_distribution"]
-    groups = sorted(
-        {root(entry.patient) for entry in chosen}, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    )
+    chosen = {root(entry.patient) for entry in entries if entry.group == "in_distribution"}
+    tests = {root(entry.patient) for entry in entries if entry.group != "in_distribution"}  # their patients are tests whole
+    groups = sorted(chosen - tests, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
     ends = np.cumsum([share * len(groups) for share in SPLITS.values()])
     names = list(SPLITS)
     split = {name: names[min(int(np.searchsorted(ends, i, side="right")), 2)] for i, name in enumerate(groups)}
-    return [
-        replace(entry, split=split[root(entry.patient)]) if entry.group == "in_distribution" else entry for entry in entries
-    ]
+    return [replace(entry, split=split.get(root(entry.patient), "test")) for entry in entries]

@@ -47,11 +47,12 @@ def read_manifest(path: Path) -> list[Entry]:
         MedoodError: it cannot be read, a column is missing, or a row holds what no row may.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
+            reader = csv.DictReader(stream)
+            rows, names = list(reader), reader.fieldnames or []
+    except (OSError, csv.Error) as error:
         raise MedoodError(f"The manifest {path} cannot be read: {error}.") from error
-    absent = [name for name in COLUMNS if not rows or name not in rows[0]]
+    absent = [name for name in COLUMNS if name not in names]
     if absent:
         raise MedoodError(f"{path}: the column {absent[0]!r} is missing; expected {', '.join(COLUMNS)}.")
     entries = []

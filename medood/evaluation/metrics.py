@@ -11,6 +11,8 @@ from scipy.sparse import csr_array
 Vector = npt.NDArray[np.float64]
 Groups = npt.NDArray[np.str_]
 
+#: Patients that a side must have for an interval to mean anything; below it the ends are not numbers.
+FEWEST = 5
 #: Bootstrap draws worked on at once.
 _CHUNK = 250
 
@@ -54,10 +56,12 @@ class Draws:
     Attributes:
         positives: ``[R, P]``; the first draw is the sample itself.
         negatives: ``[R, N]``.
+        patients: of the side that has fewer; an interval needs ``FEWEST``.
     """
 
     positives: npt.NDArray[np.int32]
     negatives: npt.NDArray[np.int32]
+    patients: int
 
 
 def draw(positives: Groups, negatives: Groups, repeats: int, seed: int) -> Draws:
@@ -82,7 +86,8 @@ def draw(positives: Groups, negatives: Groups, repeats: int, seed: int) -> Draws
         number = int(chosen.sum())
         if number:
             counts[1:, chosen] = rng.multinomial(number, np.full(number, 1.0 / number), size=repeats)
-    return Draws(counts[:, member[: len(positives)]], counts[:, member[len(positives) :]])
+    fewest = min(int(on_left.sum()), int(on_right.sum()))
+    return Draws(counts[:, member[: len(positives)]], counts[:, member[len(positives) :]], fewest)
 
 
 def separation(positives: Vector, negatives: Vector, draws: Draws) -> Separation:
@@ -94,7 +99,7 @@ def separation(positives: Vector, negatives: Vector, draws: Draws) -> Separation
         draws: of the same scans.
     """
     values = drawn(positives, negatives, draws)
-    return Separation(*(_figure(values[:, i]) for i in range(len(FIGURES))))
+    return Separation(*(_figure(values[:, i], draws.patients) for i in range(len(FIGURES))))
 
 
 def drawn(positives: Vector, negatives: Vector, draws: Draws) -> Vector:
@@ -113,7 +118,7 @@ class Difference:
 
     Attributes:
         auroc: the difference with its 95 % interval.
-        p_value: two-sided bootstrap p-value of no difference; at least ``1 / (repeats + 1)``.
+        p_value: two-sided bootstrap p-value of no difference; at least ``2 / (repeats + 1)``.
     """
 
     auroc: Figure
@@ -125,7 +130,7 @@ def difference(one: tuple[Vector, Vector], other: tuple[Vector, Vector], draws: 
     gap = drawn(*one, draws)[:, 0] - drawn(*other, draws)[:, 0]
     repeats = len(gap) - 1
     tail = min((gap[1:] <= 0).sum(), (gap[1:] >= 0).sum())
-    return Difference(_figure(gap), float(min(1.0, 2.0 * (tail + 1) / (repeats + 1))))
+    return Difference(_figure(gap, draws.patients), float(min(1.0, 2.0 * (tail + 1) / (repeats + 1))))
 
 
 def mean(values: Vector, groups: Groups, repeats: int, seed: int) -> Figure:
@@ -135,11 +140,13 @@ def mean(values: Vector, groups: Groups, repeats: int, seed: int) -> Figure:
     number = int(member.max()) + 1
     counts = rng.multinomial(number, np.full(number, 1.0 / number), size=repeats)[:, member]
     means = counts @ values / counts.sum(axis=1)
-    return _figure(np.r_[values.mean(), means])
+    return _figure(np.r_[values.mean(), means], number)
 
 
-def _figure(values: Vector) -> Figure:
+def _figure(values: Vector, patients: int) -> Figure:
     """The sample's own value, first, and the percentile interval of the draws."""
+    if patients < FEWEST:
+        return Figure(float(values[0]), float("nan"), float("nan"))
     low, high = np.quantile(values[1:], [0.025, 0.975])
     return Figure(float(values[0]), float(low), float(high))
 

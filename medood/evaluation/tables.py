@@ -36,7 +36,7 @@ def write_benchmark(found: Benchmark, folder: Path, heading: str) -> None:
             for scorer, figures in line.figures.items():
                 values = [getattr(getattr(figures, name), end) for name in FIGURES for end in ("value", "low", "high")]
                 stem = [line.kind, line.positives, line.negatives, line.positive_count, line.negative_count, scorer]
-                writer.writerow([*stem, *(f"{value:.4f}" for value in values)])
+                writer.writerow([*stem, *("" if math.isnan(value) else f"{value:.4f}" for value in values)])
     (folder / "benchmark.json").write_text(json.dumps(as_json(found), indent=1, allow_nan=False) + "\n")
     (folder / "benchmark.md").write_text(f"# {heading}\n\n" + markdown(found))
 
@@ -69,8 +69,10 @@ def markdown(found: Benchmark) -> str:
     peers = [name for name in found.comparisons[0].figures if ":" in name and not name.startswith("score:")]
     if peers:
         parts.append(_section("Other libraries' detectors", _columns(found, peers, peers), "AUROC."))
-    parts.append(_section("Scans left out because the detector knew them", _leaks(found), _LEAKS_NOTE))
-    parts.append("## Files that could not be read\n\n" + ("\n".join(f"- {line}" for line in found.missing) or "None."))
+    parts.append(_section("Scans left out because a detector knew them", _leaks(found), _LEAKS_NOTE))
+    parts.append(
+        "## Files that could not be read, or not whole\n\n" + ("\n".join(f"- {line}" for line in found.missing) or "None.")
+    )
     return "\n\n".join(parts) + "\n"
 
 
@@ -104,7 +106,9 @@ def main_table(found: Benchmark) -> str:
 
 
 def interval(figure: Figure) -> str:
-    """A figure with its interval, three decimals."""
+    """A figure with its interval, three decimals; alone where there are too few patients for one."""
+    if math.isnan(figure.low):
+        return _number(figure.value)
     return f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
 
 

@@ -147,6 +147,11 @@ class Ledger:
                 "WHERE status = 'scored' AND p_value <= :limit",
                 {"limit": limit, "rule": rule},
             )
+            self._database.execute(
+                "UPDATE scans SET reason = reason || CASE WHEN reason = '' THEN '' ELSE '; ' END || "
+                "json_extract(facts, '$.uncalibrated') "
+                "WHERE status = 'scored' AND json_extract(facts, '$.uncalibrated') IS NOT NULL"
+            )
 
     def counts(self) -> dict[tuple[str, str], int]:
         """Number of rows by (status, decision)."""
@@ -155,7 +160,7 @@ class Ledger:
 
     def write_csv(self, target: Path) -> None:
         """Write ``verdicts.csv`` whole or not at all."""
-        partial = target.with_suffix(".part")
+        partial = target.with_name(f".{target.name}.part")
         try:
             with partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
                 writer = csv.writer(stream)

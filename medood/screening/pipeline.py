@@ -55,6 +55,7 @@ class _Waiting:
     facts: dict[str, Any]
     picture: Tensor
     month: str
+    patient: str
     stratum: str
     read_seconds: float
 
@@ -180,7 +181,7 @@ def _prepared(result: Scan | Refusal, detector: Detector, seconds: float) -> _Wa
         return _refused(result, seconds)
     try:
         picture, stratum = detector.prepare(result), detector.calibration.stratum(result.attributes)
-        return _Waiting(result.identity, _facts(result), picture, result.month, stratum, seconds)
+        return _Waiting(result.identity, _facts(result), picture, result.month, result.patient, stratum, seconds)
     except (RuntimeError, ValueError) as error:
         refusal = Refusal(result.identity, Status.UNREADABLE, f"the picture cannot be resized: {error}")
         return _refused(refusal, seconds)
@@ -195,11 +196,13 @@ def _decide(ledger: Ledger, detector: Detector, fdr: float, progress: Progress) 
     reference = detector.calibration
     score = None if reference.by or not limit else threshold(reference.scores, limit)
     ledger.state(limit=limit, threshold=score)
-    least = reachable(len(p), len(reference.scores), fdr)
+    most = max(reference.counts().values())
+    least = reachable(len(p), most, fdr)
     if least > 1:
         progress.say(
-            f"false-discovery rate {fdr:g}: with {len(reference.scores)} calibration scans, at least {least} of {len(p)} "
-            "scans have to score above all of them before any is flagged"
+            f"false-discovery rate {fdr:g}: with {most} calibration scans"
+            f"{' in the largest stratum' if reference.by else ''}, at least {least} of {len(p)} scans have to score above all "
+            "of them before any is flagged"
         )
 
 
@@ -213,7 +216,7 @@ def _judged(pending: list[_Waiting | Row], detector: Detector, fpr: float, whole
     verdicts = detector.judge(rows, fpr, [item.stratum for item in waiting])
     seconds = (time.perf_counter() - started) / len(waiting)
     for item, features, verdict in zip(waiting, rows.features, verdicts, strict=True):
-        whole.add(item.identity.sha256, features, item.month, verdict.p_value)
+        whole.add(item.identity.sha256, item.patient, features, item.month, verdict.p_value)
     judged = iter(verdicts)
     return [item if isinstance(item, Row) else _scored(item, next(judged), fpr, seconds) for item in pending]
 
@@ -244,8 +247,8 @@ def _scored(item: _Waiting, verdict: Verdict, fpr: float, seconds: float) -> Row
         f"at most {verdict.p_value:.2g} of in-distribution scans score this high; the limit is {fpr:g}" if flagged else ""
     )
     if not verdict.calibrated:
-        facts["uncalibrated"] = True
         told = f"no calibration scan is of its kind ({verdict.stratum}), so the strictest kind decided"
+        facts["uncalibrated"] = told
         reason = f"{reason}; {told}" if reason else told
     return Row(
         identity.source,

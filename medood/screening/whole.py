@@ -14,7 +14,7 @@ from medood.detection.two_sample import drift, mmd
 
 #: Scans of the archive, and of the calibration, that are compared.
 SAMPLE = 1000
-#: Months with fewer scans are left out, so that no line speaks of one patient.
+#: Months with fewer patients are left out, so that no line speaks of one.
 _FEWEST = 5
 
 
@@ -24,12 +24,15 @@ class Whole:
     def __init__(self) -> None:
         self._kept: dict[str, tuple[Tensor, str, float]] = {}
         self._months: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        self._patients: dict[str, set[str]] = defaultdict(set)
 
-    def add(self, sha256: str, features: Tensor, month: str, p_value: float) -> None:
-        """Take a scored scan in; its month is ``YYYY-MM`` or empty."""
+    def add(self, sha256: str, patient: str, features: Tensor, month: str, p_value: float) -> None:
+        """Take a scored scan in; its month is ``YYYY-MM`` or empty, its patient a hash or empty."""
         if month:
             self._months[month][0] += 1
             self._months[month][1] += p_value
+            if len(self._patients[month]) < _FEWEST:
+                self._patients[month].add(patient or sha256)
         if sha256 not in self._kept:
             self._kept[sha256] = (features.clone(), month, p_value)
         if len(self._kept) > 2 * SAMPLE:
@@ -39,8 +42,9 @@ class Whole:
         """``shift`` and ``drift`` (none where they cannot be told) and ``months``, for the ledger."""
         sample = [value for _, value in self._sample() if bool(value[0].isfinite().all())]
         features = np.array([row.numpy() for row, _, _ in sample], dtype=np.float64)
-        step = -(-len(calibration.features) // SAMPLE) or 1
-        shift = mmd(features, calibration.features[::step].double().numpy()) if sample else None
+        known = calibration.features[calibration.features.isfinite().all(dim=1)]
+        step = -(-len(known) // SAMPLE) or 1
+        shift = mmd(features, known[::step].double().numpy()) if sample else None
         dated = [(month, p_value) for _, month, p_value in sample if month]
         trend = drift([month for month, _ in dated], [p_value for _, p_value in dated])
         return {
@@ -49,7 +53,7 @@ class Whole:
             "months": [
                 {"month": month, "scans": int(count), "mean_p_value": round(total / count, 4)}
                 for month, (count, total) in sorted(self._months.items())
-                if count >= _FEWEST
+                if len(self._patients[month]) >= _FEWEST
             ],
         }
 
@@ -61,7 +65,9 @@ def sentences(facts: dict[str, Any]) -> list[str]:
     """What the ledger's facts say of the calibration and of the archive as a whole, for a person."""
     said = []
     calibration, rate = facts["calibration"], facts.get("true_rate")
-    if rate:
+    if not rate:
+        said.append(f"calibration {calibration['name']!r} of {calibration['scans']} scans")
+    else:
         said.append(
             f"calibration {calibration['name']!r} of {calibration['scans']} scans: the true false-alarm rate lies between "
             f"{rate[0]:.2%} and {rate[1]:.2%} with a probability of 90 %"

@@ -78,7 +78,7 @@ def test_the_false_discovery_rate_holds_over_1000_archives() -> None:
     assert np.mean(shares) <= 0.08 + 3 * np.std(shares) / 1000**0.5
 
 
-@pytest.mark.parametrize(("scans", "count", "fdr"), [(100, 99, 0.1), (1000, 850, 0.05), (5, 999, 0.2)])
+@pytest.mark.parametrize(("scans", "count", "fdr"), [(100, 99, 0.1), (1000, 850, 0.05), (5, 999, 0.2), (30, 19, 0.15)])
 def test_what_can_be_reached_is_the_least_number(scans: int, count: int, fdr: float) -> None:
     least = reachable(scans, count, fdr)
     for number, found in ((least, True), (least - 1, False)):

@@ -36,6 +36,13 @@ def test_the_table_is_the_auroc_of_each_score_under_each_shift() -> None:
     assert table["mahalanobis"]["rot"] == pytest.approx(expected)
 
 
+def test_a_row_that_is_no_number_counts_as_out_of_distribution() -> None:
+    bank = Features(torch.nn.functional.normalize(torch.rand(20, 4), dim=1), torch.rand(20, 3))
+    odd = Features(torch.full((5, 4), float("nan")), torch.full((5, 3), float("nan")))
+    fitted = fit_all(bank, bank)
+    assert separations({"": bank, "odd": odd}, bank.features, fitted)["mahalanobis"]["odd"] == 1.0
+
+
 def test_a_reduced_bank_is_rows_of_the_whole_one_near_every_row() -> None:
     generator = torch.Generator().manual_seed(0)
     centres = torch.nn.functional.normalize(torch.randn(5, 16, generator=generator), dim=1)

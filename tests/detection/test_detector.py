@@ -76,6 +76,7 @@ def test_a_score_that_is_not_a_number_is_out_of_distribution(tiny_detector: Path
     (verdict,) = detector.judge(embed(detector.network, torch.full((1, 1, 32, 32), float("nan"))), 0.1)
     assert verdict.decision == "out_of_distribution"
     assert verdict.p_value == pytest.approx(1 / 17)
+    assert verdict.nearest == verdict.nearest_keys == [], "what cannot be placed has no neighbours"
 
 
 @pytest.mark.parametrize("name", ["network.safetensors", "bank.safetensors", "detector.json"])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medood.detection import search
 from medood.detection.features import Features
-from medood.detection.scores import HEAD_TEMPERATURE, SCORES, TEMPERATURE, fit_all
+from medood.detection.scores import HEAD_TEMPERATURE, SCORES, TEMPERATURE, fisher, fit_all
 from medood.detection.search import nearest_rows
 from medood.errors import MedoodError
 
@@ -124,3 +124,36 @@ def test_a_bank_of_one_and_finite_gradients(name: str) -> None:
     assert torch.isfinite(values).all()
     values.sum().backward()
     assert all(torch.isfinite(x.grad).all() for x in (features, outputs) if x.grad is not None)
+
+
+def test_fishers_rule_and_its_gradient_far_out() -> None:
+    """Of one part alone the rule is nearly z itself, and so is its slope, however far a scan lies."""
+    for z in (31.0, 500.0, 5e4, 1e18):
+        row = torch.tensor([[z]], requires_grad=True)
+        value = fisher(row)
+        value.backward()
+        assert float(value) == pytest.approx(z, rel=5e-3)
+        assert float(row.grad) == pytest.approx(1.0, rel=5e-3)  # type: ignore[arg-type]
+    around = fisher(torch.linspace(29.9, 30.1, 201)[None])
+    assert (around.diff() > 0).all()
+    low = fisher(torch.tensor([[-7.0, -7.5], [-7.0, -7.5]]))
+    assert low[0] > low[1] > 0
+
+
+@pytest.mark.parametrize("name", ["nearest_centered", "soft_nearest_centered", "soft_nearest", "nearest"])
+def test_gradients_in_blocks_are_those_of_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    bank, queries = rows(60, 0), rows(4, 1)
+    fitted = SCORES[name].fit(bank, rows(30, 9))
+    found = []
+    for block in (1024, 7):
+        monkeypatch.setattr(search, "BLOCK", block)
+        features = queries.features.clone().requires_grad_(True)
+        SCORES[name].score(Features(features, queries.outputs), bank.features, fitted).sum().backward()
+        found.append(features.grad)
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-4)
+    step = torch.zeros_like(queries.features)
+    step[0, 0] = 1e-3
+    up, down = (
+        SCORES[name].score(Features(queries.features + s, queries.outputs), bank.features, fitted)[0] for s in (step, -step)
+    )
+    assert float(up - down) / 2e-3 == pytest.approx(float(found[0][0, 0]), abs=2e-2)

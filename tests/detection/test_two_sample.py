@@ -67,7 +67,7 @@ def test_the_sample_does_not_depend_on_order_and_is_bounded(monkeypatch: pytest.
     for order in (range(60), reversed(range(60))):
         gathered = Whole()
         for i in order:
-            gathered.add(keys[i], rows[i], "2026-01" if i < 56 else "2026-02", 0.5)
+            gathered.add(keys[i], "", rows[i], "2026-01" if i < 56 else "2026-02", 0.5)
             assert len(gathered._kept) <= 20
         concluded.append(gathered.conclude(calibration))
     assert concluded[0] == concluded[1]
@@ -78,11 +78,23 @@ def test_the_sample_does_not_depend_on_order_and_is_bounded(monkeypatch: pytest.
 
 def test_a_shifted_archive_is_told_and_a_broken_row_is_left_out() -> None:
     generator = torch.Generator().manual_seed(0)
-    calibration = Calibration("c", np.arange(200.0), torch.randn(200, 4, generator=generator), HASHES, "")
+    known = torch.randn(201, 4, generator=generator)
+    known[7, 1] = float("nan")
+    calibration = Calibration("c", np.arange(201.0), known, HASHES, "")
     gathered = Whole()
     for i in range(100):
-        gathered.add(f"{i:03d}", torch.randn(4, generator=generator) + 1.5, "", 0.1)
-    gathered.add("nan", torch.full((4,), float("nan")), "", 0.1)
+        gathered.add(f"{i:03d}", "", torch.randn(4, generator=generator) + 1.5, "", 0.1)
+    gathered.add("nan", "", torch.full((4,), float("nan")), "", 0.1)
     shift = gathered.conclude(calibration)["shift"]
     assert shift["p_value"] == pytest.approx(0.001)
     assert (shift["archive"], shift["reference"]) == (100, 200)
+
+
+def test_a_month_is_told_by_its_patients_not_by_its_frames() -> None:
+    gathered = Whole()
+    for i in range(20):
+        gathered.add(f"{i:02d}", "one patient", torch.zeros(3), "2026-03", 0.5)
+        gathered.add("one file", "", torch.zeros(3), "2026-04", 0.5)
+        gathered.add(f"x{i:02d}", f"patient {i}", torch.zeros(3), "2026-05", 0.25)
+    calibration = Calibration("c", np.arange(8.0), torch.zeros(8, 3), HASHES, "")
+    assert gathered.conclude(calibration)["months"] == [{"month": "2026-05", "scans": 20, "mean_p_value": 0.25}]

@@ -32,6 +32,8 @@ from medood.scans.scan import Scan
 from medood.schema import ModelConfig
 from tests.cli.test_commands import medood
 
+PEERS_TRIED = ("sklearn:IsolationForest", "pytorch-ood:Mahalanobis")
+
 
 def write_manifest(root: Path, extra: list[tuple[Path, str, str]] | None = None) -> Path:
     rows = []
@@ -70,11 +72,10 @@ def measured(tiny_detector: Path, phantom_folder: Path, tmp_path_factory: pytest
     backbone = Network(ModelConfig("resnet18", {}, 0.0, 8, 8, 8), 32).backbone
     save_file(backbone.state_dict(), root / "resnet.safetensors")
     frozen = {"resnet18": frozen_backbone("resnet18", root / "resnet.safetensors", detector.preprocess)}
-    peers = ["sklearn:IsolationForest", "pytorch-ood:KNN"]
     detector.score_name = "mahalanobis"
     other = Detector.load(tiny_detector)
     other.score_name = "nearest"
-    return benchmark(detector, manifest, against=other, backbones=frozen, peers=peers[:1], repeats=20), root
+    return benchmark(detector, manifest, against=other, backbones=frozen, peers=PEERS_TRIED, repeats=20), root
 
 
 def test_what_is_compared_with_what_and_by_whom(measured: tuple[Benchmark, Path]) -> None:
@@ -91,7 +92,7 @@ def test_what_is_compared_with_what_and_by_whom(measured: tuple[Benchmark, Path]
     ]:
         assert (kind, name) in lines
     expected = {"detector", "against", *BASELINES, *(f"score:{name}" for name in SCORES)}
-    expected |= {"sklearn:IsolationForest", "resnet18:nearest", "resnet18:sklearn:IsolationForest"}
+    expected |= {"resnet18:nearest", *(f"{stem}{peer}" for stem in ("", "resnet18:") for peer in PEERS_TRIED)}
     assert set(lines["far", "ct"].figures) == expected
     assert lines["far", "ct"].figures["pixel_knn"].auroc.value == 1
     assert lines["near vs id_shift", "here_opacity"].negative_count == 6
@@ -203,6 +204,38 @@ def test_manifests_that_cannot_be_used_are_told(tiny_detector: Path, tmp_path: P
             benchmark(detector, tmp_path / f"{name}.csv")
 
 
+def test_names_with_markup_and_files_of_several_pages_stop_nothing(tiny_detector: Path, tmp_path: Path) -> None:
+    pages = [Image.fromarray((frontal_chest(i, 64).picture * 255).astype(np.uint8)) for i in (90, 91)]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
+    (tmp_path / "m").mkdir()
+    manifest = write_manifest(tmp_path / "m", [(tmp_path / "pages.tif", "far", r"odd$\%\foo$ | name")])
+    found = benchmark(Detector.load(tiny_detector), manifest, repeats=10)
+    write_benchmark(found, tmp_path / "out", "A")
+    write_figures(found, tmp_path / "out")
+    assert any("pages.tif: only its first frame was used" in line for line in found.missing)
+    page = (tmp_path / "out" / "benchmark.md").read_text()
+    assert r"odd$\%\foo$ \| name (1)" in page
+    odd = next(line for line in found.comparisons if line.kind == "far" and line.positives.startswith("odd"))
+    assert np.isnan(odd.figures["detector"].auroc.low), "one patient gives no interval"
+
+
+def test_rates_that_the_calibration_cannot_state_are_left_open(tiny_detector: Path, tmp_path: Path) -> None:
+    found = benchmark(Detector.load(tiny_detector), write_manifest(tmp_path), repeats=10)  # 16 calibration scans
+    assert all(np.isnan(figure.value) for line in found.decisions for figure in line.flagged.values())
+    write_benchmark(found, tmp_path / "out", "A")
+    assert json.loads((tmp_path / "out" / "benchmark.json").read_text())["decisions"][0]["flagged"]["0.05"]["value"] is None
+
+
+def test_faults_do_not_depend_on_what_else_is_in_the_manifest(tiny_detector: Path, tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path)
+    whole = benchmark(Detector.load(tiny_detector), manifest, repeats=10).scores["acquisition", "perm4"]
+    lines = manifest.read_text().splitlines()
+    tests = [i for i, line in enumerate(lines) if ",test,in_distribution," in line]
+    (tmp_path / "fewer.csv").write_text("\n".join(line for i, line in enumerate(lines) if i != tests[0]) + "\n")
+    fewer = benchmark(Detector.load(tiny_detector), tmp_path / "fewer.csv", repeats=10).scores["acquisition", "perm4"]
+    np.testing.assert_allclose(fewer, whole[1:], rtol=1e-4)
+
+
 def test_in_distribution_alone_is_measured_by_faults(tiny_detector: Path, tmp_path: Path) -> None:
     write_manifest(tmp_path)
     lines = (tmp_path / "manifest.csv").read_text().splitlines()
@@ -239,7 +272,7 @@ def test_baselines_find_what_they_are_made_for() -> None:
     assert set(found) == set(BASELINES)
     assert found["grey_statistics"]["a", "bright"].min() > found["grey_statistics"]["a", "own"].max()
     assert found["file_facts"]["a", "large"].min() > found["file_facts"]["a", "own"].max()
-    np.testing.assert_allclose(here.file[0], np.log([40, 50, 40 / 50 * np.e, 1000]), rtol=1e-6)
+    np.testing.assert_allclose(here.file[0], np.log([40, 50, 40 / 50, 1000]), rtol=1e-6)
     names = np.array([f"p{i}" for i in range(20)])
     audit = shortcut(there, rows(20, 0.4, 1000), names, np.char.add("q", names))
     assert audit.grey > 0.95

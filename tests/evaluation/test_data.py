@@ -246,6 +246,46 @@ def test_a_copy_on_the_other_side_of_a_split_is_a_problem(tmp_path: Path) -> Non
     assert problem == "a.png (train) and b.jpg (test) are nearly the same picture"
 
 
+def test_a_patient_with_disease_is_a_test_whole_and_so_is_a_copy(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    lines = ["Image Index,Finding Labels,Patient ID"]
+    for patient in range(40):
+        for visit, label in enumerate(["No Finding", "Mass"] if patient < 10 else ["No Finding", "No Finding"]):
+            name = f"{patient:08d}_{visit:03d}.png"
+            picture = Image.fromarray((frontal_chest(2 * patient + visit, 64).picture * 255).astype(np.uint8))
+            picture.save(tmp_path / "images" / name)
+            lines.append(f"{name},{label},{patient}")
+    Image.open(tmp_path / "images" / "00000030_000.png").save(tmp_path / "images" / "00000099_000.png", compress_level=1)
+    (tmp_path / "Data_Entry_2017.csv").write_text("\n".join([*lines, "00000099_000.png,Mass,99"]) + "\n")
+    made = make_manifest(find_card("nih_chestxray14"), tmp_path, normal="in_distribution")
+    write_manifest(made, tmp_path, tmp_path / "m.csv", append=False)
+    assert check_manifest(tmp_path / "m.csv").problems == []
+    assert {entry.split for entry in made.entries if entry.patient_id in ("00000003", "00000030", "00000099")} == {"test"}
+    assert {entry.split for entry in made.entries if entry.group == "in_distribution"} == {"train", "calibration", "test"}
+    few = make_manifest(find_card("shenzhen_montgomery_tb"), films(tmp_path / "few", 3), normal="in_distribution")
+    assert "the split test of the in-distribution scans is empty" in few.notes
+
+
+def test_odd_names_and_neighbours_are_left_as_they_are(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("L", (32, 32), 9).save(photos / "h\udcf4pital.png")
+    (tmp_path / "keep.part").write_text("mine")
+    made = make_manifest(find_card("cifar10"), photos)
+    write_manifest(made, photos, tmp_path / "keep.csv", append=False)
+    assert (tmp_path / "keep.part").read_text() == "mine"
+    (entry,) = read_manifest(tmp_path / "keep.csv")
+    assert (tmp_path / entry.file).is_file()
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "7", '[{"img_id": "a"}]', "{"])
+def test_a_label_table_that_is_no_table_is_told(text: str, tmp_path: Path) -> None:
+    root = lay_out("rsna_pneumonia_2018", tmp_path)
+    (root / "pneumonia-challenge-dataset-mappings_2018.json").write_text(text)
+    with pytest.raises(MedoodError, match=r"mappings_2018\.json (cannot be read as the labels|has no column)"):
+        make_manifest(find_card("rsna_pneumonia_2018"), root, look=False)
+
+
 def test_what_cannot_be_used_is_told(tmp_path: Path) -> None:
     with pytest.raises(MedoodError, match="Did you mean 'nih_chestxray14'"):
         find_card("nih")
@@ -282,10 +322,17 @@ def test_near_pairs_against_a_double_loop() -> None:
     expected = [(i, j) for i in range(40) for j in range(i + 1, 40) if (bits[i] != bits[j]).sum() <= 110]
     assert near_pairs(hashes, 110) == expected
     assert near_pairs(hashes, 2) == [(3, 7)]
+    flat = np.zeros((3000, 32), dtype=np.uint8)
+    assert near_pairs(flat, 6) == [(0, i) for i in range(1, 3000)], "pictures without contrast are linked, not squared"
 
 
 def test_an_empty_manifest_written_by_hand_is_no_manifest(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("")
+    lay_out("chexpert", tmp_path / "chexpert")
+    for name in ("train.csv", "valid.csv"):
+        (tmp_path / "chexpert" / name).unlink()
+    with pytest.raises(MedoodError, match="none of 4 files became a row"):
+        make_manifest(find_card("chexpert"), tmp_path / "chexpert", look=False)
     with pytest.raises(MedoodError, match="column 'file' is missing"):
         write_manifest(
             make_manifest(find_card("mura"), lay_out("mura", tmp_path / "mura"), look=False),

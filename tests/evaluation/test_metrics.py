@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from medood.evaluation.baselines import pixel_knn
 from medood.evaluation.faults import FAULTS
-from medood.evaluation.metrics import FIGURES, Separation, difference, draw, drawn, mean, separation
+from medood.evaluation.metrics import FEWEST, FIGURES, Separation, difference, draw, drawn, mean, separation
 
 values = st.lists(st.integers(0, 6).map(float), min_size=1, max_size=20)
 
@@ -39,7 +39,9 @@ def test_every_figure_against_a_count(positives: list[float], negatives: list[fl
     for figure, rate in ((result.detected_at_1, 0.01), (result.detected_at_5, 0.05)):
         assert figure.value == pytest.approx(max(c for a, c in zip(alarms, caught, strict=True) if a <= rate))
     for name in FIGURES:
-        assert 0 <= getattr(result, name).low <= getattr(result, name).high <= 1
+        figure = getattr(result, name)
+        assert min(len(positives), len(negatives)) < FEWEST or 0 <= figure.low <= figure.high <= 1
+        assert np.isnan(figure.low) == (min(len(positives), len(negatives)) < FEWEST)
 
 
 def test_the_interval_covers_and_widens_when_scans_share_patients() -> None:
