@@ -201,8 +201,8 @@ def _decide(ledger: Ledger, detector: Detector, fdr: float, progress: Progress) 
     if least > 1:
         progress.say(
             f"false-discovery rate {fdr:g}: with {most} calibration scans"
-            f"{' in the largest stratum' if reference.by else ''}, at least {least} of {len(p)} scans have to score above all "
-            "of them before any is flagged"
+            f"{' in the largest stratum' if reference.by else ''}, at least {least} of {len(p)} scans have to score above "
+            "all of them before any is flagged"
         )
 
 
