@@ -13,6 +13,7 @@ OMP_NUM_THREADS=1 medood train "${recipe[@]}" out="$work/with" --resume &
 with=$!
 OMP_NUM_THREADS=1 medood train "${recipe[@]}" out="$work/without" negatives.count=0 name=cxr-cpu-without-negatives --resume
 wait "$with"
+for which in with without; do cp "$work/$which/training.csv" "$here/training_${which}_negatives.csv"; done
 
 medood benchmark "$work/with" --data "$MEDOOD_DATA/manifest.csv" --out "$here/with_negatives" --against "$work/without" \
   --peer sklearn:IsolationForest --peer sklearn:LocalOutlierFactor --peer sklearn:OneClassSVM \
