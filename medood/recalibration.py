@@ -82,6 +82,11 @@ def calibrate(
         counts = ", ".join(f"{n} {status}" for status, n in left_out.items()) or "no file at all"
         raise MedoodError(f"--data: no scan was found in {data} ({counts}).")
     _check_apart(keys, torch.cat(hashes).numpy(), loaded, str(data))
+    if by and set(strata) == {stratum({}, by)}:
+        raise MedoodError(
+            f"--by {','.join(by)}: no scan in {data} states it; only DICOM files do. Calibrate "
+            "without --by, or with DICOM files."
+        )
     rows = Features(torch.cat([part.features for part in parts]), torch.cat([part.outputs for part in parts]))
     made = Calibration(
         name,

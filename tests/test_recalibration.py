@@ -99,6 +99,8 @@ def test_what_a_calibration_refuses(detector: Path, phantom_folder: Path, tmp_pa
         calibrate(detector, phantom_folder, "x", by=["PatientName"])
     with pytest.raises(MedoodError, match="does not exist"):
         calibrate(detector, tmp_path / "nowhere", "x")
+    with pytest.raises(MedoodError, match=r"no scan in .* states it"):
+        calibrate(detector, films(tmp_path / "unnamed", {"": 20}), "x", by=["Manufacturer"])
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("no scan")
     with pytest.raises(MedoodError, match=r"no scan was found in .* not_an_image"):
@@ -173,7 +175,7 @@ def test_a_false_discovery_rate_decides_over_the_archive(detector: Path, tmp_pat
         assert row["decision"] == ("out_of_distribution" if flagged else "in_distribution")
         assert ("false-discovery rate of 0.3 over 20 scans" in row["reason"]) == flagged
     told = medood("screen", source, "--detector", detector, "--out", tmp_path / "strict", "--fdr", "0.01")
-    assert "at least 118 of 20 scans" in told.stdout + told.stderr
+    assert "with 16 calibration scans nothing can be flagged among 20 scans" in told.stdout + told.stderr
     assert "calibration 'training' of 16 scans" in told.stdout + told.stderr
     assert {row["decision"] for row in scored(tmp_path / "strict")} == {"in_distribution"}
     medood("report", tmp_path / "strict")
@@ -208,4 +210,5 @@ def test_a_false_discovery_rate_keeps_the_note_on_strata_that_were_not_calibrate
         row["source"] for row in scored(tmp_path / "run") if "no calibration scan is of its kind (Gamma)" in row["reason"]
     ]
     assert len(noted) == 3
+    assert "3 scans are of a kind (Manufacturer) that was not calibrated" in said
     assert all("Gamma" in source for source in noted)

@@ -129,13 +129,16 @@ def benchmark(
     """
     progress = progress or Progress(quiet=True)
     detectors = {MAIN: detector} | ({OTHER: against} if against else {})
-    found = collect(read_manifest(manifest), manifest.parent, detectors, backbones or {}, seed, progress)
+    entries = read_manifest(manifest)
+    found = collect(entries, manifest.parent, detectors, backbones or {}, seed, progress)
     if found.reference is None or not any(group == _TEST for group, _ in found.sets):
         told = f" ({found.missing[0]})" if found.missing else ""
+        tests, trains = (sum(e.split == split and e.group == _TEST for e in entries) for split in ("test", "train"))
         known = sum(len(leak.files) for leak in found.leaks.values())
         raise MedoodError(
             f"{manifest}: needs rows of the group in_distribution with the split test, and of the split train, that can be "
-            f"read; {len(found.missing)} files could not be read{told}, {known} were known to a detector."
+            f"read; it names {tests} and {trains}; "
+            f"{len(found.missing)} files could not be read{told}, {known} were known to a detector."
         )
     scored = _scored(found, detectors, list(backbones or {}), peers, progress)
     pairs = list(_pairs(scored))

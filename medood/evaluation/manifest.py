@@ -53,11 +53,15 @@ def read_manifest(path: Path) -> list[Entry]:
     except (OSError, csv.Error) as error:
         raise MedoodError(f"The manifest {path} cannot be read: {error}.") from error
     absent = [name for name in COLUMNS if name not in names]
+    if absent and len(names) == 1 and ";" in names[0]:
+        raise MedoodError(f"{path}: the columns are separated by ';'; expected commas. Save it as CSV with commas.")
     if absent:
         raise MedoodError(f"{path}: the column {absent[0]!r} is missing; expected {', '.join(COLUMNS)}.")
     entries = []
     for number, row in enumerate(rows, start=2):
         values = {name: (row.get(name) or "").strip() for name in (*COLUMNS, "patient_id")}
+        for name in ("dataset", "patient_id"):  # a file's name must stay as it is on disk, these need not
+            values[name] = values[name].encode("utf-8", "backslashreplace").decode()
         for name, known in (("split", SPLITS), ("group", GROUPS)):
             if values[name] not in known:
                 raise MedoodError(f"{path}, line {number}: {name} is {values[name]!r}; expected {', '.join(known)}.")

@@ -26,7 +26,7 @@ _SHOWN = {
 def write_benchmark(found: Benchmark, folder: Path, heading: str) -> None:
     """Write ``benchmark.csv`` (a line for each comparison and scorer), ``benchmark.json`` and ``benchmark.md``."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "benchmark.csv").open("w", newline="") as stream:
+    with (folder / "benchmark.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
         writer = csv.writer(stream)
         writer.writerow(
             ["kind", "positives", "negatives", "positive_count", "negative_count", "scorer"]
@@ -38,7 +38,8 @@ def write_benchmark(found: Benchmark, folder: Path, heading: str) -> None:
                 stem = [line.kind, line.positives, line.negatives, line.positive_count, line.negative_count, scorer]
                 writer.writerow([*stem, *("" if math.isnan(value) else f"{value:.4f}" for value in values)])
     (folder / "benchmark.json").write_text(json.dumps(as_json(found), indent=1, allow_nan=False) + "\n")
-    (folder / "benchmark.md").write_text(f"# {heading}\n\n" + markdown(found))
+    page = f"# {heading}\n\n" + markdown(found)
+    (folder / "benchmark.md").write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def as_json(found: Benchmark) -> dict[str, Any]:

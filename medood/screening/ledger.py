@@ -135,6 +135,11 @@ class Ledger:
         """Of all scored scans."""
         return [p for (p,) in self._database.execute("SELECT p_value FROM scans WHERE status = 'scored'")]
 
+    def uncalibrated(self) -> int:
+        """Scored scans of a stratum that was not calibrated."""
+        query = "SELECT COUNT(*) FROM scans WHERE status = 'scored' AND json_extract(facts, '$.uncalibrated') IS NOT NULL"
+        return int(self._database.execute(query).fetchone()[0])
+
     def decide(self, limit: float, rule: str) -> None:
         """Decide every scored scan by a limit on its p-value; ``rule`` ends the sentence of those flagged."""
         with self._database:

@@ -132,7 +132,7 @@ def screen(
             ledger.add(_judged(pending, loaded, fpr, whole))
         if fdr is not None:
             _decide(ledger, loaded, fdr, progress)
-        ledger.state(whole=whole.conclude(reference))
+        ledger.state(whole=whole.conclude(reference), uncalibrated=ledger.uncalibrated())
         ledger.state(finished=datetime.now(UTC).isoformat(timespec="seconds"))
         ledger.write_csv(out / "verdicts.csv")
         return summary(ledger)
@@ -198,7 +198,12 @@ def _decide(ledger: Ledger, detector: Detector, fdr: float, progress: Progress) 
     ledger.state(limit=limit, threshold=score)
     most = max(reference.counts().values())
     least = reachable(len(p), most, fdr)
-    if least > 1:
+    if least > len(p):
+        progress.say(
+            f"false-discovery rate {fdr:g}: with {most} calibration scans nothing can be flagged among {len(p)} scans; "
+            "calibrate with more, or ask for a higher rate"
+        )
+    elif least > 1:
         progress.say(
             f"false-discovery rate {fdr:g}: with {most} calibration scans"
             f"{' in the largest stratum' if reference.by else ''}, at least {least} of {len(p)} scans have to score above "
@@ -247,7 +252,7 @@ def _scored(item: _Waiting, verdict: Verdict, fpr: float, seconds: float) -> Row
         f"at most {verdict.p_value:.2g} of in-distribution scans score this high; the limit is {fpr:g}" if flagged else ""
     )
     if not verdict.calibrated:
-        told = f"no calibration scan is of its kind ({verdict.stratum}), so the strictest kind decided"
+        told = f"no calibration scan is of its kind ({verdict.stratum}), so only what all other kinds would flag is flagged"
         facts["uncalibrated"] = told
         reason = f"{reason}; {told}" if reason else told
     return Row(

@@ -73,6 +73,11 @@ def sentences(facts: dict[str, Any]) -> list[str]:
             f"{rate[0]:.2%} and {rate[1]:.2%} with a probability of 90 %"
             + (" (in the smallest stratum)" if calibration["by"] else "")
         )
+    if facts.get("uncalibrated"):
+        said.append(
+            f"{facts['uncalibrated']} scans are of a kind ({', '.join(calibration['by'])}) that was not calibrated; each is "
+            "flagged only if every calibrated kind would flag it"
+        )
     whole = facts.get("whole") or {}
     shift, trend = whole.get("shift"), whole.get("drift")
     if shift:
