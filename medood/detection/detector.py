@@ -127,7 +127,7 @@ class Detector:
         Args:
             rows: what :func:`medood.detection.features.embed` says of the pictures.
             fpr: share of in-distribution scans that may be flagged.
-            strata: ``[N]``, as ``calibration.stratum`` names them; needed where the calibration has strata.
+            strata: ``[N]``, as :func:`medood.detection.reference.stratum` names them; needed where there are strata.
             neighbours: number of nearest in-distribution scans to name.
         """
         scores = self.raw_scores(rows)

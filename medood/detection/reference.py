@@ -58,10 +58,6 @@ class Calibration:
         names, numbers = np.unique(np.array(self.strata), return_counts=True)
         return {str(names[i]): int(numbers[i]) for i in np.argsort(-numbers, kind="stable")}
 
-    def stratum(self, attributes: Mapping[str, str]) -> str:
-        """The stratum of a scan with these DICOM attributes."""
-        return stratum(attributes, self.by)
-
     def check(self, fpr: float) -> None:
         """Refuse a rate that the smallest stratum cannot reach.
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from medood.errors import MedoodError
 from medood.scans.archive import Source, find_sources
 from medood.scans.read import Seen, check_options, read_source
-from medood.scans.scan import Refusal, sha256_of
+from medood.scans.scan import Refusal
 from medood.scans.transforms import network_input, preprocessing, to_levels
 from medood.schema import PreprocessConfig, ReadConfig
 
@@ -40,11 +40,6 @@ class PictureCache:
     patients: list[str]
     refused: dict[str, int]
     native: int = 0
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 over the sorted keys: equal for equal pictures, whatever their names."""
-        return sha256_of("\n".join(sorted(self.keys)).encode())
 
 
 def build_cache(

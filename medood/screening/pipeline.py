@@ -17,7 +17,7 @@ from torch import Tensor
 from medood.detection.calibration import check_rate, flagged_at_fdr, reachable, threshold, true_rate
 from medood.detection.detector import Detector, Verdict
 from medood.detection.features import embed
-from medood.detection.reference import TRAINING
+from medood.detection.reference import TRAINING, stratum
 from medood.errors import MedoodError
 from medood.progress import Progress
 from medood.scans.archive import Source, check_there, count_sources, find_sources
@@ -180,8 +180,8 @@ def _prepared(result: Scan | Refusal, detector: Detector, seconds: float) -> _Wa
     if isinstance(result, Refusal):
         return _refused(result, seconds)
     try:
-        picture, stratum = detector.prepare(result), detector.calibration.stratum(result.attributes)
-        return _Waiting(result.identity, _facts(result), picture, result.month, result.patient, stratum, seconds)
+        picture, kind = detector.prepare(result), stratum(result.attributes, detector.calibration.by)
+        return _Waiting(result.identity, _facts(result), picture, result.month, result.patient, kind, seconds)
     except (RuntimeError, ValueError) as error:
         refusal = Refusal(result.identity, Status.UNREADABLE, f"the picture cannot be resized: {error}")
         return _refused(refusal, seconds)
