@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from medood.errors import MedoodError
 from medood.negatives.as_is import ImageAsIs
+from medood.negatives.diffuse import Effusion, Haze
 from medood.negatives.framing import WrongFraming
 from medood.negatives.intensity import Inverted, WrongWindow
 from medood.negatives.mixing import BlendedPatch, JoinedHalves
@@ -33,6 +34,8 @@ SHIFTS: dict[str, Shift] = {
     "joined_halves": JoinedHalves(),
     "blended_patch": BlendedPatch(),
     "opacity": SimulatedOpacity(),
+    "haze": Haze(),
+    "effusion": Effusion(),
     "image_as_is": ImageAsIs(),
 }
 

@@ -112,6 +112,31 @@ def test_opacities_brighten_dark_places_only() -> None:
     assert (inside > 0.6 * added.sum(dim=(1, 2, 3))).all()
 
 
+def test_haze_brightens_lungs_only_and_veils_what_is_under_it() -> None:
+    batch = torch.linspace(0.6, 0.95, 64)[:, None].expand(60, 1, 64, 64).clone()
+    batch[:, :, 14:50, 8:26], batch[:, :, 14:50, 38:56] = 0.2, 0.2  # two lung fields
+    lungs = batch < 0.5
+    added = shifted("haze", 4, batch) - batch
+    assert (added >= -1e-6).all()
+    assert float(added[lungs].mean()) > 4 * float(added[~lungs].mean())
+    left, right = added[..., :32].sum(dim=(1, 2, 3)), added[..., 32:].sum(dim=(1, 2, 3))
+    assert ((left > 20 * right).sum() > 5) and ((right > 20 * left).sum() > 5) and ((left < 3 * right).sum() > 5)
+
+    textured = (batch + 0.1 * torch.rand(batch.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    hazy = shifted("haze", 4, textured)
+    rough = [(some[..., 1:, 16:20] - some[..., :-1, 16:20]).abs()[:, :, 20:44].mean() for some in (hazy, textured)]
+    assert rough[0] < rough[1]
+
+
+def test_an_effusion_fills_from_below() -> None:
+    batch = torch.full((60, 1, 64, 64), 0.3)
+    added = shifted("effusion", 4, batch) - batch
+    assert (added >= -1e-6).all()
+    by_row = added.mean(dim=(1, 3))
+    assert float(by_row[:, :16].max()) < 0.05  # apices stay clear
+    assert (by_row[:, 50:56].mean(dim=1) > by_row[:, 30:36].mean(dim=1)).all()
+
+
 def test_a_mixture_draws_by_weight_and_replays() -> None:
     mixture = Mixture({"mirror": 3.0, "inverted": 1.0, "rot": 0.0})
     draw = mixture.sample(4000, 8, torch.Generator().manual_seed(0))
