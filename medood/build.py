@@ -72,8 +72,13 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | None 
     if not trainer.fabric.is_global_zero:
         return out  # the first process alone writes the detector
     network.to("cpu")
+    network.crop = config.preprocess.crop
+    if config.detector.half:
+        network.half().float()
 
     bank = embed(network, as_input(inputs.pictures[training]))
+    if config.detector.half:
+        bank = Features(bank.features.half().float(), bank.outputs)
     rank = effective_rank(bank.features)
     detector, table = _detector(config, network, bank, data, progress)
     calibration_inputs = as_input(data.calibration)

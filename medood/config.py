@@ -145,6 +145,7 @@ def _check_values(config: RunConfig) -> None:
     rules = [
         (config.preprocess.fit in ("squash", "letterbox"), "preprocess.fit", config.preprocess.fit, "squash, letterbox"),
         (config.preprocess.size >= 16, "preprocess.size", config.preprocess.size, "at least 16"),
+        (0.0 < config.preprocess.crop <= 1.0, "preprocess.crop", config.preprocess.crop, "above 0 and at most 1"),
         (config.views.global_count >= 2, "views.global_count", config.views.global_count, "at least 2"),
         (config.train.epochs >= 0, "train.epochs", config.train.epochs, "at least 1, or 0 to follow the data"),
         (

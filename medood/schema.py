@@ -38,10 +38,12 @@ class PreprocessConfig:
     Attributes:
         size: side of the network's input in pixels.
         fit: ``squash`` to a square, or ``letterbox`` (black bars, aspect ratio kept).
+        crop: share of each side that is scored, around the centre. A network trained on crops is surest of one.
     """
 
     size: int = 224
     fit: str = "squash"
+    crop: float = 1.0
 
 
 @dataclass
@@ -208,10 +210,12 @@ class DetectorConfig:
         score: ``auto`` chooses on development scans; else ``nearest``, ``soft_nearest`` (each also ``_centered``),
             ``mahalanobis``, ``residual``, ``head_logit``, ``head_entropy`` or ``combined``.
         bank_size: scans that the bank keeps, chosen by k-means; 0 keeps all. What it costs is printed.
+        half: round weights and bank to float16 before anything is fitted or calibrated, which halves the folder.
     """
 
     score: str = "auto"
     bank_size: int = 0
+    half: bool = False
 
 
 @dataclass

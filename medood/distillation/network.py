@@ -14,6 +14,7 @@ from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
 from medood.errors import MedoodError
+from medood.negatives.shift import resample
 from medood.schema import ModelConfig
 
 #: A ViT's position embedding begins this much larger than timm's: on a radiograph, where a thing lies is most of what it is,
@@ -65,12 +66,16 @@ class Network(nn.Module):
         size: side of the network's input.
         drop_path: stochastic depth; 0 for a teacher.
 
+    Attributes:
+        crop: share of each side that :meth:`embed` looks at, around the centre.
+
     Raises:
         MedoodError: timm does not know the backbone or its arguments.
     """
 
     def __init__(self, config: ModelConfig, size: int, drop_path: float = 0.0) -> None:
         super().__init__()
+        self.crop = 1.0
         refused = [name for name in config.arguments if name.startswith(_REFUSED_ARGUMENTS)]
         if refused or not config.backbone.replace("_", "").replace(".", "").isalnum():
             raise MedoodError(
@@ -115,8 +120,14 @@ class Network(nn.Module):
 
     def embed(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """Features ``[N, D]``, L2-normalised, and head outputs ``[N, K]`` of ``[N, 1, S, S]`` pictures."""
-        features = self.features(pictures)
+        features = self.features(pictures if self.crop == 1.0 else central(pictures, self.crop))
         return functional.normalize(features, dim=-1), self.head(features)
+
+
+def central(pictures: Tensor, share: float) -> Tensor:
+    """The middle of ``[N, 1, S, S]`` pictures, ``share`` of each side, brought back to ``S``."""
+    matrix = torch.tensor([[share, 0.0, 0.0], [0.0, share, 0.0]], device=pictures.device)
+    return resample(pictures, matrix.expand(len(pictures), 2, 3), pictures.shape[-1])
 
 
 def load_backbone(backbone: nn.Module, config: ModelConfig, arguments: dict[str, Any]) -> None:

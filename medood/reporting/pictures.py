@@ -15,8 +15,10 @@ from medood.scans.archive import Source, find_sources
 from medood.scans.read import read_source
 from medood.scans.scan import Scan
 from medood.scans.transforms import square_shape
-from medood.schema import ReadConfig
+from medood.schema import PreprocessConfig, ReadConfig
 from medood.screening.ledger import Row, spelled
+
+Map = npt.NDArray[np.float32]
 
 #: The accent of the report, and the colour of evidence.
 ACCENT = (208, 73, 28)
@@ -54,14 +56,14 @@ def draw_evidence(
         return EvidencePictures(missing=scan)
     raw = grad_cam(detector, detector.prepare(scan)[None])[0]
     picture = _shrunk(scan.pixels[0], scan.aspect)
-    heat = _on_picture(raw / detector.cam_scale, picture.shape, detector.preprocess.fit)
+    heat = _on_picture(raw / detector.cam_scale, picture.shape, detector.preprocess)
     grey = Image.fromarray(np.rint(picture * 255).astype(np.uint8))
     grey.save(folder / f"{name}.png")
     blend(picture, heat).save(folder / f"{name}-cam.png")
     return EvidencePictures(f"{name}.png", f"{name}-cam.png")
 
 
-def blend(picture: npt.NDArray[np.float32], heat: npt.NDArray[np.float32]) -> Image.Image:
+def blend(picture: Map, heat: Map) -> Image.Image:
     """Lay the accent colour over a grey picture, as strong as the heat (0 to 1, clipped)."""
     share = 0.75 * np.clip(heat, 0.0, 1.0)[..., None]
     colour = np.array(ACCENT, dtype=np.float32) / 255.0
@@ -86,7 +88,7 @@ def _read_again(row: Row, base: Path, options: ReadConfig) -> Scan | str:
     return "the file has changed since it was screened" if changed else "the file is no longer where it was screened"
 
 
-def _shrunk(pixels: npt.NDArray[np.float32], aspect: float) -> npt.NDArray[np.float32]:
+def _shrunk(pixels: Map, aspect: float) -> Map:
     """Square pixels, at most ``SIDE`` on the longer side and at least 8 on the shorter."""
     height, width = square_shape(pixels.shape[0], pixels.shape[1], aspect)
     factor = min(1.0, SIDE / max(height, width))
@@ -95,10 +97,14 @@ def _shrunk(pixels: npt.NDArray[np.float32], aspect: float) -> npt.NDArray[np.fl
     return np.clip(np.asarray(shrunk, dtype=np.float32), 0.0, 1.0)
 
 
-def _on_picture(heat: npt.NDArray[np.float32], shape: tuple[int, ...], fit: str) -> npt.NDArray[np.float32]:
-    """Bring a map from the network's square to the picture, undoing squash or letterbox."""
+def _on_picture(heat: Map, shape: tuple[int, ...], preprocess: PreprocessConfig) -> Map:
+    """Bring a map from the network's square to the picture, undoing crop and fit; 0 where it did not look."""
     height, width = shape
-    sides = (width, height) if fit == "squash" else (max(width, height),) * 2
-    large = np.asarray(Image.fromarray(heat.astype(np.float32)).resize(sides, Image.Resampling.BICUBIC))
+    sides = (width, height) if preprocess.fit == "squash" else (max(width, height),) * 2
+    seen = (max(1, round(sides[0] * preprocess.crop)), max(1, round(sides[1] * preprocess.crop)))
+    inner = np.asarray(Image.fromarray(heat.astype(np.float32)).resize(seen, Image.Resampling.BICUBIC))
+    large = np.zeros(sides[::-1], dtype=np.float32)
+    top, left = (sides[1] - seen[1]) // 2, (sides[0] - seen[0]) // 2
+    large[top : top + seen[1], left : left + seen[0]] = inner
     top, left = (large.shape[0] - height) // 2, (large.shape[1] - width) // 2
     return np.asarray(np.maximum(large[top : top + height, left : left + width], 0.0), dtype=np.float32)

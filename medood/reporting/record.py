@@ -14,7 +14,7 @@ from medood.errors import MedoodError
 from medood.progress import Progress
 from medood.reporting.pictures import EvidencePictures, draw_evidence
 from medood.scans.scan import Status
-from medood.schema import ReadConfig
+from medood.schema import PreprocessConfig, ReadConfig
 from medood.screening.ledger import Ledger, Row
 from medood.screening.pipeline import summary
 from medood.screening.whole import sentences
@@ -88,7 +88,7 @@ def make_record(
             ],
             "detector": {
                 **{name: value for name, value in facts["detector"].items() if name != "folder"},
-                "input": f"{detector.preprocess.size} x {detector.preprocess.size} pixels, {detector.preprocess.fit}",
+                "input": _input(detector.preprocess),
                 "backbone": detector.model.backbone,
                 "cam_scale": detector.cam_scale,
             },
@@ -156,6 +156,11 @@ def _page(rank: int, row: Row, pictures: EvidencePictures) -> dict[str, Any]:
         "nearest": [f"{value:.3f}" for value in row.facts.get("nearest", [])],
         "facts": facts,
     }
+
+
+def _input(config: PreprocessConfig) -> str:
+    seen = "" if config.crop == 1.0 else f", the middle {config.crop:.0%} of each side"
+    return f"{config.size} x {config.size} pixels, {config.fit}{seen}"
 
 
 def _line(rank: int, row: Row) -> dict[str, Any]:

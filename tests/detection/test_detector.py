@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from medood.build import split_by_patient
+from medood.build import split_by_patient, train
 from medood.detection.calibration import p_values
 from medood.detection.choice import choose
 from medood.detection.detector import Detector
@@ -18,6 +18,7 @@ from medood.errors import MedoodError
 from medood.scans.cache import PictureCache
 from medood.scans.read import read_scans
 from medood.scans.scan import Scan
+from tests.conftest import tiny_config
 
 
 def copied(detector: Path, target: Path) -> Path:
@@ -116,3 +117,19 @@ def test_no_patient_is_on_both_sides_of_the_split() -> None:
     assert 10 <= len(held) <= 30
     with pytest.raises(MedoodError, match="too few"):
         split_by_patient(PictureCache(cache.pictures[:2], cache.keys[:2], ["", ""], {}), 0.25, 0)
+
+
+def test_a_detector_in_half_precision_decides_as_it_was_calibrated(
+    tiny_detector: Path, phantom_folder: Path, tmp_path: Path
+) -> None:
+    half = train(tiny_config(phantom_folder, tmp_path / "half", "detector.half=true", "preprocess.crop=0.9"))
+    size = {folder: sum(item.stat().st_size for item in folder.glob("*.safetensors")) for folder in (half, tiny_detector)}
+    assert size[half] < 0.75 * size[tiny_detector]
+    weights = load_file(half / "network.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float16}
+    detector = Detector.load(half)
+    assert detector.bank.dtype == torch.float32
+    assert detector.network.crop == 0.9
+    scans = [scan for scan in read_scans(phantom_folder) if isinstance(scan, Scan)]
+    scores = detector.raw_scores(embed(detector.network, torch.stack([detector.prepare(scan) for scan in scans])))
+    assert all(np.isclose(scores, value, rtol=1e-5, atol=1e-5).any() for value in detector.calibration.scores)

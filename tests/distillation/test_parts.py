@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from medood.distillation.checkpoint import load_newest, save_checkpoint
 from medood.distillation.collapse import CollapseError, CollapseWatch, effective_rank
-from medood.distillation.network import Network, student_and_teacher, update_teacher
+from medood.distillation.network import Network, central, student_and_teacher, update_teacher
 from medood.distillation.schedules import cosine, linear, warmup_cosine
 from medood.distillation.views import acquire, blur, crop, sample_view
 from medood.errors import MedoodError
@@ -185,3 +185,15 @@ def test_published_weights_without_a_network_name_the_file_to_copy(monkeypatch: 
     monkeypatch.setattr(timm, "create_model", unreachable)
     with pytest.raises(MedoodError, match=r"fetch model.safetensors of .*, copy it here, and set model.weights"):
         Network(ModelConfig("resnet18", pretrained=True, out_dim=12), 32)
+
+
+def test_the_centre_is_cut_at_its_place_and_a_network_embeds_it() -> None:
+    ramp = ((torch.arange(40.0) + 0.5) / 40).view(1, 1, 1, 40).expand(2, 1, 40, 40)
+    middle = central(ramp, 0.5)
+    expected = 0.25 + 0.5 * ramp  # columns of the middle half, stretched over the whole
+    torch.testing.assert_close(middle, expected, atol=1e-5, rtol=0)
+    network = Network(ModelConfig("resnet10t", {}, 0.0, 16, 8, 12), 40).eval()
+    plain = network.embed(central(ramp, 0.9))
+    network.crop = 0.9
+    for one, other in zip(plain, network.embed(ramp), strict=True):
+        assert torch.equal(one, other)

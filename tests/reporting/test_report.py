@@ -18,8 +18,9 @@ from medood.phantom.dicom import dicom_bytes
 from medood.phantom.strangers import STRANGERS
 from medood.progress import Progress
 from medood.reporting.pdf import report, typeset
-from medood.reporting.pictures import blend, draw_evidence
+from medood.reporting.pictures import _on_picture, blend, draw_evidence
 from medood.reporting.record import histogram, make_record
+from medood.schema import PreprocessConfig
 from medood.screening.ledger import Ledger, Row
 from medood.screening.pipeline import screen
 
@@ -185,3 +186,15 @@ def test_histogram_counts_everything_once() -> None:
 def test_rows_by_hand_need_no_facts(tmp_path: Path, tiny_detector: Path) -> None:
     row = Row("nowhere.png", "", 0, "1" * 64, "scored", "", 5.0, 0.01, "out_of_distribution")
     assert draw_evidence(row, Detector.load(tiny_detector), tmp_path, "x").missing
+
+
+def test_a_map_of_a_crop_lies_where_the_network_looked() -> None:
+    heat = np.ones((4, 4), np.float32)
+    whole = _on_picture(heat, (100, 50), PreprocessConfig(64))
+    np.testing.assert_allclose(whole, 1.0, atol=1e-6)
+    inner = _on_picture(heat, (100, 50), PreprocessConfig(64, crop=0.8))
+    np.testing.assert_allclose(inner[10:90, 5:45], 1.0, atol=1e-6)
+    assert inner.sum() == pytest.approx(80 * 40)
+    boxed = _on_picture(heat, (100, 50), PreprocessConfig(64, "letterbox", 0.8))
+    assert boxed.shape == (100, 50)
+    assert boxed.sum() == pytest.approx(80 * 50)
