@@ -1,4 +1,4 @@
-"""The main job on what ships: phantoms, training, screening, report."""
+"""The main job on what ships: made-up scans, a detector, screening, report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medood.config import load_config, shipped
-from medood.phantom.archive import load_phantom, write_archive, write_training
+from medood.detection.shipped import DEFAULT, find_detector
+from medood.phantom.archive import PhantomConfig, load_phantom, write_archive, write_training
 from medood.progress import Progress
 from medood.screening.ledger import Ledger
 
@@ -30,25 +31,37 @@ class Demo:
     lines: list[str]
 
 
-def demo(out: Path, progress: Progress) -> Demo:
-    """Run the demo into ``out``; an earlier demo's screening there is replaced."""
+def demo(out: Path, progress: Progress, *, train: bool = False) -> Demo:
+    """Run the demo into ``out``; an earlier demo's screening there is replaced.
+
+    Args:
+        out: a folder for all that is made.
+        progress: where to draw.
+        train: learn from made-up chest radiographs first, instead of screening with the shipped detector.
+    """
     phantom = load_phantom(shipped("datasets/phantom.yaml"))
-    progress.say(f"drawing {phantom.training} made-up chest radiographs to learn from, and an archive to screen")
-    scans = write_training(phantom, out / "scans", progress)
+    progress.say("drawing an archive of made-up scans")
     archive = write_archive(phantom, out / "archive.zip", progress)
-    progress.say("learning what belongs (about a minute on 2 cores)")
-    from medood.build import train  # here and below: torch takes its seconds while something is on the screen already
-    from medood.reporting.pdf import report
+    detector = _train(phantom, out, progress) if train else find_detector(DEFAULT)
+    from medood.reporting.pdf import report  # here and below: torch takes its seconds while something is on the screen
     from medood.screening.pipeline import screen
 
-    config = load_config(shipped("configs/demo.yaml"))
-    config.data.root, config.out = str(scans), str(out / "detector")
-    detector = train(config, progress=progress)
     run = out / "screening"
     shutil.rmtree(run, ignore_errors=True)
     screen([archive], detector, run, fpr=FPR, progress=progress)
     pdf = report(run, progress=progress)
     return Demo(run / "verdicts.csv", pdf, _lines(run))
+
+
+def _train(phantom: PhantomConfig, out: Path, progress: Progress) -> Path:
+    progress.say(f"drawing {phantom.training} made-up chest radiographs to learn from")
+    scans = write_training(phantom, out / "scans", progress)
+    progress.say("learning what belongs (about a minute on 2 cores)")
+    from medood.build import train
+
+    config = load_config(shipped("configs/demo.yaml"))
+    config.data.root, config.out = str(scans), str(out / "detector")
+    return train(config, progress=progress)
 
 
 def _lines(run: Path) -> list[str]:

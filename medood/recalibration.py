@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from medood.detection.detector import CALIBRATIONS, Detector
+from medood.detection.detector import CALIBRATIONS, DESCRIPTION, PARTS, Detector
 from medood.detection.features import Features, embed
 from medood.detection.hashes import NEAR, Hashes, HashIndex, difference_hashes
 from medood.detection.reference import Calibration, check_name, fingerprint, stratum
+from medood.detection.shipped import find_detector, is_shipped
 from medood.errors import MedoodError
 from medood.progress import Progress
 from medood.scans.archive import check_there, count_sources, find_sources
@@ -39,6 +41,7 @@ def calibrate(
     name: str,
     *,
     by: Sequence[str] = (),
+    to: str | Path | None = None,
     fpr: float = 0.05,
     read: ReadConfig | None = None,
     progress: Progress | None = None,
@@ -46,25 +49,28 @@ def calibrate(
     """Score in-distribution scans of another hospital and keep the scores with the detector.
 
     Args:
-        detector: the detector's folder; ``calibrations/NAME.json`` and ``.safetensors`` are added to it.
+        detector: the detector's folder, or the name of a shipped one; ``calibrations/NAME.json`` and ``.safetensors`` are
+            added to it.
         data: file, folder, archive, DICOMDIR or CSV manifest of scans that belong; any scan that does not raises what is
             taken for normal.
         name: what the calibration is called.
         by: DICOM attributes; scans are calibrated within each combination of their values.
+        to: copy the detector there and add them to the copy, as a shipped detector needs it.
         fpr: the least false-alarm rate that every stratum must be able to state.
         read: which frames and objects become scans, and the limits.
         progress: where to draw; none is quiet.
 
     Raises:
-        MedoodError: the name is taken, scans are among those learned from, or a stratum has too few.
+        MedoodError: the name or ``to`` is taken, a shipped detector has no ``to``, scans are among those learned from, or a
+            stratum has too few.
     """
-    progress, read, folder = progress or Progress(quiet=True), read or ReadConfig(), Path(detector)
+    progress, read, folder = progress or Progress(quiet=True), read or ReadConfig(), find_detector(detector)
     check_options(read)
     check_name(name)
     unknown = [attribute for attribute in by if attribute not in KEPT_ATTRIBUTES]
     if unknown:
         raise MedoodError(f"--by names {unknown[0]!r}; expected some of {', '.join(KEPT_ATTRIBUTES)}.")
-    loaded = Detector.load(folder)
+    loaded, target = Detector.load(folder), _place(detector, folder, to)
     if (folder / CALIBRATIONS / f"{name}.json").exists():
         raise MedoodError(f"{folder} already has a calibration {name!r}. Give another name; old ones are kept.")
     keys: list[str] = []
@@ -99,7 +105,28 @@ def calibrate(
         dict(left_out),
     )
     _check_strata(made, fpr)
-    return made.save(folder / CALIBRATIONS, loaded.sha256)
+    if target != folder:
+        _copy(folder, target)
+    return made.save(target / CALIBRATIONS, loaded.sha256)
+
+
+def _place(detector: str | Path, folder: Path, to: str | Path | None) -> Path:
+    """Where the calibration goes."""
+    if to is None and is_shipped(folder):
+        raise MedoodError(
+            f"{detector} is part of the installation, which an upgrade replaces. Add --to FOLDER to calibrate a copy."
+        )
+    if to is not None and Path(to).exists():
+        raise MedoodError(f"--to: {to} is there already. Give a new folder, or calibrate that one: medood calibrate {to}.")
+    return folder if to is None else Path(to)
+
+
+def _copy(folder: Path, target: Path) -> None:
+    """Copy all of a detector that decides."""
+    target.mkdir(parents=True)
+    for name in (DESCRIPTION, *PARTS):
+        shutil.copyfile(folder / name, target / name)
+    shutil.copytree(folder / CALIBRATIONS, target / CALIBRATIONS)
 
 
 def _prepared(

@@ -51,7 +51,7 @@ def test_the_demo_runs_and_runs_again(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "demo.yaml").write_text(small + "\ndata: {calibration_fraction: 0.4}\n")
     monkeypatch.setattr(module, "shipped", lambda name: tmp_path / Path(name).name)
     for _ in range(2):
-        made = demo(tmp_path / "out", Progress(quiet=True))
+        made = demo(tmp_path / "out", Progress(quiet=True), train=True)
         assert made.pdf.is_file()
         assert made.verdicts.is_file()
         assert any("ct like" in line for line in made.lines)

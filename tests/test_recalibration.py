@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from pydicom import dcmread
 
+from medood.detection import shipped
 from medood.detection.calibration import p_values
 from medood.detection.detector import Detector
 from medood.detection.reference import Calibration
@@ -212,3 +213,22 @@ def test_a_false_discovery_rate_keeps_the_note_on_strata_that_were_not_calibrate
     assert len(noted) == 3
     assert "3 scans are of a kind (Manufacturer) that was not calibrated" in said
     assert all("Gamma" in source for source in noted)
+
+
+def test_a_shipped_detector_is_calibrated_as_a_copy(detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.move(detector, tmp_path / "package" / "some-name")
+    monkeypatch.setattr(shipped, "_FOLDER", tmp_path / "package")
+    before = sorted(path.read_bytes() for path in (tmp_path / "package").rglob("*.*"))
+    data = films(tmp_path / "data", {"A": 25})
+    with pytest.raises(MedoodError, match="Add --to FOLDER"):
+        calibrate("some-name", data, "own")
+    with pytest.raises(MedoodError, match="is there already"):
+        calibrate("some-name", data, "own", to=tmp_path)
+    calibrate("some-name", data, "own", to=tmp_path / "mine")
+    assert sorted(path.read_bytes() for path in (tmp_path / "package").rglob("*.*")) == before
+    assert Detector.load(tmp_path / "mine", "own").sha256 == Detector.load("some-name").sha256
+    assert len(Detector.load(tmp_path / "mine", "own").calibration.scores) == 25
+    assert len(Detector.load(tmp_path / "mine").calibration.scores) == 16
+    assert not (tmp_path / "mine" / "cache").exists()
+    with pytest.raises(MedoodError, match="shipped detectors: some-name"):
+        Detector.load("another-name")

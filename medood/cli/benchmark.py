@@ -11,11 +11,11 @@ from medood.errors import MedoodError
 
 
 def benchmark_command(
-    detector: Annotated[Path, typer.Argument(help="The folder that medood train wrote.")],
+    detector: Annotated[str, typer.Argument(help="The folder that medood train wrote, or the name of a shipped detector.")],
     data: Annotated[Path, typer.Option("--data", help="A manifest: CSV with file, split, group, dataset, patient_id.")],
     out: Annotated[Path, typer.Option("--out", help="Where tables, the page and figures go.")],
     calibration: Annotated[str, typer.Option("--calibration", help="Name given to medood calibrate.")] = "training",
-    against: Annotated[Path | None, typer.Option("--against", help="Another detector, compared in pairs.")] = None,
+    against: Annotated[str | None, typer.Option("--against", help="Another detector, compared in pairs.")] = None,
     peer: Annotated[
         list[str] | None,
         typer.Option("--peer", help="Another library's detector on the same features, such as sklearn:IsolationForest."),

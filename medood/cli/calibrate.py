@@ -12,12 +12,15 @@ from medood.schema import ReadConfig
 
 
 def calibrate_command(
-    detector: Annotated[Path, typer.Argument(help="The folder that medood train wrote.")],
+    detector: Annotated[str, typer.Argument(help="The folder that medood train wrote, or the name of a shipped detector.")],
     data: Annotated[Path, typer.Option("--data", help="Scans that belong, of the hospital to calibrate for.")],
     name: Annotated[str, typer.Option("--name", help="What the calibration is called, for medood screen --calibration.")],
     by: Annotated[
         str, typer.Option("--by", help="Calibrate within DICOM attributes, with commas: Manufacturer,ViewPosition.")
     ] = "",
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Copy the detector into this folder first and calibrate the copy.")
+    ] = None,
     fpr: Annotated[float, typer.Option("--fpr", help="The least rate that every stratum must be able to state.")] = 0.05,
     select: Select = DEFAULTS.select,
     frames: Frames = DEFAULTS.frames,
@@ -33,7 +36,8 @@ def calibrate_command(
     progress = Progress(quiet=quiet)
     check_rate(fpr, 10**9)
     attributes = [item.strip() for item in by.split(",") if item.strip()]
-    made = calibrate(detector, data, name, by=attributes, fpr=fpr, read=ReadConfig(frames, plane, select), progress=progress)
+    read = ReadConfig(frames, plane, select)
+    made = calibrate(detector, data, name, by=attributes, to=to, fpr=fpr, read=read, progress=progress)
     for status, count in sorted((made.left_out or {}).items()):
         progress.say(f"left out: {count} {status}")
     for stratum, count in made.counts().items():
@@ -42,4 +46,4 @@ def calibrate_command(
             f"{stratum or 'all scans'}: {count} scans; at --fpr {fpr:g} the true rate lies between {low:.2%} and {high:.2%} "
             "with a probability of 90 %"
         )
-    print(Path(detector) / CALIBRATIONS / f"{name}.json")
+    print(Path(to or detector) / CALIBRATIONS / f"{name}.json")

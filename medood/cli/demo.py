@@ -10,13 +10,17 @@ import typer
 
 def demo_command(
     out: Annotated[Path, typer.Option("--out", help="A folder for everything the demo makes.")] = Path("runs/demo"),
+    train: Annotated[
+        bool,
+        typer.Option("--train", help="Learn from made-up chest radiographs, instead of using the shipped detector."),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the paths of CSV and PDF.")] = False,
 ) -> None:
-    """Make phantom chest radiographs, learn from them, screen an archive with strangers in it, and report."""
+    """Make an archive of made-up chest radiographs with strangers among them, screen it, and report."""
     from medood.demo import demo
     from medood.progress import Progress
 
-    made = demo(out, Progress(quiet=quiet))
+    made = demo(out, Progress(quiet=quiet), train=train)
     if not quiet:
         print("\n".join(made.lines))
     print(made.verdicts)

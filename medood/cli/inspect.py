@@ -26,7 +26,7 @@ def inspect_command(
     path: Annotated[Path, typer.Argument(help="A file, folder, zip or tar archive, DICOMDIR or CSV manifest.")],
     png: Annotated[Path | None, typer.Option("--png", help="A folder for what a network would see of each scan.")] = None,
     detector: Annotated[
-        Path | None, typer.Option("--detector", help="Prepare the pictures as this detector does; else squash to 224 x 224.")
+        str | None, typer.Option("--detector", help="Prepare the pictures as this detector does; else squash to 224 x 224.")
     ] = None,
     select: Select = DEFAULTS.select,
     frames: Frames = DEFAULTS.frames,

@@ -18,14 +18,17 @@ from medood.cli.reading import (
     Plane,
     Select,
 )
+from medood.detection.shipped import DEFAULT
 from medood.errors import MedoodError
 from medood.schema import ReadConfig
 
 
 def screen_command(
     sources: Annotated[list[Path], typer.Argument(help="Files, folders, zip and tar archives, DICOMDIRs, CSV manifests.")],
-    detector: Annotated[Path, typer.Option("--detector", help="The folder that medood train wrote.")],
     out: Annotated[Path, typer.Option("--out", help="The run's folder; it must not hold a run yet.")],
+    detector: Annotated[
+        str, typer.Option("--detector", help="The folder that medood train wrote, or the name of a shipped detector.")
+    ] = DEFAULT,
     fpr: Annotated[
         float | None, typer.Option("--fpr", help="Share of in-distribution scans that may be flagged. [default: 0.05]")
     ] = None,

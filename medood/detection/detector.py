@@ -21,6 +21,7 @@ from medood.detection.features import Features
 from medood.detection.reference import TRAINING, Calibration
 from medood.detection.scores import SCORES, Fitted
 from medood.detection.search import nearest_rows
+from medood.detection.shipped import find_detector, shipped_detectors
 from medood.distillation.network import Network
 from medood.errors import MedoodError
 from medood.scans.scan import Scan
@@ -29,6 +30,7 @@ from medood.schema import ModelConfig, PreprocessConfig
 
 SCHEMA_VERSION = 2
 CALIBRATIONS = "calibrations"
+DESCRIPTION = "detector.json"
 PARTS = ("network.safetensors", "bank.safetensors")
 
 
@@ -170,7 +172,7 @@ class Detector:
             **self.facts,
         }
         stated["sha256"] = _digest_of(stated)
-        (folder / "detector.json").write_text(json.dumps(stated, indent=1, allow_nan=False) + "\n")
+        (folder / DESCRIPTION).write_text(json.dumps(stated, indent=1, allow_nan=False) + "\n")
         self.sha256 = stated["sha256"]
         self.calibration = self.calibration.save(folder / CALIBRATIONS, self.sha256)
 
@@ -179,13 +181,13 @@ class Detector:
         """Read a folder and check every digest.
 
         Args:
-            folder: the detector's folder.
+            folder: the detector's folder, or the name of a shipped one.
             calibration: name of the calibration to decide with.
 
         Raises:
             MedoodError: the folder is missing or unfinished, a byte has changed, or the schema is of another version.
         """
-        folder = Path(folder)
+        folder = find_detector(folder)
         stated = _read_json(folder)
         model = ModelConfig(**stated["model"])
         preprocess = PreprocessConfig(**stated["preprocess"])
@@ -216,9 +218,13 @@ class Detector:
 
 
 def _read_json(folder: Path) -> dict[str, Any]:
-    path = folder / "detector.json"
+    path = folder / DESCRIPTION
     if not path.is_file():
-        raise MedoodError(f"{folder} is not a detector: it holds no detector.json. Give the folder that train wrote.")
+        names = shipped_detectors()
+        raise MedoodError(
+            f"{folder} is not a detector: it holds no detector.json. Give the folder that train wrote"
+            f"{', or one of the shipped detectors: ' + ', '.join(names) if names else ''}."
+        )
     try:
         stated = json.loads(path.read_text())
         digest = stated.pop("sha256")

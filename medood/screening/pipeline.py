@@ -18,6 +18,7 @@ from medood.detection.calibration import check_rate, flagged_at_fdr, reachable, 
 from medood.detection.detector import Detector, Verdict
 from medood.detection.features import embed
 from medood.detection.reference import TRAINING, stratum
+from medood.detection.shipped import find_detector
 from medood.errors import MedoodError
 from medood.progress import Progress
 from medood.scans.archive import Source, check_there, count_sources, find_sources
@@ -75,7 +76,7 @@ def screen(
 
     Args:
         sources: what to screen.
-        detector: a detector, or its folder.
+        detector: a detector, its folder, or the name of a shipped one.
         out: the run's folder; it must not hold a run.
         fpr: share of in-distribution scans that may be flagged.
         fdr: decide over the archive as a whole instead: share of the flagged scans that may be in-distribution.
@@ -89,7 +90,7 @@ def screen(
     progress, read = progress or Progress(quiet=True), read or ReadConfig()
     check_options(read)
     out = Path(out)
-    folder = "" if isinstance(detector, Detector) else str(Path(detector).resolve())
+    folder = "" if isinstance(detector, Detector) else str(find_detector(detector).resolve())
     loaded = detector if isinstance(detector, Detector) else Detector.load(detector, calibration)
     reference = loaded.calibration
     if fdr is None:

@@ -1,0 +1,142 @@
+"""The ablation: trains each run, one change at a time, then measures all of them on the same scans.
+
+Usage: python reports/cxr_small/ablation.py train WORK [PART PARTS]   trains every PARTS-th run; keeps finished ones
+       python reports/cxr_small/ablation.py measure WORK              prints the table as CSV
+MEDOOD_DATA names the folder of real pictures.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from medood.build import train
+from medood.config import load_config
+from medood.detection.detector import Detector
+from medood.detection.scores import SCORES
+from medood.evaluation.collect import Set, collect
+from medood.evaluation.manifest import read_manifest
+from medood.evaluation.metrics import draw, separation
+from medood.phantom.dicom import dicom_bytes
+from medood.phantom.strangers import STRANGERS
+from medood.progress import Progress
+
+HERE, DATA = Path(__file__).parent, Path(os.environ["MEDOOD_DATA"])
+PAPER = {
+    "rot": "negatives.mixture={rot: 1}",
+    "perm16": "negatives.mixture={perm16: 1}",
+}
+ACQUISITION = (
+    "{rot: 1, rot_360: 0.5, mirror: 3, upside_down: 0.7, perm4: 1, perm16: 0.5, inverted: 0.7, wrong_window: 0.5, "
+    "framing: 0.8}"
+)
+VIT = "{patch_size: 8, embed_dim: 128, depth: 6, num_heads: 4, global_pool: avg, class_token: false}"
+#: Run to what it changes in ablation.yaml; ``WORK`` stands for the folder of the study.
+RUNS: dict[str, list[str]] = {
+    **{
+        f"{name} seed {seed}": [*changes, f"train.seed={seed}"]
+        for seed in (0, 1, 2)
+        for name, changes in {
+            "domain's negatives": [],
+            "no negatives": ["negatives.count=0"],
+            "paper's negatives: rot": [PAPER["rot"]],
+        }.items()
+    },
+    "paper's negatives: perm16": [PAPER["perm16"]],
+    "paper's negatives: auxiliary, turned": [
+        "negatives.sources=auxiliary",
+        "negatives.auxiliary=[WORK/auxiliary]",
+        "negatives.auxiliary_mixture={image_as_is: 1, rot: 1}",
+    ],
+    "domain's negatives without lesions": [f"negatives.mixture={ACQUISITION}"],
+    "scored uncropped": ["preprocess.crop=1.0"],
+    "backbone ViT": ["model.backbone=vit_tiny_patch16_224", f"model.arguments={VIT}"],
+    "backbone ResNet": ["model.backbone=resnet10t"],
+    "two epochs more": ["train.epochs=5"],
+    "96 px": ["preprocess.size=96", "views.source_size=128"],
+    "Sinkhorn-Knopp": ["train.centering=sinkhorn"],
+}
+FAR = ("bone_xray", "chest_ct", "brain_mri", "breast_ultrasound", "cifar10", "textures")
+GROSS = ("rot90", "rot180", "upside_down", "inverted", "crop_quarter")
+HEALTHY = ("nih_normal", "openist_normal", "pk_normal")
+
+
+def folder_of(work: Path, name: str) -> Path:
+    """Where a run lies."""
+    return work / "".join(c if c.isalnum() else "_" for c in name)
+
+
+def train_part(work: Path, part: int, parts: int) -> None:
+    """Train every run of this part that is not there yet."""
+    auxiliary = work / "auxiliary"
+    if not auxiliary.exists() and part == 0:
+        auxiliary.mkdir(parents=True)
+        for kind in ("hand_like", "ct_like", "lateral_like"):  # made-up pictures of other parts of the body
+            for seed in range(100):
+                (auxiliary / f"{kind}-{seed}.dcm").write_bytes(dicom_bytes(STRANGERS[kind](seed, 256), f"{kind}-{seed}"))
+    real = DATA / "in_distribution"
+    places = [f"data.root={real / 'train'}", f"data.calibration_root={real / 'calibration'}", f"data.cache={work / 'cache'}"]
+    for name, changes in list(RUNS.items())[part::parts]:
+        out = folder_of(work, name)
+        if not (out / "detector.json").exists():
+            started = time.perf_counter()
+            changes = [change.replace("WORK", str(work)) for change in changes]
+            train(load_config(HERE / "ablation.yaml", [*places, f"out={out}", *changes]), resume=True)
+            print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+
+
+def rows(
+    sets: dict[tuple[str, str], Set], detector: Detector, which: str, score: str
+) -> dict[str, tuple[float, float, float]]:
+    """AUROC with its interval by measure; the worst of several sets where the measure is over several."""
+
+    def auroc(positives: list[tuple[str, str]], negatives: list[tuple[str, str]]) -> tuple[float, float, float]:
+        scores, patients = [], []
+        for keys in (positives, negatives):
+            scores.append(np.concatenate([detector.raw_scores(sets[key].features[which], score) for key in keys]))
+            patients.append(np.concatenate([sets[key].patients for key in keys]))
+        found = separation(scores[0], scores[1], draw(patients[0], patients[1], 200, 0)).auroc
+        return found.value, found.low, found.high
+
+    test, healthy = [key for key in sets if key[0] == "in_distribution"], [("id_shift", name) for name in HEALTHY]
+    shifted = np.array([auroc([key], test) for key in healthy])
+    return {
+        "far, worst": min(auroc([("far", name)], test) for name in FAR),
+        "gross faults, worst": min(auroc([("acquisition", name)], test) for name in GROSS),
+        "quarters permuted": auroc([("acquisition", "perm4")], test),
+        "mirrored": auroc([("acquisition", "mirror")], test),
+        "id_shift, mean of 3": tuple(shifted.mean(axis=0)),
+        "covid_cohen vs id_shift": auroc([("near", "covid_cohen")], healthy),
+        "nih_pneumonia vs nih_normal": auroc([("near", "nih_pneumonia")], [("id_shift", "nih_normal")]),
+        "paediatric_normal vs id_shift": auroc([("near", "paediatric_normal")], healthy),
+        "tb_tbdb vs id_shift": auroc([("near", "tb_tbdb")], healthy),
+    }
+
+
+def measure(work: Path) -> None:
+    """Print every run's figures under every score."""
+    detectors = {
+        name: Detector.load(folder_of(work, name)) for name in RUNS if (folder_of(work, name) / "detector.json").exists()
+    }
+    entries = [entry for entry in read_manifest(DATA / "manifest.csv") if entry.split == "test"]
+    sets = collect(entries, DATA, detectors, {}, 0, Progress()).sets
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["run", "score", "chosen", "development_mean", "measure", "auroc", "low", "high"])
+    for name, detector in detectors.items():
+        for score in SCORES:
+            development: npt.NDArray[np.float64] = np.array(list(detector.facts["score_choice"][score].values()))
+            for which, values in rows(sets, detector, name, score).items():
+                told = [name, score, int(score == detector.score_name), f"{development.mean():.4f}", which]
+                writer.writerow([*told, *(f"{value:.4f}" for value in values)])
+
+
+if sys.argv[1] == "train":
+    train_part(Path(sys.argv[2]), *(int(text) for text in sys.argv[3:5] or ("0", "1")))
+else:
+    measure(Path(sys.argv[2]))
