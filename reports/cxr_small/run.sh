@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Makes everything in this folder anew, in about 4 hours on 2 CPU cores. MEDOOD_DATA names the folder of real pictures.
+# Usage, from the checkout's root with .venv active: bash reports/cxr_small/run.sh
+set -euo pipefail
+here=reports/cxr_small
+work=runs/cxr_small
+mkdir -p "$work"
+export OMP_NUM_THREADS=1
+
+torchrun --nproc-per-node=2 -m medood train configs/cxr_small.yaml data.root="$MEDOOD_DATA/in_distribution/train" \
+  data.calibration_root="$MEDOOD_DATA/in_distribution/calibration" out="$work/detector" --resume
+cp "$work/detector/training.csv" "$here/training.csv"
+medood benchmark "$work/detector" --data "$MEDOOD_DATA/manifest.csv" --out "$here/benchmark"
+python "$here/targets.py" "$here/benchmark/benchmark.csv"
+python "$here/failures.py" "$work/detector" "$work/failures"
+
+python "$here/ablation.py" train "$work/ablation" 0 2 &
+first=$!
+python "$here/ablation.py" train "$work/ablation" 1 2
+wait "$first"
+python "$here/ablation.py" measure "$work/ablation" > "$here/ablation.csv"

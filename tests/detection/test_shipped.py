@@ -1,0 +1,72 @@
+"""The detector that is part of the package."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from sklearn.metrics import roc_auc_score
+
+from medood.detection.detector import Detector
+from medood.detection.features import embed
+from medood.detection.shipped import DEFAULT, find_detector, is_shipped, shipped_detectors
+from medood.phantom.archive import PhantomConfig, write_archive
+from medood.phantom.chest import frontal_chest
+from medood.phantom.strangers import STRANGERS
+from medood.progress import Progress
+from medood.scans.scan import Identity, Scan
+from tests.cli.test_commands import medood
+
+FOLDER = find_detector(DEFAULT)
+
+
+def test_it_is_small_and_holds_no_picture() -> None:
+    files = {path.relative_to(FOLDER).as_posix(): path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()}
+    assert set(files) == {
+        "README.md",
+        "detector.json",
+        "network.safetensors",
+        "bank.safetensors",
+        "calibrations/training.json",
+        "calibrations/training.safetensors",
+    }
+    assert sum(files.values()) <= 16 * 2**20
+    assert {value.dtype for value in load_file(FOLDER / "network.safetensors").values()} == {torch.float16}
+    largest = max(load_file(FOLDER / "bank.safetensors").values(), key=lambda value: value.numel())
+    assert largest.shape == Detector.load(DEFAULT).bank.shape  # features
+
+
+def test_it_tells_made_up_chests_from_strangers_it_never_saw() -> None:
+    detector = Detector.load(DEFAULT)
+
+    def scores(pictures: list[np.ndarray]) -> np.ndarray:
+        scans = [Scan(Identity("made up"), picture.astype(np.float32)[None]) for picture in pictures]
+        return detector.raw_scores(embed(detector.network, torch.stack([detector.prepare(scan) for scan in scans])))
+
+    chests = scores([frontal_chest(seed, 256).picture for seed in range(5000, 5030)])
+    for kind, draw in STRANGERS.items():
+        strange = scores([draw(seed, 256) for seed in range(10)])
+        assert roc_auc_score(np.r_[np.zeros(30), np.ones(10)], np.r_[chests, strange]) > 0.9, kind
+
+
+def test_screening_uses_it_where_none_is_named(tmp_path: Path) -> None:
+    settings = PhantomConfig(size=128, belonging=4, strangers={"mirrored": 2, "ct_like": 2}, broken=0)
+    archive = write_archive(settings, tmp_path / "archive.zip", Progress(quiet=True))
+    medood("screen", archive, "--out", tmp_path / "run", "--quiet")
+    with (tmp_path / "run" / "verdicts.csv").open(newline="") as stream:
+        found = {row["member"].split("-")[0]: row["decision"] for row in csv.DictReader(stream)}
+    assert found == {"chest": "in_distribution", "mirrored": "out_of_distribution", "ct_like": "out_of_distribution"}
+
+
+def test_names_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert DEFAULT in shipped_detectors()
+    assert is_shipped(find_detector(DEFAULT))
+    (tmp_path / DEFAULT).mkdir()
+    assert find_detector(DEFAULT) == Path(DEFAULT)  # a folder that is there comes first
+    assert find_detector("elsewhere") == Path("elsewhere")
+    assert not is_shipped(tmp_path)
