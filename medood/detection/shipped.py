@@ -10,13 +10,10 @@ DEFAULT = "cxr-small"
 
 
 def find_detector(detector: str | Path) -> Path:
-    """A detector's folder: ``detector`` itself, or where the shipped detector of that name lies.
-
-    A folder that is there is taken before a name.
-    """
-    return (
-        _FOLDER / str(detector) if not Path(detector).exists() and str(detector) in shipped_detectors() else Path(detector)
-    )
+    """A detector's folder: ``detector`` itself where it is one, else where the shipped detector of that name lies."""
+    folder = Path(detector)
+    named = str(detector) in shipped_detectors() and not (folder / "detector.json").exists()
+    return _FOLDER / str(detector) if named else folder
 
 
 def shipped_detectors() -> list[str]:

@@ -67,6 +67,8 @@ def test_names_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert DEFAULT in shipped_detectors()
     assert is_shipped(find_detector(DEFAULT))
     (tmp_path / DEFAULT).mkdir()
+    assert is_shipped(find_detector(DEFAULT))
+    (tmp_path / DEFAULT / "detector.json").write_text("{}")
     assert find_detector(DEFAULT) == Path(DEFAULT)  # a folder that is there comes first
     assert find_detector("elsewhere") == Path("elsewhere")
     assert not is_shipped(tmp_path)
