@@ -28,10 +28,6 @@ from medood.phantom.strangers import STRANGERS
 from medood.progress import Progress
 
 HERE, DATA = Path(__file__).parent, Path(os.environ["MEDOOD_DATA"])
-PAPER = {
-    "rot": "negatives.mixture={rot: 1}",
-    "perm16": "negatives.mixture={perm16: 1}",
-}
 ACQUISITION = (
     "{rot: 1, rot_360: 0.5, mirror: 3, upside_down: 0.7, perm4: 1, perm16: 0.5, inverted: 0.7, wrong_window: 0.5, "
     "framing: 0.8}"
@@ -45,21 +41,20 @@ RUNS: dict[str, list[str]] = {
         for name, changes in {
             "domain's negatives": [],
             "no negatives": ["negatives.count=0"],
-            "paper's negatives: rot": [PAPER["rot"]],
+            "paper's negatives: rot": ["negatives.mixture={rot: 1}"],
         }.items()
     },
-    "paper's negatives: perm16": [PAPER["perm16"]],
+    "paper's negatives: perm16": ["negatives.mixture={perm16: 1}"],
     "paper's negatives: auxiliary, turned": [
         "negatives.sources=auxiliary",
         "negatives.auxiliary=[WORK/auxiliary]",
         "negatives.auxiliary_mixture={image_as_is: 1, rot: 1}",
     ],
     "domain's negatives without lesions": [f"negatives.mixture={ACQUISITION}"],
-    "scored uncropped": ["preprocess.crop=1.0"],
     "backbone ViT": ["model.backbone=vit_tiny_patch16_224", f"model.arguments={VIT}"],
     "backbone ResNet": ["model.backbone=resnet10t"],
-    "two epochs more": ["train.epochs=5"],
-    "96 px": ["preprocess.size=96", "views.source_size=128"],
+    "one epoch": ["train.epochs=1"],
+    "48 px": ["preprocess.size=48", "views.source_size=72"],
     "Sinkhorn-Knopp": ["train.centering=sinkhorn"],
 }
 FAR = ("bone_xray", "chest_ct", "brain_mri", "breast_ultrasound", "cifar10", "textures")
@@ -121,9 +116,9 @@ def rows(
 
 def measure(work: Path) -> None:
     """Print every run's figures under every score."""
-    detectors = {
-        name: Detector.load(folder_of(work, name)) for name in RUNS if (folder_of(work, name) / "detector.json").exists()
-    }
+    detectors = {name: Detector.load(folder_of(work, name)) for name in RUNS}
+    whole = detectors["scored uncropped"] = Detector.load(folder_of(work, "domain's negatives seed 0"))
+    whole.network.crop = 1.0
     entries = [entry for entry in read_manifest(DATA / "manifest.csv") if entry.split == "test"]
     sets = collect(entries, DATA, detectors, {}, 0, Progress()).sets
     writer = csv.writer(sys.stdout, lineterminator="\n")
