@@ -60,6 +60,7 @@ def as_json(found: Benchmark) -> dict[str, Any]:
 def markdown(found: Benchmark) -> str:
     """The page: figures with 95 % intervals, and everything that could explain them away."""
     parts = [
+        _measured(found),
         main_table(found),
         _section("Which score", _scores(found), _SCORES_NOTE),
         _section("Trivial baselines and the shortcut audit", _audit(found), _AUDIT_NOTE),
@@ -94,7 +95,15 @@ def main_table(found: Benchmark) -> str:
     """The table of the detector's own figures."""
     lines = [
         _row(
-            "kind", "positives", "against", "AUROC", "AUPR", "FPR at 95 % TPR", "detected at 1 %", "at 5 %", "best baseline"
+            "kind",
+            "positives",
+            "against",
+            "AUROC",
+            "AUPR",
+            "FPR at 95 % TPR",
+            "TPR at 1 % FPR",
+            "TPR at 5 % FPR",
+            "best baseline",
         ),
         "|---" * 9 + "|",
     ]
@@ -104,6 +113,19 @@ def main_table(found: Benchmark) -> str:
         figures = [interval(getattr(own, name)) for name in FIGURES]
         lines.append(_row(*_names(line), *figures, f"{line.figures[best].auroc.value:.3f} {_SHOWN[best]}"))
     return "\n".join(lines)
+
+
+def _measured(found: Benchmark) -> str:
+    """What was measured with what, and how to read the table."""
+    facts, stated = found.facts, found.facts["calibration"]
+    assert isinstance(stated, dict)
+    return (
+        f"Detector {facts['detector']} (SHA-256 {str(facts['detector_sha256'])[:12]}), score {facts['score']}, calibration "
+        f"{stated['name']} of {stated['scans']} scans; manifest SHA-256 {str(facts['manifest_sha256'])[:12]}; seed "
+        f"{facts['seed']}. Positives are what should be flagged, or, in the rows of `id_shift`, healthy scans of other "
+        f"hospitals, where an AUROC of 0.5 is wanted. TPR is the share of positives flagged where FPR of the negatives are, "
+        f"whatever the calibration. In brackets 95 % intervals of {facts['repeats']} bootstraps by patient."
+    )
 
 
 def interval(figure: Figure) -> str:
