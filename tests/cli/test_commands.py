@@ -51,6 +51,10 @@ def test_help_is_fast_and_names_every_command() -> None:
         assert command in text
 
 
+def test_the_version_is_told() -> None:
+    assert medood("--version").stdout.startswith("medood 0.")
+
+
 def test_the_demo_starts_before_torch_is_there() -> None:
     """The first phantom is drawn within seconds: nothing heavy is imported on the way to it."""
     code = "import sys, medood.demo; sys.exit(any(name in sys.modules for name in ('torch', 'monai', 'timm')))"
