@@ -21,7 +21,7 @@ from medood.detection.hashes import difference_hashes
 from medood.detection.reference import TRAINING, Calibration, empty, fingerprint
 from medood.detection.scores import SCORES, fit_all
 from medood.distillation.collapse import effective_rank
-from medood.distillation.log import Metrics
+from medood.distillation.log import Metrics, TrainingLog
 from medood.distillation.network import Network
 from medood.distillation.step_views import Pictures
 from medood.distillation.trainer import Trainer
@@ -71,12 +71,13 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | None 
         network = trainer.fit(lambda step, steps, metrics: _show(bar, last, metrics))
     if not trainer.fabric.is_global_zero:
         return out  # the first process alone writes the detector
+    last = last or TrainingLog.last(out)  # nothing was left to train where a finished run is resumed
     network.to("cpu")
     network.crop = config.preprocess.crop
     if config.detector.half:
         network.half().float()
 
-    bank = embed(network, as_input(inputs.pictures[training]))
+    bank = embed(network, as_input(inputs.pictures[training]), turned=False)
     if config.detector.half:
         bank = Features(bank.features.half().float(), bank.outputs)
     rank = effective_rank(bank.features)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from medood.detection.detector import CALIBRATIONS, DESCRIPTION, PARTS, Detector
-from medood.detection.features import Features, embed
+from medood.detection.features import Features, joined
 from medood.detection.hashes import NEAR, Hashes, HashIndex, difference_hashes
 from medood.detection.reference import Calibration, check_name, fingerprint, stratum
 from medood.detection.shipped import find_detector, is_shipped
@@ -80,7 +80,7 @@ def calibrate(
     hashes: list[Tensor] = []
     for some in _batches(_prepared(Path(data), loaded, tuple(by), read, left_out, progress)):
         pictures = torch.stack([item.picture for item in some])
-        parts.append(embed(loaded.network, pictures))
+        parts.append(loaded.embed(pictures))
         hashes.append(torch.from_numpy(difference_hashes(pictures)))
         keys += [item.key for item in some]
         strata += [item.stratum for item in some]
@@ -93,7 +93,7 @@ def calibrate(
             f"--by {','.join(by)}: no scan in {data} states it; only DICOM files do. Calibrate "
             "without --by, or with DICOM files."
         )
-    rows = Features(torch.cat([part.features for part in parts]), torch.cat([part.outputs for part in parts]))
+    rows = joined(parts)
     made = Calibration(
         name,
         loaded.raw_scores(rows),

@@ -208,7 +208,7 @@ class DetectorConfig:
 
     Attributes:
         score: ``auto`` chooses on development scans; else ``nearest``, ``soft_nearest`` (each also ``_centered``),
-            ``mahalanobis``, ``residual``, ``head_logit``, ``head_entropy`` or ``combined``.
+            ``mahalanobis``, ``residual``, ``head_logit``, ``head_entropy``, ``head_contrast`` or ``combined``.
         bank_size: scans that the bank keeps, chosen by k-means; 0 keeps all. What it costs is printed.
         half: round weights and bank to float16 before anything is fitted or calibrated, which halves the folder.
     """

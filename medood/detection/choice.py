@@ -83,4 +83,5 @@ def reduce_bank(bank: Features, size: int, seed: int) -> Tensor:
 
 def rows_at(rows: Features, places: Tensor) -> Features:
     """Some of the rows."""
-    return Features(rows.features[places].contiguous(), rows.outputs[places].contiguous())
+    turned = None if rows.turned is None else rows.turned[places]
+    return Features(rows.features[places].contiguous(), rows.outputs[places].contiguous(), turned)

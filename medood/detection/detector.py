@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from medood.detection.features import Features
+from medood.detection.features import Features, embed
 from medood.detection.reference import TRAINING, Calibration
-from medood.detection.scores import SCORES, Fitted
+from medood.detection.scores import SCORES, TURNED, Fitted
 from medood.detection.search import nearest_rows
 from medood.detection.shipped import find_detector, shipped_detectors
 from medood.distillation.network import Network
@@ -109,6 +109,10 @@ class Detector:
     def prepare(self, scan: Scan) -> Tensor:
         """The network's input for a scan: float32 ``[1, S, S]``."""
         return network_input(scan, self.chain)
+
+    def embed(self, pictures: Tensor) -> Features:
+        """What its score needs to know of ``[N, 1, S, S]`` pictures as :meth:`prepare` gives them."""
+        return embed(self.network, pictures, turned=self.score_name in TURNED)
 
     def score(self, rows: Features) -> Tensor:
         """Raw scores ``[N]``; differentiable where the rows are."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from medood.distillation.network import Network
+
+#: Temperature at which the head's entropy is taken: that of the student's softmax.
+HEAD_TEMPERATURE = 0.1
 
 
 @dataclass(frozen=True)
@@ -17,18 +21,27 @@ class Features:
     Attributes:
         features: float32 ``[N, D]``, L2-normalised backbone features of the teacher.
         outputs: float32 ``[N, K]``, the head's cosines with the prototypes.
+        turned: float32 ``[N, 5]``, the head's entropy in nats on the picture mirrored, upside down, and turned by 180, 90
+            and 270 degrees; none where it was not asked for.
     """
 
     features: Tensor
     outputs: Tensor
+    turned: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.features)
 
 
 @torch.no_grad()
-def embed(network: Network, pictures: Tensor, batch_size: int = 64) -> Features:
+def embed(network: Network, pictures: Tensor, batch_size: int = 64, *, turned: bool = True) -> Features:
     """Features of ``[N, 1, S, S]`` pictures in [0, 1], on the CPU, without gradient.
+
+    Args:
+        network: the teacher.
+        pictures: as the detector prepares them.
+        batch_size: pictures that go through the network at once.
+        turned: look at the turned copies too, which takes six times as long; a bank does without.
 
     Raises:
         ValueError: there is no picture.
@@ -36,8 +49,38 @@ def embed(network: Network, pictures: Tensor, batch_size: int = 64) -> Features:
     if not len(pictures):
         raise ValueError("there is no picture to embed")
     device = next(network.parameters()).device
-    parts = [network.embed(batch.to(device)) for batch in torch.split(pictures, batch_size)]
+    return joined([_embedded(network, batch.to(device), turned) for batch in torch.split(pictures, batch_size)])
+
+
+def joined(parts: Sequence[Features]) -> Features:
+    """Rows one after the other."""
+    turned = [part.turned for part in parts if part.turned is not None]
     return Features(
-        torch.cat([features.float().cpu() for features, _ in parts]),
-        torch.cat([outputs.float().cpu() for _, outputs in parts]),
+        torch.cat([part.features for part in parts]),
+        torch.cat([part.outputs for part in parts]),
+        torch.cat(turned) if len(turned) == len(parts) else None,
     )
+
+
+def turned_entropies(network: Network, pictures: Tensor) -> Tensor:
+    """The head's entropy ``[N, 5]`` on turned copies of ``[N, 1, S, S]`` pictures."""
+    copies = (
+        pictures.flip(-1),
+        pictures.flip(-2),
+        pictures.flip(-2, -1),
+        torch.rot90(pictures, 1, (-2, -1)),
+        torch.rot90(pictures, -1, (-2, -1)),
+    )
+    return torch.stack([head_entropy(network.embed(copy)[1]) for copy in copies], dim=1)
+
+
+def head_entropy(outputs: Tensor) -> Tensor:
+    """Entropy ``[N]`` in nats of the head's softmax over ``[N, K]`` cosines: log K less its KL divergence to uniform."""
+    logs = torch.log_softmax(outputs / HEAD_TEMPERATURE, dim=1)
+    return -(logs.exp() * logs).sum(dim=1)
+
+
+def _embedded(network: Network, pictures: Tensor, turned: bool) -> Features:
+    features, outputs = network.embed(pictures)
+    others = turned_entropies(network, pictures).float().cpu() if turned else None
+    return Features(features.float().cpu(), outputs.float().cpu(), others)

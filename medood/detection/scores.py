@@ -9,13 +9,13 @@ import torch
 from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
-from medood.detection.features import Features
+from medood.detection.features import Features, head_entropy
 from medood.detection.search import largest_cosine, soft_cosine
 from medood.errors import MedoodError
 
 Fitted = dict[str, Tensor]
-#: Temperature of the authors' score, and that of the student's softmax, at which the head's entropy is taken.
-TEMPERATURE, HEAD_TEMPERATURE = 0.04, 0.1
+#: Temperature of the authors' score.
+TEMPERATURE = 0.04
 #: Share of the bank's variance that the principal subspace of ``Residual`` holds.
 PRINCIPAL_SHARE = 0.9
 #: Rows of the bank that a covariance is learned from; more do not change it, and would have to be held in float64.
@@ -130,14 +130,30 @@ class HeadLogit:
 
 
 class HeadEntropy:
-    """Entropy of the head's softmax in nats at the student's temperature: log K less its KL divergence to uniform."""
+    """Entropy of the head's softmax in nats at the student's temperature."""
 
     def fit(self, bank: Features, development: Features) -> Fitted:
         return {}
 
     def score(self, rows: Features, bank: Tensor, fitted: Fitted) -> Tensor:
-        logs = torch.log_softmax(rows.outputs / HEAD_TEMPERATURE, dim=1)
-        return -(logs.exp() * logs).sum(dim=1)
+        return head_entropy(rows.outputs)
+
+
+class HeadContrast:
+    """The head's entropy less the median of its entropies on turned copies of the same picture.
+
+    What belongs is recognised, and its copies, on which the head was taught to be uniform, are not: far below 0. Of anything
+    else the head says as much as of its copies, be that little or, by accident, much: about 0. The median bears one copy
+    that is recognised, as that of a film which came mirrored is.
+    """
+
+    def fit(self, bank: Features, development: Features) -> Fitted:
+        return {}
+
+    def score(self, rows: Features, bank: Tensor, fitted: Fitted) -> Tensor:
+        if rows.turned is None:
+            raise ValueError("head_contrast needs the entropies of turned copies; embed with turned=True")
+        return head_entropy(rows.outputs) - rows.turned.median(dim=1).values
 
 
 class Combined:
@@ -188,8 +204,11 @@ SCORES: dict[str, Score] = {
     "residual": Residual(),
     "head_logit": HeadLogit(),
     "head_entropy": HeadEntropy(),
+    "head_contrast": HeadContrast(),
     "combined": Combined({"mahalanobis": Mahalanobis(), "head_logit": HeadLogit()}),
 }
+#: Scores that need the entropies of turned copies.
+TURNED = {"head_contrast"}
 
 
 def fit_all(bank: Features, development: Features) -> dict[str, Fitted]:

@@ -38,6 +38,16 @@ class TrainingLog:
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)
 
+    @staticmethod
+    def last(folder: Path) -> Metrics:
+        """The metrics of the last step that was written; none where there is no log."""
+        path = folder / "training.csv"
+        if not path.exists():
+            return {}
+        with path.open(newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        return {name: float(value) for name, value in rows[-1].items() if value and name != "step"} if rows else {}
+
     def close(self) -> None:
         """Close both files."""
         self._stream.close()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from medood.detection.detector import Detector
-from medood.detection.features import Features, embed
+from medood.detection.features import Features, embed, joined
 from medood.detection.hashes import NEAR, HashIndex, difference_hashes
 from medood.detection.reference import stratum
 from medood.distillation.network import Network
@@ -32,10 +32,11 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Embedder:
-    """A network and how a scan becomes its input."""
+    """A network, how a scan becomes its input, and whether turned copies are looked at too."""
 
     prepare: Callable[[Scan], Tensor]
     network: Network
+    turned: bool = True
 
 
 @dataclass(frozen=True)
@@ -115,16 +116,13 @@ class _Gathering:
 
     def done(self) -> Set:
         self._embed()
-        features = {
-            name: Features(torch.cat([p.features for p in parts]), torch.cat([p.outputs for p in parts]))
-            for name, parts in self._rows.items()
-        }
+        features = {name: joined(parts) for name, parts in self._rows.items()}
         return Set(features, stacked(self._trivial), np.array(self._patients), self._strata, self._files)
 
     def _embed(self) -> None:
         for name, embedder in self._embedders.items():
             if self._waiting[name]:
-                self._rows[name].append(embed(embedder.network, torch.stack(self._waiting[name])))
+                self._rows[name].append(embed(embedder.network, torch.stack(self._waiting[name]), turned=embedder.turned))
                 self._waiting[name] = []
 
 

@@ -87,4 +87,4 @@ def frozen_backbone(name: str, weights: Path, preprocess: PreprocessConfig) -> E
     model = ModelConfig(name, {}, 0.0, 8, 8, 8, str(weights))
     network = Network(model, preprocess.size).eval().requires_grad_(False)
     chain = preprocessing(preprocess)
-    return Embedder(lambda scan: network_input(scan, chain), network)
+    return Embedder(lambda scan: network_input(scan, chain), network, turned=False)

@@ -23,7 +23,6 @@ from sklearn.metrics import roc_auc_score
 
 from medood.build import as_input, train, training_data
 from medood.detection.detector import Detector
-from medood.detection.features import embed
 from medood.errors import MedoodError
 from medood.negatives.mix import SHIFTS, Mixture
 from medood.progress import Progress
@@ -98,14 +97,14 @@ def sensitivity(config: RunConfig, names: list[str], out: Path, progress: Progre
 def react(detector: Detector, config: RunConfig, progress: Progress) -> dict[str, float]:
     """AUROC between held-out pictures and the same pictures under each shift."""
     pictures = as_input(training_data(config, Progress(quiet=True)).calibration[:PROBES])
-    plain = detector.score(embed(detector.network, pictures)).numpy()
+    plain = detector.score(detector.embed(pictures)).numpy()
     truth = np.r_[np.zeros(len(plain)), np.ones(len(plain))]
     found = {}
     names = [name for name in SHIFTS if name != "image_as_is"]
     for name in progress.track(iter(names), len(names), "reactions"):
         mixture, generator = Mixture({name: 1.0}), torch.Generator().manual_seed(config.train.seed)
         shifted = mixture.apply(pictures, mixture.sample(len(pictures), pictures.shape[-1], generator))
-        scores = detector.score(embed(detector.network, shifted)).numpy()
+        scores = detector.score(detector.embed(shifted)).numpy()
         found[name] = float(roc_auc_score(truth, np.nan_to_num(np.r_[plain, scores], posinf=1e30)))
     return found
 

@@ -11,7 +11,8 @@ from pytorch_grad_cam import GradCAM
 from torch import Tensor, nn
 
 from medood.detection.detector import Detector
-from medood.detection.features import Features
+from medood.detection.features import Features, turned_entropies
+from medood.detection.scores import TURNED
 
 Maps = npt.NDArray[np.float32]
 
@@ -25,7 +26,12 @@ class _ScoreModel(nn.Module):
         self._detector = detector
 
     def forward(self, pictures: Tensor) -> Tensor:
-        return self._detector.score(Features(*self.network.embed(pictures)))
+        features, outputs = self.network.embed(pictures)
+        turned = None
+        if self._detector.score_name in TURNED:
+            with torch.no_grad():  # the map is that of the picture itself, not of its copies
+                turned = turned_entropies(self.network, pictures)
+        return self._detector.score(Features(features, outputs, turned))
 
 
 class _RawGradCAM(GradCAM):  # type: ignore[misc, unused-ignore]

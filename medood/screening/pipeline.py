@@ -16,7 +16,6 @@ from torch import Tensor
 
 from medood.detection.calibration import check_rate, flagged_at_fdr, reachable, threshold, true_rate
 from medood.detection.detector import Detector, Verdict
-from medood.detection.features import embed
 from medood.detection.reference import TRAINING, stratum
 from medood.detection.shipped import find_detector
 from medood.errors import MedoodError
@@ -218,7 +217,7 @@ def _judged(pending: list[_Waiting | Row], detector: Detector, fpr: float, whole
     if not waiting:
         return [item for item in pending if isinstance(item, Row)]
     started = time.perf_counter()
-    rows = embed(detector.network, torch.stack([item.picture for item in waiting]))
+    rows = detector.embed(torch.stack([item.picture for item in waiting]))
     verdicts = detector.judge(rows, fpr, [item.stratum for item in waiting])
     seconds = (time.perf_counter() - started) / len(waiting)
     for item, features, verdict in zip(waiting, rows.features, verdicts, strict=True):

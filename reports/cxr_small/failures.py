@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image
 
 from medood.detection.detector import Detector
-from medood.detection.features import embed
 from medood.evaluation.manifest import read_manifest
 from medood.progress import Progress
 from medood.scans.archive import Source
@@ -29,7 +28,7 @@ entries = [entry for entry in read_manifest(data / "manifest.csv") if entry.spli
 for entry in Progress().track(iter(entries), len(entries), "scoring"):
     scan = next(iter(read_source(Source(data / entry.file))))
     assert isinstance(scan, Scan)
-    rows = embed(detector.network, detector.prepare(scan)[None])
+    rows = detector.embed(detector.prepare(scan)[None])
     by_set.setdefault((entry.group, entry.dataset), []).append((float(detector.raw_scores(rows)[0]), entry.file))
 for (group, name), scored in sorted(by_set.items()):
     alarms = group in ("in_distribution", "id_shift")  # there the highest scores are wrong, elsewhere the lowest

@@ -37,8 +37,8 @@ def test_the_table_is_the_auroc_of_each_score_under_each_shift() -> None:
 
 
 def test_a_row_that_is_no_number_counts_as_out_of_distribution() -> None:
-    bank = Features(torch.nn.functional.normalize(torch.rand(20, 4), dim=1), torch.rand(20, 3))
-    odd = Features(torch.full((5, 4), float("nan")), torch.full((5, 3), float("nan")))
+    bank = Features(torch.nn.functional.normalize(torch.rand(20, 4), dim=1), torch.rand(20, 3), torch.rand(20, 5))
+    odd = Features(torch.full((5, 4), float("nan")), torch.full((5, 3), float("nan")), torch.full((5, 5), float("nan")))
     fitted = fit_all(bank, bank)
     assert separations({"": bank, "odd": odd}, bank.features, fitted)["mahalanobis"]["odd"] == 1.0
 

@@ -8,16 +8,19 @@ from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
 from medood.detection import search
-from medood.detection.features import Features
-from medood.detection.scores import HEAD_TEMPERATURE, SCORES, TEMPERATURE, fisher, fit_all
+from medood.detection.features import HEAD_TEMPERATURE, Features, embed
+from medood.detection.scores import SCORES, TEMPERATURE, fisher, fit_all
 from medood.detection.search import nearest_rows
+from medood.distillation.network import Network
 from medood.errors import MedoodError
+from medood.schema import ModelConfig
 
 
 def rows(count: int, seed: int, dim: int = 6) -> Features:
     generator = torch.Generator().manual_seed(seed)
     features = torch.nn.functional.normalize(torch.randn(count, dim, generator=generator) + 1, dim=1)
-    return Features(features, torch.rand(count, 9, generator=generator) * 2 - 1)
+    outputs = torch.rand(count, 9, generator=generator) * 2 - 1
+    return Features(features, outputs, torch.rand(count, 5, generator=generator) * 2.2)
 
 
 def scored(name: str, bank: Features, queries: Features) -> Tensor:
@@ -54,6 +57,23 @@ def test_head_entropy_is_log_k_less_the_divergence_to_uniform() -> None:
     torch.testing.assert_close(
         scored("head_entropy", rows(20, 0), queries).double(), np.log(9) - divergence, atol=1e-5, rtol=0
     )
+
+
+def test_head_contrast_against_a_loop_over_the_copies() -> None:
+    torch.manual_seed(0)
+    network = Network(ModelConfig("resnet10t", {}, 0.0, 16, 8, 12), 32).eval()
+    pictures = torch.rand(3, 1, 32, 32)
+    found = scored("head_contrast", rows(20, 0), embed(network, pictures))
+    for n, picture in enumerate(pictures.numpy()[:, 0]):
+        copies = [picture, picture[:, ::-1], picture[::-1], picture[::-1, ::-1], np.rot90(picture), np.rot90(picture, 3)]
+        entropies = []
+        for copy in copies:
+            outputs = network.embed(torch.from_numpy(copy.copy())[None, None])[1].detach().double()[0]
+            p = torch.softmax(outputs / HEAD_TEMPERATURE, dim=0)
+            entropies.append(-float((p * p.log()).sum()))
+        assert float(found[n]) == pytest.approx(entropies[0] - np.median(entropies[1:]), abs=1e-5)
+    with pytest.raises(ValueError, match="turned=True"):
+        scored("head_contrast", rows(20, 0), embed(network, pictures, turned=False))
 
 
 @pytest.mark.parametrize("name", ["nearest", "soft_nearest"])
@@ -107,9 +127,10 @@ def test_features_that_are_no_numbers_are_refused() -> None:
 def test_scores_do_not_depend_on_the_order_and_rise_away_from_the_bank(name: str) -> None:
     bank, queries = rows(150, 0, 12), rows(10, 1, 12)
     permuted = torch.randperm(10, generator=torch.Generator().manual_seed(0))
-    shuffled = Features(queries.features[permuted], queries.outputs[permuted])
+    assert queries.turned is not None
+    shuffled = Features(queries.features[permuted], queries.outputs[permuted], queries.turned[permuted])
     torch.testing.assert_close(scored(name, bank, queries)[permuted], scored(name, bank, shuffled), atol=1e-5, rtol=1e-5)
-    strange = Features(-queries.features, torch.zeros_like(queries.outputs))
+    strange = Features(-queries.features, torch.zeros_like(queries.outputs), queries.turned)
     assert scored(name, bank, strange).mean() > scored(name, bank, queries).mean()
 
 
@@ -119,7 +140,9 @@ def test_a_bank_of_one_and_finite_gradients(name: str) -> None:
     features = queries.features.clone().requires_grad_(True)
     outputs = queries.outputs.clone().requires_grad_(True)
     values = SCORES[name].score(
-        Features(features, outputs), bank.features, SCORES[name].fit(bank, rows(30, 9, bank.features.shape[1]))
+        Features(features, outputs, queries.turned),
+        bank.features,
+        SCORES[name].fit(bank, rows(30, 9, bank.features.shape[1])),
     )
     assert torch.isfinite(values).all()
     values.sum().backward()
