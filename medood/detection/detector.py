@@ -114,17 +114,17 @@ class Detector:
         """What its score needs to know of ``[N, 1, S, S]`` pictures as :meth:`prepare` gives them."""
         return embed(self.network, pictures, turned=self.score_name in TURNED)
 
-    def score(self, rows: Features) -> Tensor:
-        """Raw scores ``[N]``; differentiable where the rows are."""
-        return SCORES[self.score_name].score(rows, self.bank, self.fitted[self.score_name])
+    def score(self, rows: Features, name: str = "") -> Tensor:
+        """Raw scores ``[N]``, of another of ``SCORES`` where it is named; differentiable where the rows are."""
+        name = name or self.score_name
+        return SCORES[name].score(rows, self.bank, self.fitted[name])
 
     def raw_scores(self, rows: Features, name: str = "") -> npt.NDArray[np.float64]:
         """Raw scores ``[N]`` in float64, of another of ``SCORES`` where it is named.
 
         What the network cannot place does not belong: a score that is not a number is infinity.
         """
-        name = name or self.score_name
-        raw = SCORES[name].score(rows, self.bank, self.fitted[name])
+        raw = self.score(rows, name)
         return np.asarray(torch.nan_to_num(raw, nan=float("inf"), posinf=float("inf")).double().numpy())
 
     def judge(self, rows: Features, fpr: float, strata: Sequence[str] | None = None, neighbours: int = 5) -> list[Verdict]:

@@ -11,10 +11,14 @@ from pytorch_grad_cam import GradCAM
 from torch import Tensor, nn
 
 from medood.detection.detector import Detector
-from medood.detection.features import Features, turned_entropies
-from medood.detection.scores import TURNED
+from medood.detection.features import Features
 
 Maps = npt.NDArray[np.float32]
+
+
+#: The score whose map is drawn where another decides: an entropy is flat near its maximum, where what does not belong lies,
+#: and the largest logit, which falls as the entropy rises, is not.
+EXPLAINED = {"head_entropy": "head_logit", "head_contrast": "head_logit"}
 
 
 class _ScoreModel(nn.Module):
@@ -26,12 +30,8 @@ class _ScoreModel(nn.Module):
         self._detector = detector
 
     def forward(self, pictures: Tensor) -> Tensor:
-        features, outputs = self.network.embed(pictures)
-        turned = None
-        if self._detector.score_name in TURNED:
-            with torch.no_grad():  # the map is that of the picture itself, not of its copies
-                turned = turned_entropies(self.network, pictures)
-        return self._detector.score(Features(features, outputs, turned))
+        rows = Features(*self.network.embed(pictures))
+        return self._detector.score(rows, EXPLAINED.get(self._detector.score_name, ""))
 
 
 class _RawGradCAM(GradCAM):  # type: ignore[misc, unused-ignore]

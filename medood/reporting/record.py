@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from medood.detection.detector import Detector
 from medood.errors import MedoodError
+from medood.evidence.gradcam import EXPLAINED
 from medood.progress import Progress
 from medood.reporting.pictures import EvidencePictures, draw_evidence
 from medood.scans.scan import Status
@@ -91,6 +92,7 @@ def make_record(
                 "input": _input(detector.preprocess),
                 "backbone": detector.model.backbone,
                 "cam_scale": detector.cam_scale,
+                "explained": EXPLAINED.get(detector.score_name, ""),
             },
             "histogram": histogram(detector.calibration.scores, scores, facts["threshold"]),
             "flagged": [_line(rank, row) for rank, row in enumerate(flagged[:MAX_LINES], start=1)],
