@@ -74,3 +74,11 @@ def test_auxiliary_pictures_are_brought_to_the_in_distribution_resolution(phanto
     config.negatives.auxiliary, config.out = [str(tmp_path / "empty")], str(tmp_path / "again")
     with pytest.raises(MedoodError, match=r"negatives\.auxiliary: no scan was found"):
         train(config)
+
+
+def test_a_finished_run_that_is_resumed_states_the_same_training(phantom_folder: Path, tmp_path: Path) -> None:
+    config = tiny_config(phantom_folder, tmp_path / "out", "train.epochs=1")
+    first = Detector.load(train(config)).facts["training"]
+    again = Detector.load(train(config, resume=True)).facts["training"]
+    assert again["loss"] == pytest.approx(first["loss"], rel=1e-4)
+    assert set(again) == set(first)
