@@ -18,6 +18,7 @@ from medood.cli.calibrate import calibrate_command
 from medood.cli.data import data_app
 from medood.cli.demo import demo_command
 from medood.cli.doctor import doctor_command
+from medood.cli.faithfulness import faithfulness_command
 from medood.cli.inspect import inspect_command
 from medood.cli.negatives import negatives_command
 from medood.cli.report import report_command
@@ -59,6 +60,7 @@ app.command("screen")(screen_command)
 app.command("inspect")(inspect_command)
 app.command("report")(report_command)
 app.command("benchmark")(benchmark_command)
+app.command("faithfulness")(faithfulness_command)
 app.command("demo")(demo_command)
 app.command("doctor")(doctor_command)
 app.add_typer(data_app, name="data")

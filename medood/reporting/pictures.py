@@ -7,15 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 
 from medood.detection.detector import Detector
 from medood.evidence.gradcam import grad_cam
+from medood.evidence.reasons import CORRECTIONS, Distances, correction, sentences
 from medood.scans.archive import Source, find_sources
 from medood.scans.read import read_source
 from medood.scans.scan import Scan
 from medood.scans.transforms import square_shape
-from medood.schema import PreprocessConfig, ReadConfig
+from medood.schema import ReadConfig
 from medood.screening.ledger import Row, spelled
 
 Map = npt.NDArray[np.float32]
@@ -28,17 +30,36 @@ SIDE = 420
 
 @dataclass(frozen=True)
 class EvidencePictures:
-    """File names of a scan's pictures; ``missing`` says why there are none, and is empty where there are."""
+    """File names of a scan's pictures, and what speaks for its decision.
+
+    Attributes:
+        picture: the scan as read.
+        overlay: the same under its map.
+        corrected: the scan after the one correction that makes it fit; empty where there is none.
+        correction: what that correction is.
+        reasons: sentences.
+        missing: why there are no pictures; empty where there are.
+    """
 
     picture: str = ""
     overlay: str = ""
+    corrected: str = ""
+    correction: str = ""
+    reasons: tuple[str, ...] = ()
     missing: str = ""
 
 
 def draw_evidence(
-    row: Row, detector: Detector, folder: Path, name: str, base: Path = Path(), read: ReadConfig | None = None
+    row: Row,
+    detector: Detector,
+    folder: Path,
+    name: str,
+    base: Path = Path(),
+    read: ReadConfig | None = None,
+    *,
+    distances: Distances | None = None,
 ) -> EvidencePictures:
-    """Read the scan again and write ``<name>.png`` and ``<name>-cam.png``.
+    """Read the scan again and write ``<name>.png``, ``<name>-cam.png`` and, where it fits corrected, ``<name>-fits.png``.
 
     Args:
         row: of a scored scan.
@@ -47,20 +68,34 @@ def draw_evidence(
         name: their stem.
         base: the folder that a relative source is relative to.
         read: the options that the run was read with.
+        distances: of the calibration scans; made anew where they are not given.
 
     Returns:
-        the file names; or the reason, where the original is gone or has changed.
+        the file names and the reasons; or the reason, where the original is gone or has changed.
     """
     scan = _read_again(row, base, read or ReadConfig())
     if isinstance(scan, str):
         return EvidencePictures(missing=scan)
-    raw = grad_cam(detector, detector.prepare(scan)[None])[0]
+    prepared = detector.prepare(scan)
+    raw = grad_cam(detector, prepared[None])[0]
+    found = correction(detector, prepared)
+    nearest = row.facts.get("nearest") or [None]
+    said = sentences(
+        raw, detector.cam_scale, found, nearest[0], distances or Distances.of(detector), row.facts.get("attributes", {})
+    )
     picture = _shrunk(scan.pixels[0], scan.aspect)
-    heat = _on_picture(raw / detector.cam_scale, picture.shape, detector.preprocess)
-    grey = Image.fromarray(np.rint(picture * 255).astype(np.uint8))
-    grey.save(folder / f"{name}.png")
+    heat = _on_picture(raw / detector.cam_scale, picture.shape, detector.preprocess.fit)
+    _grey(picture).save(folder / f"{name}.png")
     blend(picture, heat).save(folder / f"{name}-cam.png")
-    return EvidencePictures(f"{name}.png", f"{name}-cam.png")
+    if found:
+        _grey(CORRECTIONS[found.done](torch.from_numpy(picture)[None])[0].numpy()).save(folder / f"{name}-fits.png")
+    return EvidencePictures(
+        f"{name}.png", f"{name}-cam.png", f"{name}-fits.png" if found else "", found.done if found else "", tuple(said)
+    )
+
+
+def _grey(picture: Map) -> Image.Image:
+    return Image.fromarray(np.rint(picture * 255).astype(np.uint8))
 
 
 def blend(picture: Map, heat: Map) -> Image.Image:
@@ -97,14 +132,10 @@ def _shrunk(pixels: Map, aspect: float) -> Map:
     return np.clip(np.asarray(shrunk, dtype=np.float32), 0.0, 1.0)
 
 
-def _on_picture(heat: Map, shape: tuple[int, ...], preprocess: PreprocessConfig) -> Map:
-    """Bring a map from the network's square to the picture, undoing crop and fit; 0 where it did not look."""
+def _on_picture(heat: Map, shape: tuple[int, ...], fit: str) -> Map:
+    """Bring a map from the network's square to the picture."""
     height, width = shape
-    sides = (width, height) if preprocess.fit == "squash" else (max(width, height),) * 2
-    seen = (max(1, round(sides[0] * preprocess.crop)), max(1, round(sides[1] * preprocess.crop)))
-    inner = np.asarray(Image.fromarray(heat.astype(np.float32)).resize(seen, Image.Resampling.BICUBIC))
-    large = np.zeros(sides[::-1], dtype=np.float32)
-    top, left = (sides[1] - seen[1]) // 2, (sides[0] - seen[0]) // 2
-    large[top : top + seen[1], left : left + seen[0]] = inner
+    sides = (width, height) if fit == "squash" else (max(width, height),) * 2
+    large = np.asarray(Image.fromarray(heat.astype(np.float32)).resize(sides, Image.Resampling.BICUBIC))
     top, left = (large.shape[0] - height) // 2, (large.shape[1] - width) // 2
     return np.asarray(np.maximum(large[top : top + height, left : left + width], 0.0), dtype=np.float32)

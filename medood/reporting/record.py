@@ -12,6 +12,7 @@ import numpy.typing as npt
 from medood.detection.detector import Detector
 from medood.errors import MedoodError
 from medood.evidence.gradcam import EXPLAINED
+from medood.evidence.reasons import Distances
 from medood.progress import Progress
 from medood.reporting.pictures import EvidencePictures, draw_evidence
 from medood.scans.scan import Status
@@ -20,7 +21,7 @@ from medood.screening.ledger import Ledger, Row
 from medood.screening.pipeline import summary
 from medood.screening.whole import sentences
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _BINS = 40
 #: Lines of a table in the report; verdicts.csv has them all.
 MAX_LINES = 1000
@@ -67,12 +68,21 @@ def make_record(
         pages = []
         read = ReadConfig(**facts.get("read", {}))
         read.select = ""
+        distances = Distances.of(detector) if pictures else None
         with progress.bar(min(top, len(flagged)), "evidence") as bar:
             for rank, row in enumerate(flagged[:top], start=1):
                 drawn = EvidencePictures(missing="left out of this report")
                 if pictures:
                     base = Path(facts.get("working_directory", "."))
-                    drawn = draw_evidence(row, detector, folder, f"scan-{rank:04d}", base, read)
+                    drawn = draw_evidence(
+                        row,
+                        detector,
+                        folder,
+                        f"scan-{rank:04d}",
+                        base,
+                        read,
+                        distances=distances,
+                    )
                     if drawn.missing:
                         progress.say(f"no picture of {row.source} {row.member}: {drawn.missing}")
                 pages.append(_page(rank, row, drawn))
@@ -155,7 +165,10 @@ def _page(rank: int, row: Row, pictures: EvidencePictures) -> dict[str, Any]:
     return {
         **_line(rank, row),
         **vars(pictures),
-        "nearest": [f"{value:.3f}" for value in row.facts.get("nearest", [])],
+        "nearest": [
+            {"cosine": round(cosine, 4), "sha256": key}
+            for cosine, key in zip(row.facts.get("nearest", []), row.facts.get("nearest_keys", []), strict=True)
+        ],
         "facts": facts,
     }
 

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
-from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam import HiResCAM
 
 from medood.build import train
 from medood.detection.detector import Detector, Learned
@@ -13,7 +14,7 @@ from medood.detection.features import embed
 from medood.detection.reference import empty
 from medood.detection.scores import SCORES, fit_all
 from medood.distillation.network import Network
-from medood.evidence.gradcam import _ScoreModel, _target, grad_cam, normal_scale
+from medood.evidence.gradcam import VIEWS, _crops, _RawHiResCAM, _ScoreModel, _targets, grad_cam, normal_scale
 from medood.schema import ModelConfig, PreprocessConfig
 
 
@@ -37,33 +38,68 @@ def detector_with(backbone: str, arguments: dict[str, object], score: str) -> De
 
 @pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize(
-    ("backbone", "arguments", "grid"),
+    ("backbone", "arguments"),
     [
-        ("vit_tiny_patch16_224", {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}, 8),
-        ("resnet18", {}, 2),
-        ("convnext_atto", {}, 2),
+        ("vit_tiny_patch16_224", {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}),
+        ("resnet18", {}),
+        ("convnext_atto", {}),
     ],
 )
-def test_maps_are_finite_non_zero_and_follow_the_score(
-    backbone: str, arguments: dict[str, object], grid: int, score: str
-) -> None:
+def test_maps_are_finite_non_zero_and_follow_the_score(backbone: str, arguments: dict[str, object], score: str) -> None:
     detector = detector_with(backbone, arguments, score)
     maps = grad_cam(detector, torch.rand(3, 1, 64, 64, generator=torch.Generator().manual_seed(1)), batch_size=2)
-    assert maps.shape == (3, grid, grid)
+    assert maps.shape == (3, 64, 64)
     assert np.isfinite(maps).all()
     assert (maps >= 0).all()
     assert maps.max() > 0
 
 
-def test_raw_maps_differ_from_the_librarys_only_by_its_scaling() -> None:
+def test_raw_maps_are_the_librarys_before_its_scaling() -> None:
     detector = detector_with("resnet18", {}, "mahalanobis")
     picture = torch.rand(1, 1, 64, 64, requires_grad=True)
-    raw = grad_cam(detector, picture.detach())[0]
-    layer, reshape = _target(detector.network.backbone)
-    with GradCAM(_ScoreModel(detector), [layer], reshape) as cam:
-        scaled = cam(picture, [lambda score: score])[0]
-    assert scaled.max() == pytest.approx(1.0, abs=1e-3)
-    assert np.unravel_index(scaled.argmax(), scaled.shape)[0] // 32 == np.unravel_index(raw.argmax(), raw.shape)[0]
+    layers, reshape = _targets(detector.network.backbone)
+    for layer in layers:
+        with _RawHiResCAM(_ScoreModel(detector), [layer], reshape) as cam:
+            raw = cam(picture, [lambda score: score])[0]
+        with HiResCAM(_ScoreModel(detector), [layer], reshape) as cam:
+            scaled = cam(picture, [lambda score: score])[0]
+        shown = torch.nn.functional.interpolate(raw[None].clamp(min=0), 64, mode="bilinear")[0, 0].numpy()
+        assert np.corrcoef(scaled.ravel(), shown.ravel())[0, 1] > 0.98
+
+
+def test_a_crop_and_its_inverse_are_none() -> None:
+    crops, back = _crops(0.9)
+    assert len(crops) == VIEWS
+    last = torch.tensor([0.0, 0.0, 1.0]).expand(VIEWS, 1, 3)
+    both = torch.cat([crops, last], dim=1) @ torch.cat([back, last], dim=1)
+    torch.testing.assert_close(both, torch.eye(3).expand(VIEWS, 3, 3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(crops[0], torch.tensor([[0.9, 0.0, 0.0], [0.0, 0.9, 0.0]]))
+    edges = crops[:, :, :2].sum(dim=2) + crops[:, :, 2].abs()
+    assert float(edges.max()) <= 1.0 + 1e-6, "no crop reaches over the edge"
+
+
+def test_a_linear_score_is_mapped_where_it_comes_from() -> None:
+    """A score that is the grey value of one place alone: its map peaks there, in the picture's own coordinates."""
+    detector = detector_with("resnet18", {}, "head_logit")
+    detector.preprocess.crop = 0.9
+
+    class Spot(torch.nn.Module):
+        feature_info: ClassVar = [{"module": "stage", "reduction": 4}]
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.stage = torch.nn.AvgPool2d(4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.stage(x).flatten(1)[:, 16 * 4 + 11 : 16 * 4 + 12] + 3.0
+
+    detector.network.backbone = Spot()
+    detector.network.head = torch.nn.Linear(1, 1, bias=False)  # type: ignore[assignment]
+    torch.nn.init.ones_(detector.network.head.weight)  # type: ignore[arg-type]
+    detector.score = lambda rows, name="": rows.outputs[:, 0]  # type: ignore[method-assign, assignment]
+    row, col = divmod(int(grad_cam(detector, torch.ones(1, 1, 64, 64))[0].argmax()), 64)
+    assert abs(row - (0.05 + 0.9 * 4.5 / 16) * 64) < 3
+    assert abs(col - (0.05 + 0.9 * 11.5 / 16) * 64) < 3
 
 
 def test_the_scale_leaves_normal_scans_below_its_end(tiny_detector: Path) -> None:

@@ -1,0 +1,154 @@
+"""Reasons in words: what would make a flagged scan fit, whether a place or the whole of it is odd, how far it lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from medood.detection.detector import Detector
+from medood.detection.features import embed
+from medood.detection.scores import TURNED
+from medood.detection.search import largest_cosine
+from medood.evidence.gradcam import EXPLAINED
+
+Map = npt.NDArray[np.float32]
+
+#: What may have gone wrong with a picture, and what undoes it.
+CORRECTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "turned by 90 degrees clockwise": lambda picture: torch.rot90(picture, -1, (-2, -1)),
+    "turned by 90 degrees counter-clockwise": lambda picture: torch.rot90(picture, 1, (-2, -1)),
+    "turned by 180 degrees": lambda picture: picture.flip(-2, -1),
+    "mirrored": lambda picture: picture.flip(-1),
+    "flipped upside down": lambda picture: picture.flip(-2),
+    "inverted": lambda picture: 1.0 - picture,
+    "without its even border": lambda picture: trimmed(picture),
+}
+#: Grey values within this of each other are an even border.
+_EVEN = 0.02
+#: Share of the picture above which what stands out is no longer one place.
+_LOCAL = 0.2
+#: A corrected picture fits where at least this share of calibration scans scores as high: what is odd every way round and by
+#: chance a little less so one way, does not.
+_FITS = 0.25
+#: Scans that lie farther than this share of the calibration scans are called far.
+_FAR = 0.01
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What makes a scan fit.
+
+    Attributes:
+        done: what was done to the picture, one of ``CORRECTIONS``.
+        p_value: of the corrected picture.
+        picture: float32 ``[1, S, S]``.
+    """
+
+    done: str
+    p_value: float
+    picture: Tensor
+
+
+@dataclass(frozen=True)
+class Distances:
+    """How near calibration scans lie to the bank: the best cosine ``[n]`` of each."""
+
+    best: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, detector: Detector) -> Distances:
+        """Of the detector's calibration scans; those whose features are not numbers are left out."""
+        features = detector.calibration.features
+        features = features[features.isfinite().all(dim=1)]
+        if not len(features):
+            return cls(np.zeros(0))
+        return cls(largest_cosine(features, detector.bank).double().numpy())
+
+    def nearer(self, cosine: float) -> float:
+        """Share of calibration scans that lie nearer than this."""
+        return float((self.best > cosine).mean()) if len(self.best) else 0.0
+
+
+def correction(detector: Detector, picture: Tensor) -> Correction | None:
+    """The one correction after which a flagged picture fits: its p-value is then at least 0.25, and its score lower by more
+    than the spread (interquartile range) of the calibration scores.
+
+    Args:
+        detector: the detector.
+        picture: float32 ``[1, S, S]`` as the detector prepares it.
+    """
+    plain = EXPLAINED.get(detector.score_name, detector.score_name)
+    candidates = {name: undo(picture) for name, undo in CORRECTIONS.items()}
+    candidates = {name: made for name, made in candidates.items() if not torch.equal(made, picture)}
+    if not candidates:
+        return None
+    rows = embed(detector.network, torch.stack(list(candidates.values())), turned=plain in TURNED)
+    name = list(candidates)[int(np.argmin(detector.raw_scores(rows, plain)))]
+    before, after = detector.raw_scores(detector.embed(torch.stack([picture, candidates[name]])))
+    scores = detector.calibration.scores[np.isfinite(detector.calibration.scores)]
+    spread = float(np.subtract(*np.quantile(scores, [0.75, 0.25]))) if len(scores) else 0.0
+    strata = list(detector.calibration.counts())
+    p_value = float(detector.calibration.p_values(np.full(len(strata), after), strata).min())
+    if not before - after > spread or p_value < _FITS:
+        return None
+    return Correction(name, p_value, candidates[name])
+
+
+def sentences(
+    heat: Map, scale: float, found: Correction | None, cosine: float | None, distances: Distances, attributes: dict[str, str]
+) -> list[str]:
+    """What speaks for the decision, for a person.
+
+    Args:
+        heat: ``[S, S]`` raw map.
+        scale: raw value at full strength.
+        found: see :func:`correction`.
+        cosine: with the nearest in-distribution scan; none where it is not known.
+        distances: of the calibration scans.
+        attributes: the header's.
+    """
+    said = []
+    if found:
+        suspect = {"inverted": "grey scale", "without its even border": "framing"}.get(found.done, "orientation")
+        said.append(f"Fits when {found.done} (p-value {found.p_value:.2g} then): suspect its {suspect}.")
+    if cosine is not None and distances.nearer(cosine) >= 1 - _FAR:
+        part, view = attributes.get("BodyPartExamined", ""), attributes.get("ViewPosition", "")
+        stated = " ".join(text for text in (part, view) if text)
+        far = f"farther from every scan learned from than {distances.nearer(cosine):.1%} of calibration scans"
+        said.append(f"The header says {stated}, yet the picture lies {far}." if stated else f"Lies {far}.")
+    said.append(_where(heat, scale))
+    return said
+
+
+def trimmed(picture: Tensor) -> Tensor:
+    """``[1, H, W]`` without its border of even grey, brought back to its size; itself where there is none."""
+    grey = picture[0]
+    rows = torch.nonzero((grey.amax(1) - grey.amin(1)) > _EVEN).flatten()
+    columns = torch.nonzero((grey.amax(0) - grey.amin(0)) > _EVEN).flatten()
+    if not len(rows) or not len(columns):
+        return picture
+    top, bottom, left, right = (int(v) for v in (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1))
+    if (bottom - top) * (right - left) > 0.9 * grey.numel():
+        return picture
+    inner = picture[None, :, top:bottom, left:right]
+    return functional.interpolate(inner, grey.shape, mode="bilinear", align_corners=False)[0]
+
+
+def _where(heat: Map, scale: float) -> str:
+    """Whether one place stands out, and where; sides are the picture's."""
+    glowing = heat >= scale
+    if not glowing.any():
+        return "No place stands out more than in calibration scans: the picture as a whole does not fit."
+    share = float(glowing.mean())
+    if share > _LOCAL:
+        return f"What stands out covers {share:.0%} of the picture: it is not one place."
+    row, col = (float(v.mean()) / len(heat) for v in np.nonzero(glowing))
+    height = "upper" if row < 1 / 3 else "lower" if row > 2 / 3 else "middle"
+    side = "left" if col < 1 / 3 else "right" if col > 2 / 3 else "centre"
+    return f"What stands out covers {share:.0%} of the picture, around the {height} {side} as displayed."

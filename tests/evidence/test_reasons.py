@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor
+
+from medood.detection.detector import Detector
+from medood.detection.features import Features
+from medood.detection.reference import Calibration
+from medood.evidence.reasons import CORRECTIONS, Distances, correction, sentences, trimmed
+
+SIDE = 24
+
+
+class Template:
+    """A detector to which one picture belongs: its score is the distance from it."""
+
+    score_name = "nearest"
+
+    def __init__(self, picture: Tensor) -> None:
+        self._picture = picture
+        near = np.linspace(0.0, 1.0, 200)
+        self.calibration = Calibration("training", near, torch.zeros(200, 2), torch.zeros(200, 32), "")
+
+        class Pixels(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.weight = torch.nn.Parameter(torch.zeros(1))
+
+            def embed(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+                return pictures.flatten(1), pictures.flatten(1)
+
+        self.network = Pixels()
+
+    def embed(self, pictures: Tensor) -> Features:
+        return Features(*self.network.embed(pictures))
+
+    def raw_scores(self, rows: Features, name: str = "") -> npt.NDArray[np.float64]:
+        return np.asarray((rows.features - self._picture.flatten()).norm(dim=1).double().numpy())
+
+
+@pytest.fixture
+def picture() -> Tensor:
+    return torch.rand(1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "done"),
+    [
+        (lambda p: torch.rot90(p, 1, (-2, -1)), "turned by 90 degrees clockwise"),
+        (lambda p: torch.rot90(p, -1, (-2, -1)), "turned by 90 degrees counter-clockwise"),
+        (lambda p: p.flip(-2, -1), "turned by 180 degrees"),
+        (lambda p: p.flip(-1), "mirrored"),
+        (lambda p: p.flip(-2), "flipped upside down"),
+        (lambda p: 1 - p, "inverted"),
+    ],
+)
+def test_what_undoes_a_fault_is_found_and_its_picture_is_the_right_one(picture: Tensor, wrong: Any, done: str) -> None:
+    found = correction(cast(Detector, Template(picture)), wrong(picture))
+    assert found is not None
+    assert found.done == done
+    torch.testing.assert_close(found.picture, picture)
+    assert found.p_value > 0.9
+
+
+def test_a_picture_that_fits_no_way_round_has_no_correction(picture: Tensor) -> None:
+    assert correction(cast(Detector, Template(picture)), torch.zeros(1, SIDE, SIDE)) is None
+
+
+def test_a_correction_has_to_lower_the_score_by_more_than_the_calibration_spreads(picture: Tensor) -> None:
+    """A picture that is nearly its own mirror image fits as well mirrored, which says nothing."""
+    even = (picture + picture.flip(-1)) / 2
+    assert correction(cast(Detector, Template(even)), even + 1e-4 * picture) is None
+
+
+def test_an_even_border_is_trimmed() -> None:
+    inner = torch.outer(torch.linspace(0.2, 0.9, 12), torch.linspace(0.3, 1.0, 16))[None]
+    framed = torch.full((1, SIDE, SIDE), 0.1)
+    framed[:, 6:18, 4:20] = inner
+    assert trimmed(framed).shape == framed.shape
+    small = torch.nn.functional.interpolate(trimmed(framed)[None], (12, 16), mode="area")[0]
+    assert float((small - inner).abs().max()) < 0.03
+    assert torch.equal(trimmed(inner), inner)
+    flat = torch.zeros(1, SIDE, SIDE)
+    assert torch.equal(trimmed(flat), flat)
+    assert set(CORRECTIONS) >= {"mirrored", "inverted", "without its even border"}
+
+
+def test_sentences_say_where_how_far_and_what_the_header_says() -> None:
+    distances = Distances(np.linspace(0.8, 1.0, 1000))
+    heat = np.zeros((30, 30), np.float32)
+    heat[2:6, 2:6] = 2.0
+    here = sentences(heat, 1.0, None, 0.95, distances, {"BodyPartExamined": "CHEST"})
+    assert here == ["What stands out covers 2% of the picture, around the upper left as displayed."]
+    far = sentences(heat * 0, 1.0, None, 0.3, distances, {"BodyPartExamined": "CHEST", "ViewPosition": "PA"})
+    assert far[0].startswith(
+        "The header says CHEST PA, yet the picture lies farther from every scan learned from than 100.0%"
+    )
+    assert far[1].startswith("No place stands out")
+    assert sentences(heat + 2, 1.0, None, 0.3, distances, {})[0].startswith("Lies farther")
+    assert "it is not one place" in sentences(heat + 2, 1.0, None, None, distances, {})[-1]
