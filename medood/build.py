@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -262,7 +262,7 @@ def _detector(
     progress.say(f"score {score}; mean AUROC on shifted development scans: {means}")
     detector = Detector(
         network=network,
-        model=config.model,
+        model=replace(config.model, weights="", pretrained=False),
         preprocess=config.preprocess,
         score_name=score,
         bank=bank.features.contiguous(),
@@ -309,6 +309,8 @@ def _portable(config: RunConfig) -> dict[str, Any]:
     """The configuration without the paths of the machine that trained."""
     plain = asdict(config)
     del plain["out"], plain["data"]["root"], plain["data"]["calibration_root"], plain["data"]["cache"]
+    if config.model.weights:
+        plain["model"]["weights"] = "sha256:" + hashlib.sha256(Path(config.model.weights).read_bytes()).hexdigest()
     return plain
 
 

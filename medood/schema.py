@@ -78,7 +78,8 @@ class ModelConfig:
         hidden_dim: width of the head's hidden layers.
         bottleneck_dim: width before the last layer.
         out_dim: number of prototypes; 0 follows the data.
-        weights: a safetensors file with weights for the backbone to begin with; empty begins at random.
+        weights: a safetensors file with weights to begin with: a backbone's, or a detector's ``network.safetensors`` with
+            its head. Empty begins at random.
         pretrained: begin with timm's published weights; needs a network, or the file in timm's cache.
     """
 

@@ -193,7 +193,7 @@ class Detector:
         """
         folder = find_detector(folder)
         stated = _read_json(folder)
-        model = ModelConfig(**stated["model"])
+        model = ModelConfig(**stated["model"] | {"weights": "", "pretrained": False})  # they are in the folder
         preprocess = PreprocessConfig(**stated["preprocess"])
         network = Network(model, preprocess.size)
         network.crop = preprocess.crop

@@ -101,6 +101,8 @@ class Network(nn.Module):
             with torch.no_grad():
                 self.backbone.pos_embed.mul_(_POSITION_GAIN)
         self.head = Head(int(self.backbone.num_features), config.hidden_dim, config.bottleneck_dim, config.out_dim)
+        if config.weights:
+            load_head(self.head, config)
 
     def forward(self, batches: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Features and head outputs for batches of views; one batch a size. One call, as data-parallel training wants it."""
@@ -158,6 +160,24 @@ def load_backbone(backbone: nn.Module, config: ModelConfig, arguments: dict[str,
             "model.weights=THAT_FILE model.pretrained=false."
         ) from error
     backbone.load_state_dict(published.state_dict())
+
+
+def load_head(head: Head, config: ModelConfig) -> None:
+    """Begin with the head of ``model.weights`` too, where it has one: a detector's ``network.safetensors`` does.
+
+    Raises:
+        MedoodError: its shape is another one.
+    """
+    tensors = {name: value for name, value in load_file(config.weights).items() if name.startswith("head.")}
+    if not tensors:
+        return
+    try:
+        head.load_state_dict({name.removeprefix("head."): value for name, value in tensors.items()})
+    except RuntimeError as error:
+        raise MedoodError(
+            f"model.weights: the head in {config.weights} has other widths. Set model.hidden_dim, model.bottleneck_dim and "
+            f"model.out_dim as that detector's detector.json states them: {str(error)[:300]}."
+        ) from error
 
 
 def student_and_teacher(config: ModelConfig, size: int) -> tuple[Network, Network]:

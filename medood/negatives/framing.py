@@ -1,4 +1,4 @@
-"""Films that show the wrong part."""
+"""Films that show the wrong part, or in the wrong proportions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,23 @@ import torch
 from torch import Generator, Tensor
 
 from medood.negatives.shift import Parameters, resample, uniform
+
+
+@dataclass(frozen=True)
+class Stretched:
+    """``stretched``: pixels that are not square, read as though they were. One side is 1.4 to 2 times too long for the
+    other: the picture fills the frame along one axis and is cropped along the other, around the centre."""
+
+    def sample(self, rows: Tensor, pool: int, side: int, generator: Generator) -> Parameters:
+        count = len(rows)
+        return {"ratio": uniform(count, 1.4, 2.0, generator), "wide": torch.rand(count, generator=generator) < 0.5}
+
+    def apply(self, pictures: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
+        short, one = 1.0 / parameters["ratio"], torch.ones_like(parameters["ratio"])
+        x, y = (torch.where(parameters["wide"] == wide, short, one) for wide in (True, False))
+        zero = torch.zeros_like(one)
+        matrix = torch.stack([torch.stack([x, zero, zero], dim=1), torch.stack([zero, y, zero], dim=1)], dim=1)
+        return resample(pictures, matrix, pictures.shape[-1])
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from torch import Generator, Tensor
 from medood.errors import MedoodError
 from medood.negatives.as_is import ImageAsIs
 from medood.negatives.diffuse import Effusion, Haze
-from medood.negatives.framing import WrongFraming
+from medood.negatives.framing import Stretched, WrongFraming
 from medood.negatives.intensity import Inverted, WrongWindow
+from medood.negatives.leaves import DeadLeaves
 from medood.negatives.mixing import BlendedPatch, JoinedHalves
 from medood.negatives.opacity import SimulatedOpacity
 from medood.negatives.orientation import AnyTurn, Mirror, QuarterTurn, UpsideDown
@@ -36,6 +37,8 @@ SHIFTS: dict[str, Shift] = {
     "opacity": SimulatedOpacity(),
     "haze": Haze(),
     "effusion": Effusion(),
+    "stretched": Stretched(),
+    "dead_leaves": DeadLeaves(),
     "image_as_is": ImageAsIs(),
 }
 

@@ -169,6 +169,10 @@ def test_a_backbone_begins_with_the_weights_of_a_file(tmp_path: Path) -> None:
         again = Network(dataclasses.replace(VIT, weights=str(tmp_path / f"{name}.safetensors")), 32)
         for a, b in zip(first.backbone.parameters(), again.backbone.parameters(), strict=True):
             assert torch.equal(a, b)
+        heads = zip(first.head.parameters(), again.head.parameters(), strict=True)
+        assert all(torch.equal(a, b) for a, b in heads if a.ndim > 1) == (name == "network")
+    with pytest.raises(MedoodError, match=r"the head in .*network\.safetensors has other widths. Set model\.hidden_dim"):
+        Network(dataclasses.replace(VIT, weights=str(tmp_path / "network.safetensors"), out_dim=7), 32)
     with pytest.raises(MedoodError, match=r"model\.weights: .* does not fit resnet18"):
         Network(ModelConfig("resnet18", weights=str(tmp_path / "backbone.safetensors"), out_dim=12), 32)
     with pytest.raises(MedoodError, match=r"model\.weights"):

@@ -137,6 +137,36 @@ def test_an_effusion_fills_from_below() -> None:
     assert (by_row[:, 50:56].mean(dim=1) > by_row[:, 30:36].mean(dim=1)).all()
 
 
+def test_stretching_takes_the_middle_of_one_axis_and_all_of_the_other() -> None:
+    ramp = torch.linspace(0, 1, 64).expand(1, 1, 64, 64)
+    for wide, batch in ((True, ramp), (False, ramp.mT)):
+        made = SHIFTS["stretched"].apply(batch, {"ratio": torch.tensor([2.0]), "wide": torch.tensor([wide])}, batch)
+        inner = made[0, 0, 32, 8:56] if wide else made[0, 0, 8:56, 32]
+        torch.testing.assert_close(inner[1:] - inner[:-1], torch.full((47,), 0.5 / 63), atol=1e-5, rtol=0)
+        other = SHIFTS["stretched"].apply(batch.mT, {"ratio": torch.tensor([2.0]), "wide": torch.tensor([wide])}, batch)
+        torch.testing.assert_close(other, batch.mT)
+
+
+def test_dead_leaves_against_a_slow_loop_and_keep_nothing_of_the_film() -> None:
+    batch, side = pictures(2, 24), 24
+    drawn = SHIFTS["dead_leaves"].sample(torch.arange(2), 2, side, torch.Generator().manual_seed(1))
+    drawn["depth"] = torch.zeros(2)
+    drawn["alike"] = torch.tensor([True, False])
+    made = SHIFTS["dead_leaves"].apply(batch, drawn, batch)
+    assert torch.equal(made, SHIFTS["dead_leaves"].apply(torch.zeros_like(batch), drawn, batch))
+    for n in range(2):
+        for r in range(side):
+            for c in range(side):
+                v, u, grey = (r + 0.5) / side, (c + 0.5) / side, float(drawn["ground"][n])
+                u = min(u, 1 - u) if n == 0 else u
+                for x, y, a, b, angle, level in drawn["leaves"][n, : int(drawn["number"][n])].tolist():
+                    p = (u - x) * np.cos(angle) + (v - y) * np.sin(angle)
+                    q = (v - y) * np.cos(angle) - (u - x) * np.sin(angle)
+                    cover = 1 / (1 + np.exp(-(1 - np.hypot(p / a, q / b)) / float(drawn["edge"][n])))
+                    grey += (level - grey) * cover
+                assert abs(float(made[n, 0, r, c]) - grey) < 1e-4
+
+
 def test_a_mixture_draws_by_weight_and_replays() -> None:
     mixture = Mixture({"mirror": 3.0, "inverted": 1.0, "rot": 0.0})
     draw = mixture.sample(4000, 8, torch.Generator().manual_seed(0))
