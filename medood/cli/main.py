@@ -17,7 +17,9 @@ from medood.cli.benchmark import benchmark_command
 from medood.cli.calibrate import calibrate_command
 from medood.cli.data import data_app
 from medood.cli.demo import demo_command
+from medood.cli.dicom import dicom_command
 from medood.cli.doctor import doctor_command
+from medood.cli.export import export_command
 from medood.cli.faithfulness import faithfulness_command
 from medood.cli.inspect import inspect_command
 from medood.cli.negatives import negatives_command
@@ -59,6 +61,8 @@ app.command("calibrate")(calibrate_command)
 app.command("screen")(screen_command)
 app.command("inspect")(inspect_command)
 app.command("report")(report_command)
+app.command("dicom")(dicom_command)
+app.command("export")(export_command)
 app.command("benchmark")(benchmark_command)
 app.command("faithfulness")(faithfulness_command)
 app.command("demo")(demo_command)

@@ -73,9 +73,10 @@ def draw_evidence(
     Returns:
         the file names and the reasons; or the reason, where the original is gone or has changed.
     """
-    scan = _read_again(row, base, read or ReadConfig())
-    if isinstance(scan, str):
-        return EvidencePictures(missing=scan)
+    again = read_again(row, base, read or ReadConfig())
+    if isinstance(again, str):
+        return EvidencePictures(missing=again)
+    scan = again[1]
     prepared = detector.prepare(scan)
     raw = grad_cam(detector, prepared[None])[0]
     found = correction(detector, prepared)
@@ -84,7 +85,7 @@ def draw_evidence(
         raw, detector.cam_scale, found, nearest[0], distances or Distances.of(detector), row.facts.get("attributes", {})
     )
     picture = _shrunk(scan.pixels[0], scan.aspect)
-    heat = _on_picture(raw / detector.cam_scale, picture.shape, detector.preprocess.fit)
+    heat = on_picture(raw / detector.cam_scale, picture.shape, detector.preprocess.fit)
     _grey(picture).save(folder / f"{name}.png")
     blend(picture, heat).save(folder / f"{name}-cam.png")
     if found:
@@ -106,7 +107,14 @@ def blend(picture: Map, heat: Map) -> Image.Image:
     return Image.fromarray(np.rint(mixed * 255).astype(np.uint8))
 
 
-def _read_again(row: Row, base: Path, options: ReadConfig) -> Scan | str:
+def read_again(row: Row, base: Path, options: ReadConfig) -> tuple[Source, Scan] | str:
+    """The scan of a row and where it was found; or why it cannot be had: it is gone, or has changed.
+
+    Args:
+        row: of a scored scan.
+        base: the folder that a relative source is relative to.
+        options: those that the run was read with.
+    """
     changed = False
     try:
         for source in find_sources(base / row.source, options):
@@ -117,7 +125,7 @@ def _read_again(row: Row, base: Path, options: ReadConfig) -> Scan | str:
                         row.sha256,
                         row.frame,
                     ):
-                        return result
+                        return source, result
     except OSError:
         pass
     return "the file has changed since it was screened" if changed else "the file is no longer where it was screened"
@@ -132,7 +140,7 @@ def _shrunk(pixels: Map, aspect: float) -> Map:
     return np.clip(np.asarray(shrunk, dtype=np.float32), 0.0, 1.0)
 
 
-def _on_picture(heat: Map, shape: tuple[int, ...], fit: str) -> Map:
+def on_picture(heat: Map, shape: tuple[int, ...], fit: str) -> Map:
     """Bring a map from the network's square to the picture."""
     height, width = shape
     sides = (width, height) if fit == "squash" else (max(width, height),) * 2

@@ -18,7 +18,7 @@ from medood.phantom.dicom import dicom_bytes
 from medood.phantom.strangers import STRANGERS
 from medood.progress import Progress
 from medood.reporting.pdf import report, typeset
-from medood.reporting.pictures import _on_picture, blend, draw_evidence
+from medood.reporting.pictures import blend, draw_evidence, on_picture
 from medood.reporting.record import histogram, make_record
 from medood.screening.ledger import Ledger, Row
 from medood.screening.pipeline import screen
@@ -193,11 +193,11 @@ def test_rows_by_hand_need_no_facts(tmp_path: Path, tiny_detector: Path) -> None
 def test_a_map_lies_on_the_picture_that_was_fitted_to_the_square() -> None:
     heat = np.zeros((8, 8), np.float32)
     heat[:, 4:] = 1.0
-    squashed = _on_picture(heat, (100, 50), "squash")
+    squashed = on_picture(heat, (100, 50), "squash")
     assert squashed.shape == (100, 50)
     assert squashed[:, :15].max() < 0.1
     assert squashed[:, 35:].min() > 0.9
-    boxed = _on_picture(heat, (100, 50), "letterbox")  # the picture lies in columns 25 to 75 of 100
+    boxed = on_picture(heat, (100, 50), "letterbox")  # the picture lies in columns 25 to 75 of 100
     assert boxed.shape == (100, 50)
     assert boxed[:, :15].max() < 0.1
     assert boxed[:, 35:].min() > 0.9

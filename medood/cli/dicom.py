@@ -1,0 +1,31 @@
+"""``medood dicom``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def dicom_command(
+    run: Annotated[Path, typer.Argument(help="The folder that medood screen wrote.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Where the objects go. [default: RUN/dicom]")] = None,
+    detector: Annotated[Path | None, typer.Option("--detector", help="The detector's folder, if it was moved.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only the folder.")] = False,
+) -> None:
+    """Write the flagged scans' DICOM objects: Structured Report, Grad-CAM overlay, raw map, and the audit report.
+
+    They belong to the scans' own studies and carry their patients' names, as whoever reads them in the PACS expects.
+    """
+    from medood.progress import Progress
+    from medood.reporting.dicom import write_dicom
+
+    progress = Progress(quiet=quiet)
+    folder = out or run / "dicom"
+    written = write_dicom(run, folder, detector, progress=progress)
+    for item in written:
+        if not item.files:
+            progress.say(f"no DICOM object for {item.row.source} {item.row.member}: {item.reason}")
+    progress.say(f"{sum(len(item.files) for item in written)} objects for {len(written)} flagged scans")
+    print(folder)

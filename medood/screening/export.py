@@ -1,0 +1,88 @@
+"""A run's verdicts in the formats that other programs read."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from medood.errors import MedoodError
+from medood.screening.ledger import VERDICT_COLUMNS, Ledger, Row
+
+#: Version of the columns, in the metadata of Parquet and in each line of JSON; new columns raise the second number.
+VERDICTS_VERSION = "1.0"
+_BATCH = 10_000
+
+
+def export(run: Path, target: Path) -> Path:
+    """Write a run's verdicts as ``.csv``, ``.jsonl`` or ``.parquet``; whole, or not at all.
+
+    The columns are ``VERDICT_COLUMNS``. Where a row has no score, ``score`` and ``p_value`` are null (empty in CSV).
+
+    Args:
+        run: the folder that ``screen`` wrote.
+        target: the file; its ending says the format.
+
+    Raises:
+        MedoodError: there is no run, the ending is another one, pyarrow is missing, or the file cannot be written.
+    """
+    writers = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
+    if target.suffix not in writers:
+        raise MedoodError(f"{target} ends in {target.suffix or 'nothing'!r}; expected one of {', '.join(writers)}.")
+    ledger = Ledger(run)
+    partial = target.with_name(f".{target.name}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        writers[target.suffix](ledger, partial)
+        partial.replace(target)
+    except OSError as error:
+        raise MedoodError(f"{target} cannot be written: {error.strerror or error}.") from error
+    finally:
+        ledger.close()
+        with contextlib.suppress(OSError):
+            partial.unlink()
+    return target
+
+
+def _csv(ledger: Ledger, target: Path) -> None:
+    ledger.write_csv(target)
+
+
+def _jsonl(ledger: Ledger, target: Path) -> None:
+    with target.open("w", encoding="utf-8") as stream:
+        for row in ledger.rows():
+            stream.write(json.dumps({"version": VERDICTS_VERSION, **_plain(row)}, allow_nan=False) + "\n")
+
+
+def _parquet(ledger: Ledger, target: Path) -> None:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MedoodError(
+            "Parquet needs pyarrow, which is not installed. Install medood[parquet] or take .jsonl."
+        ) from error
+    kinds = {"frame": pyarrow.int32(), "score": pyarrow.float64(), "p_value": pyarrow.float64()}
+    schema = pyarrow.schema(
+        [(name, kinds.get(name, pyarrow.string())) for name in VERDICT_COLUMNS],
+        metadata={"medood_verdicts": VERDICTS_VERSION, "medood_run": json.dumps(ledger.run().get("detector", {}))},
+    )
+    with pyarrow.parquet.ParquetWriter(target, schema, compression="zstd") as writer:
+        for batch in _batches(ledger):
+            writer.write_table(pyarrow.Table.from_pylist(batch, schema=schema))
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in VERDICT_COLUMNS}
+
+
+def _batches(ledger: Ledger) -> Iterator[list[dict[str, Any]]]:
+    batch: list[dict[str, Any]] = []
+    for row in ledger.rows():
+        batch.append(_plain(row))
+        if len(batch) == _BATCH:
+            yield batch
+            batch = []
+    yield batch
