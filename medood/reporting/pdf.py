@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import unicodedata
 from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +18,22 @@ from medood.errors import MedoodError
 from medood.progress import Progress
 from medood.reporting.record import make_record, write_record
 from medood.screening.ledger import Ledger
+
+#: Characters of the fonts that typst brings: Latin, Greek, Cyrillic, punctuation, currencies, arrows, operators.
+_GLYPHS = (
+    (0x20, 0x7E),
+    (0xA0, 0x24F),
+    (0x370, 0x3FF),
+    (0x400, 0x4FF),
+    (0x1E00, 0x1EFF),
+    (0x2010, 0x2027),
+    (0x2030, 0x205E),
+    (0x20A0, 0x20BF),
+    (0x2190, 0x22FF),
+)
+_NO_GLYPHS = (0xAD, 0x378, 0x379, 0x380, 0x381, 0x382, 0x383, 0x38B, 0x38D, 0x3A2, 0x2041, 0x2043, 0x2053)
+#: Largest verdicts.csv that is attached to the PDF, in bytes: that of about 50,000 scans.
+MOST_ATTACHED = 10 * 1024**2
 
 
 def report(
@@ -53,6 +70,9 @@ def report(
     with tempfile.TemporaryDirectory(prefix="medood-") as scratch:
         work = Path(scratch)
         record = make_record(run, loaded, work, top=top, pictures=pictures, progress=progress)
+        verdicts = run / "verdicts.csv"
+        if verdicts.is_file() and verdicts.stat().st_size <= MOST_ATTACHED:
+            shutil.copyfile(verdicts, work / "verdicts.csv")
         pdf = typeset(record, work)
         try:
             write_record(record, run / "record.json")
@@ -64,15 +84,48 @@ def report(
     return run / "report.pdf"
 
 
+def typesettable(value: Any) -> Any:
+    """The record with every character that the report's fonts lack spelled out, as ``[U+65E5]``.
+
+    PDF/A forbids a character without a glyph, and fonts of the system would make the bytes depend on the machine. What is
+    attached to the report keeps the characters.
+    """
+    if isinstance(value, dict):
+        return {key: typesettable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [typesettable(item) for item in value]
+    if isinstance(value, str):
+        return "".join(c if _has_glyph(c) else f"[U+{ord(c):04X}]" for c in unicodedata.normalize("NFC", value))
+    return value
+
+
+def _has_glyph(character: str) -> bool:
+    code = ord(character)
+    inside = any(low <= code <= high for low, high in _GLYPHS)
+    return inside and code not in _NO_GLYPHS and not unicodedata.category(character).startswith("M")
+
+
 def typeset(record: dict[str, Any], work: Path) -> Path:
-    """Compile the template over ``record`` in ``work``, where the pictures lie already."""
+    """Compile the template over ``record`` in ``work``, where the pictures lie already, to a tagged PDF/A-3a.
+
+    The record is attached to it, and ``verdicts.csv`` where it lies in ``work``.
+    """
     template = work / "report.typ"
     template.write_text((files("medood.reporting") / "templates" / "report.typ").read_text(encoding="utf-8"))
     write_record(record, work / "record.json")
+    write_record(typesettable(record), work / "shown.json")
     target = work / "report.pdf"
     finished = datetime.fromisoformat(record["run"]["finished"])
     try:
-        typst.compile(template, output=target, root=work, ignore_system_fonts=True, timestamp=finished)
+        typst.compile(
+            template,
+            output=target,
+            root=work,
+            ignore_system_fonts=True,
+            timestamp=finished,
+            pdf_standards=["a-3a"],
+            sys_inputs={"verdicts": "yes" if (work / "verdicts.csv").is_file() else ""},
+        )
     except typst.TypstError as error:
         raise MedoodError(f"The report could not be typeset: {error}. Please report this with record.json.") from error
     return target

@@ -115,8 +115,10 @@ def rows(
 
 
 def measure(work: Path) -> None:
-    """Print every run's figures under every score."""
-    detectors = {name: Detector.load(folder_of(work, name)) for name in RUNS}
+    """Print the figures of every run that is there, under every score."""
+    there = [name for name in RUNS if (folder_of(work, name) / "detector.json").exists()]
+    print(f"not trained, left out: {', '.join(set(RUNS) - set(there)) or 'none'}", file=sys.stderr)
+    detectors = {name: Detector.load(folder_of(work, name)) for name in there}
     whole = detectors["scored uncropped"] = Detector.load(folder_of(work, "domain's negatives seed 0"))
     whole.network.crop = 1.0
     entries = [entry for entry in read_manifest(DATA / "manifest.csv") if entry.split == "test"]

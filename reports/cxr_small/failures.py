@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from medood.detection.detector import Detector
@@ -19,17 +20,18 @@ from medood.scans.archive import Source
 from medood.scans.read import read_source
 from medood.scans.scan import Scan
 
-COUNT, SIDE = 20, 160
+COUNT, SIDE, BATCH = 20, 160, 64
 
 detector, target, data = Detector.load(sys.argv[1]), Path(sys.argv[2]), Path(os.environ["MEDOOD_DATA"])
 target.mkdir(parents=True, exist_ok=True)
 by_set: dict[tuple[str, str], list[tuple[float, str]]] = {}
 entries = [entry for entry in read_manifest(data / "manifest.csv") if entry.split == "test"]
-for entry in Progress().track(iter(entries), len(entries), "scoring"):
-    scan = next(iter(read_source(Source(data / entry.file))))
-    assert isinstance(scan, Scan)
-    rows = detector.embed(detector.prepare(scan)[None])
-    by_set.setdefault((entry.group, entry.dataset), []).append((float(detector.raw_scores(rows)[0]), entry.file))
+for start in Progress().track(iter(range(0, len(entries), BATCH)), -(-len(entries) // BATCH), "scoring"):
+    some = entries[start : start + BATCH]
+    scans = [next(iter(read_source(Source(data / entry.file)))) for entry in some]
+    rows = detector.embed(torch.stack([detector.prepare(scan) for scan in scans if isinstance(scan, Scan)]))
+    for entry, score in zip(some, detector.raw_scores(rows), strict=True):
+        by_set.setdefault((entry.group, entry.dataset), []).append((float(score), entry.file))
 for (group, name), scored in sorted(by_set.items()):
     alarms = group in ("in_distribution", "id_shift")  # there the highest scores are wrong, elsewhere the lowest
     worst = sorted(scored, reverse=alarms)[:COUNT]
@@ -39,4 +41,4 @@ for (group, name), scored in sorted(by_set.items()):
         sheet.paste(picture, (place % 10 * SIDE, place // 10 * SIDE))
     sheet.save(target / f"{group}-{name}.png")
     p = detector.calibration.p_values(np.array([score for score, _ in worst]), [""] * len(worst))
-    print(f"{group}/{name}: p from {p.min():.3f} to {p.max():.3f}; first {worst[0][1]}, {worst[0][0]:.3f}")
+    print(f"{group}/{name}: p from {p.min():.3f} to {p.max():.3f}; first {worst[0][1]}, {worst[0][0]:.3f}", flush=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typst
 from PIL import Image
 from pypdf import PdfReader
 
@@ -17,7 +18,7 @@ from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
 from medood.phantom.strangers import STRANGERS
 from medood.progress import Progress
-from medood.reporting.pdf import report, typeset
+from medood.reporting.pdf import report, typeset, typesettable
 from medood.reporting.pictures import blend, draw_evidence, on_picture
 from medood.reporting.record import histogram, make_record
 from medood.screening.ledger import Ledger, Row
@@ -99,7 +100,34 @@ def test_hostile_text_is_shown_and_stops_nothing(run: Path) -> None:
         page["facts"] = [("Manufacturer", HOSTILE), ("Empty", "")]
         page["score"] = None
     record["refused"][0]["reason"] = HOSTILE
-    assert "img src" in text_of(typeset(record, work))
+    text = text_of(typeset(record, work))
+    assert "img src" in text
+    assert "U+65E5" in text.replace(" ", ""), "what the font lacks is spelled out"
+    assert json.loads((work / "record.json").read_text())["refused"][0]["reason"] == HOSTILE
+
+
+def test_the_fonts_have_what_is_not_spelled_out(tmp_path: Path) -> None:
+    """PDF/A refuses a character without a glyph; a letter and its accent become one."""
+    drawn = [c for code in range(0x3000) if typesettable(c := chr(code)) == c]
+    assert len(drawn) > 1500
+    (tmp_path / "some.json").write_text(json.dumps(drawn))
+    source = '#set text(font: "Libertinus Serif")\n#for c in json("some.json") [#c ]\n'
+    (tmp_path / "some.typ").write_text(source)
+    typst.compile(
+        tmp_path / "some.typ", output=tmp_path / "some.pdf", root=tmp_path, ignore_system_fonts=True, pdf_standards=["a-3a"]
+    )
+    assert typesettable({"a": ["e\u0301 日 😀 \u0e01"]}) == {"a": ["é [U+65E5] [U+1F600] [U+0E01]"]}
+
+
+def test_the_report_is_tagged_and_carries_its_record(run: Path) -> None:
+    opened = PdfReader(report(run, top=1))
+    assert opened.attachments["record.json"][0] == (run / "record.json").read_bytes()
+    assert opened.attachments["verdicts.csv"][0] == (run / "verdicts.csv").read_bytes()
+    root = opened.trailer["/Root"]
+    assert root["/MarkInfo"]["/Marked"]
+    metadata = root["/Metadata"].get_data().decode()
+    assert "<pdfaid:part>3<" in metadata
+    assert "<pdfaid:conformance>A<" in metadata
 
 
 def test_a_missing_or_changed_original_is_said(run: Path, tiny_detector: Path, tmp_path: Path) -> None:
