@@ -132,7 +132,9 @@ def _targets(backbone: Any) -> tuple[list[nn.Module], Any]:
     """The layers to look at, and how their output becomes ``[N, C, h, w]``.
 
     A token network is read before the last attention, because after it only the class token reaches the score; its prefix
-    tokens are dropped. A convolutional network is read where its resolution is a quarter and an eighth of the input's.
+    tokens are dropped. A convolutional network is read where its resolution is a quarter and an eighth of the input's, and
+    behind the norm that begins the next stage, where there is one: it takes each cell's scale away, so that before it
+    gradient times activation sums to nothing but rounding error.
     """
     if hasattr(backbone, "blocks") and hasattr(backbone, "num_prefix_tokens"):
         prefix = int(backbone.num_prefix_tokens)
@@ -143,5 +145,12 @@ def _targets(backbone: Any) -> tuple[list[nn.Module], Any]:
             return patches.transpose(1, 2).reshape(len(patches), -1, side, side)
 
         return [backbone.blocks[-1].norm1], to_grid
-    stages = [stage["module"] for stage in backbone.feature_info if stage["reduction"] in (4, 8)]
-    return [backbone.get_submodule(name) for name in stages or [backbone.feature_info[-1]["module"]]], None
+    stages = [backbone.get_submodule(stage["module"]) for stage in backbone.feature_info]
+    fine = [i for i, stage in enumerate(backbone.feature_info) if stage["reduction"] in (4, 8)] or [len(stages) - 1]
+    return [_norm_of(stages[i + 1]) or stages[i] if i + 1 < len(stages) else stages[i] for i in fine], None
+
+
+def _norm_of(stage: nn.Module) -> nn.Module | None:
+    """The norm over channels with which a stage begins (ConvNeXt), or none."""
+    first = next(getattr(stage, "downsample", nn.Identity()).children(), None)
+    return first if type(first).__name__ in ("LayerNorm2d", "SimpleNorm2d") else None

@@ -67,6 +67,14 @@ def test_raw_maps_are_the_librarys_before_its_scaling() -> None:
         assert np.corrcoef(scaled.ravel(), shown.ravel())[0, 1] > 0.98
 
 
+@pytest.mark.parametrize("backbone", ["convnext_atto", "convnext_zepto_rms", "resnet18"])
+def test_a_map_is_more_than_rounding_error(backbone: str) -> None:
+    """Before a norm over channels gradient times activation is 0 in every cell, but for rounding (1e-5 of the score)."""
+    picture = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(2))
+    detector = detector_with(backbone, {}, "head_logit")
+    assert float(grad_cam(detector, picture).max()) > 1e-2 * abs(float(detector.score(detector.embed(picture))[0]))
+
+
 def test_a_crop_and_its_inverse_are_none() -> None:
     crops, back = _crops(0.9)
     assert len(crops) == VIEWS
