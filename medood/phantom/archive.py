@@ -65,9 +65,9 @@ def load_phantom(path: Path) -> PhantomConfig:
 
 
 def write_training(settings: PhantomConfig, folder: Path, progress: Progress) -> Path:
-    """Write the chests to learn from as DICOM files and return their folder."""
+    """Write the chests to learn from, or to calibrate with, as DICOM files and return their folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    for number in progress.track(iter(range(settings.training)), settings.training, "phantoms to learn from"):
+    for number in progress.track(iter(range(settings.training)), settings.training, "phantoms that belong"):
         name = f"train-{number:05d}"
         chest = frontal_chest(settings.seed + number, settings.size)
         (folder / f"{name}.dcm").write_bytes(dicom_bytes(chest.picture, name))

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 
+from medood.demo import demo
 from medood.detection.detector import Detector
 from medood.detection.features import embed
 from medood.detection.shipped import DEFAULT, find_detector, is_shipped, shipped_detectors
@@ -19,6 +20,7 @@ from medood.phantom.chest import frontal_chest
 from medood.phantom.strangers import STRANGERS
 from medood.progress import Progress
 from medood.scans.scan import Identity, Scan
+from medood.screening.ledger import Ledger
 from tests.cli.test_commands import medood
 
 FOLDER = find_detector(DEFAULT)
@@ -54,12 +56,20 @@ def test_it_tells_made_up_chests_from_strangers_it_never_saw() -> None:
 
 
 def test_screening_uses_it_where_none_is_named(tmp_path: Path) -> None:
-    settings = PhantomConfig(size=128, belonging=4, strangers={"mirrored": 2, "ct_like": 2}, broken=0)
+    settings = PhantomConfig(size=128, belonging=0, strangers={"mirrored": 2, "ct_like": 2}, broken=0)
     archive = write_archive(settings, tmp_path / "archive.zip", Progress(quiet=True))
     medood("screen", archive, "--out", tmp_path / "run", "--quiet")
     with (tmp_path / "run" / "verdicts.csv").open(newline="") as stream:
-        found = {row["member"].split("-")[0]: row["decision"] for row in csv.DictReader(stream)}
-    assert found == {"chest": "in_distribution", "mirrored": "out_of_distribution", "ct_like": "out_of_distribution"}
+        assert {row["decision"] for row in csv.DictReader(stream)} == {"out_of_distribution"}
+    assert Ledger.facts_of(tmp_path / "run")["detector"]["name"] == DEFAULT
+
+
+def test_calibrated_with_made_up_chests_it_accepts_others_and_still_flags_strangers(tmp_path: Path) -> None:
+    """The demo: a made-up chest is no film, and without the calibration most are flagged."""
+    made = demo(tmp_path, Progress(quiet=True))
+    flagged = {line[:16].strip(): int(line[16:24]) for line in made.lines[1:]}
+    assert flagged["chest"] <= 6
+    assert sum(count for kind, count in flagged.items() if kind != "chest") >= 12, flagged
 
 
 def test_names_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
