@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -82,3 +83,17 @@ def test_a_finished_run_that_is_resumed_states_the_same_training(phantom_folder:
     again = Detector.load(train(config, resume=True)).facts["training"]
     assert again["loss"] == pytest.approx(first["loss"], rel=1e-4)
     assert set(again) == set(first)
+
+
+def test_a_run_goes_on_from_a_detectors_weights_and_its_own_folder_needs_no_other(
+    phantom_folder: Path, tiny_detector: Path, tmp_path: Path
+) -> None:
+    weights = tmp_path / "network.safetensors"
+    weights.write_bytes((tiny_detector / "network.safetensors").read_bytes())
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    out = train(tiny_config(phantom_folder, tmp_path / "out", "train.epochs=1", f"model.weights={weights}"))
+    weights.unlink()
+    saved = Detector.load(out)
+    assert saved.model.weights == ""
+    assert saved.facts["config"]["model"]["weights"] == f"sha256:{digest}"
+    assert str(tmp_path) not in (out / "detector.json").read_text()

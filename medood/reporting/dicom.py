@@ -24,11 +24,11 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian, generate_uid
 
 from medood.detection.detector import Detector
-from medood.detection.reference import TRAINING
 from medood.errors import MedoodError
 from medood.evidence.gradcam import grad_cam
 from medood.progress import Progress
 from medood.reporting.pictures import blend, on_picture, read_again
+from medood.reporting.record import detector_of
 from medood.scans.archive import read_bytes
 from medood.scans.containers import is_compressed, unpacked
 from medood.scans.scan import RefusedError, Scan
@@ -86,18 +86,9 @@ def write_dicom(
         MedoodError: there is no finished run, the detector is another one, or the folder cannot be written.
     """
     progress = progress or Progress(quiet=True)
+    facts, loaded = detector_of(run, detector)
     ledger = Ledger(run)
     try:
-        facts = ledger.run()
-        if "finished" not in facts:
-            raise MedoodError(f"{run} was not finished. Screen again before writing DICOM objects.")
-        folder = detector or facts["detector"]["folder"]
-        loaded = Detector.load(folder, facts.get("calibration", {}).get("name", TRAINING))
-        if loaded.sha256 != facts["detector"]["sha256"]:
-            raise MedoodError(
-                f"{run} was scored by the detector {facts['detector']['sha256'][:12]}, not by {loaded.sha256[:12]}. "
-                "Give the right one with --detector."
-            )
         rows = list(ledger.rows("decision = 'out_of_distribution'", "score DESC, id"))
     finally:
         ledger.close()

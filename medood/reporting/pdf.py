@@ -12,12 +12,9 @@ from typing import Any
 
 import typst
 
-from medood.detection.detector import Detector
-from medood.detection.reference import TRAINING
 from medood.errors import MedoodError
 from medood.progress import Progress
-from medood.reporting.record import make_record, write_record
-from medood.screening.ledger import Ledger
+from medood.reporting.record import detector_of, make_record, write_record
 
 #: Characters of the fonts that typst brings: Latin, Greek, Cyrillic, punctuation, currencies, arrows, operators.
 _GLYPHS = (
@@ -61,12 +58,7 @@ def report(
     """
     run = Path(run)
     progress = progress or Progress(quiet=True)
-    facts = Ledger.facts_of(run)
-    if detector is None:
-        detector = facts.get("detector", {}).get("folder") or ""
-        if not detector or not Path(detector).is_dir():
-            raise MedoodError(f"The detector of {run} is no longer at {detector or 'any known place'}. Give --detector.")
-    loaded = Detector.load(detector, facts.get("calibration", {}).get("name", TRAINING))
+    _, loaded = detector_of(run, detector)
     with tempfile.TemporaryDirectory(prefix="medood-") as scratch:
         work = Path(scratch)
         record = make_record(run, loaded, work, top=top, pictures=pictures, progress=progress)

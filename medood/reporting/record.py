@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from medood.detection.detector import Detector
+from medood.detection.reference import TRAINING
+from medood.detection.shipped import find_detector
 from medood.errors import MedoodError
 from medood.evidence.gradcam import EXPLAINED
 from medood.evidence.reasons import Distances
@@ -38,6 +40,31 @@ _SHOWN = {
 }
 
 
+def detector_of(run: Path, folder: str | Path | None = None) -> tuple[dict[str, Any], Detector]:
+    """The facts of a finished run, and the detector that scored it.
+
+    Args:
+        run: the run's folder.
+        folder: the detector's, where it is no longer the one noted in the ledger.
+
+    Raises:
+        MedoodError: there is no run, it is unfinished, or the detector is gone or another one.
+    """
+    facts = Ledger.facts_of(run)
+    if "finished" not in facts:
+        raise MedoodError(f"{run} was not finished. Screen again before reporting.")
+    folder = folder or facts.get("detector", {}).get("folder") or ""
+    if not folder or not find_detector(folder).is_dir():
+        raise MedoodError(f"The detector of {run} is no longer at {folder or 'any known place'}. Give --detector.")
+    detector = Detector.load(folder, facts.get("calibration", {}).get("name", TRAINING))
+    if facts["detector"]["sha256"] != detector.sha256:
+        raise MedoodError(
+            f"{run} was scored by the detector {facts['detector']['sha256'][:12]}, not by {detector.sha256[:12]}. "
+            "Give the right one with --detector."
+        )
+    return facts, detector
+
+
 def make_record(
     run: Path, detector: Detector, folder: Path, *, top: int, progress: Progress, pictures: bool = True
 ) -> dict[str, Any]:
@@ -51,19 +78,10 @@ def make_record(
         progress: where to draw.
         pictures: show the scans and their Grad-CAM.
 
-    Raises:
-        MedoodError: the run is unfinished or was scored by another detector.
     """
     ledger = Ledger(run)
     try:
         facts = ledger.run()
-        if "finished" not in facts:
-            raise MedoodError(f"{run} was not finished. Screen again before reporting.")
-        if facts["detector"]["sha256"] != detector.sha256:
-            raise MedoodError(
-                f"{run} was scored by the detector {facts['detector']['sha256'][:12]}, not by {detector.sha256[:12]}. "
-                "Give the right one with --detector."
-            )
         flagged = list(ledger.rows("decision = 'out_of_distribution'", "score DESC, id"))
         pages = []
         read = ReadConfig(**facts.get("read", {}))
