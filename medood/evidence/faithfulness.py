@@ -168,7 +168,7 @@ def deletion(detector: Detector, pictures: Tensor, kind: str = "opacity", seed: 
         "centre": np.broadcast_to(centre, (len(made), side, side)),
         "random": rng.random((len(made), side, side)),
     }
-    before, after = (float(explained(detector, some).mean()) for some in (pictures, made))
+    before, after = (float(deciding_scores(detector, some).mean()) for some in (pictures, made))
     impute = NoisyLinearImputer(noise=0.0)
     found = []
     for name, order in orders.items():
@@ -177,7 +177,7 @@ def deletion(detector: Detector, pictures: Tensor, kind: str = "opacity", seed: 
             limits = np.quantile(order.reshape(len(order), -1), 1 - share, axis=1)
             keep = torch.from_numpy((order <= limits[:, None, None]).astype(np.float32))
             filled = torch.stack([impute(picture, kept) for picture, kept in zip(made, keep, strict=True)])
-            score = float(explained(detector, filled.clamp(0.0, 1.0)).mean())
+            score = float(deciding_scores(detector, filled.clamp(0.0, 1.0)).mean())
             left[share] = round((score - before) / max(after - before, 1e-9), 4)
         found.append(Deletion(name, left))
     return found
@@ -260,6 +260,6 @@ def write_csv(figures: Figures, target: Path) -> None:
 
 
 @torch.no_grad()
-def explained(detector: Detector, pictures: Tensor) -> npt.NDArray[np.float64]:
+def deciding_scores(detector: Detector, pictures: Tensor) -> npt.NDArray[np.float64]:
     """The deciding score of pictures ``[N, 1, S, S]``."""
     return np.asarray(detector.score(detector.embed(pictures)).double().numpy())
