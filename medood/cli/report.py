@@ -13,10 +13,32 @@ def report_command(
     detector: Annotated[Path | None, typer.Option("--detector", help="The detector's folder, if it was moved.")] = None,
     top: Annotated[int, typer.Option("--top", min=0, help="Scans shown with picture and Grad-CAM.")] = 20,
     pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="Show the scans and their Grad-CAM.")] = True,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print only the path of the PDF.")] = False,
+    review: Annotated[
+        Path | None, typer.Option("--review", help="A review exported from report.html (JSON or CSV), to put into the PDF.")
+    ] = None,
+    identifiers: Annotated[
+        bool, typer.Option("--with-identifiers", help="Show patients' names, numbers and dates from the headers.")
+    ] = False,
+    known: Annotated[
+        Path | None, typer.Option("--known", help="The scans that the detector learned from; the nearest ones are shown.")
+    ] = None,
+    language: Annotated[str, typer.Option("--language", help="en or de.")] = "en",
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only the paths.")] = False,
 ) -> None:
-    """Write report.pdf and record.json into a run's folder."""
+    """Write report.pdf, report.html and record.json into a run's folder."""
     from medood.progress import Progress
     from medood.reporting.pdf import report
 
-    print(report(run, detector, top=top, pictures=pictures, progress=Progress(quiet=quiet)))
+    pdf = report(
+        run,
+        detector,
+        top=top,
+        pictures=pictures,
+        review=review,
+        identifiers=identifiers,
+        known=known,
+        language=language,
+        progress=Progress(quiet=quiet),
+    )
+    print(pdf)
+    print(pdf.with_suffix(".html"))

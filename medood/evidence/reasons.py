@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from medood.detection.features import embed
 from medood.detection.scores import TURNED
 from medood.detection.search import largest_cosine
 from medood.evidence.gradcam import EXPLAINED
+from medood.language import ENGLISH, Language
 
 Map = npt.NDArray[np.float32]
 
@@ -75,54 +76,75 @@ class Distances:
         return float((self.best > cosine).mean()) if len(self.best) else 0.0
 
 
-def correction(detector: Detector, picture: Tensor) -> Correction | None:
-    """The one correction after which a flagged picture fits: its p-value is then at least 0.25, and its score lower by more
-    than the spread (interquartile range) of the calibration scores.
+def corrections(detector: Detector, pictures: Tensor, scores: Sequence[float]) -> list[Correction | None]:
+    """For each flagged picture the one correction after which it fits: its p-value is then at least 0.25, and its score
+    lower by more than the spread (interquartile range) of the calibration scores.
 
     Args:
         detector: the detector.
-        picture: float32 ``[1, S, S]`` as the detector prepares it.
+        pictures: float32 ``[N, 1, S, S]`` as the detector prepares them.
+        scores: ``[N]``, theirs.
     """
     plain = EXPLAINED.get(detector.score_name, detector.score_name)
-    candidates = {name: undo(picture) for name, undo in CORRECTIONS.items()}
-    candidates = {name: made for name, made in candidates.items() if not torch.equal(made, picture)}
-    if not candidates:
-        return None
-    rows = embed(detector.network, torch.stack(list(candidates.values())), turned=plain in TURNED)
-    name = list(candidates)[int(np.argmin(detector.raw_scores(rows, plain)))]
-    before, after = detector.raw_scores(detector.embed(torch.stack([picture, candidates[name]])))
+    tried = [(i, "", picture) for i, picture in enumerate(pictures)]
+    for i, picture in enumerate(pictures):
+        made = ((i, name, undo(picture)) for name, undo in CORRECTIONS.items())
+        tried += [one for one in made if not torch.equal(one[2], picture)]
+    rows = embed(detector.network, torch.stack([picture for _, _, picture in tried]), turned=plain in TURNED)
+    cheap = detector.raw_scores(rows, plain)
+    best = list(range(len(pictures)))
+    for place, (i, _, _) in enumerate(tried):
+        best[i] = place if cheap[place] < cheap[best[i]] else best[i]
+    better = [place for i, place in enumerate(best) if place != i]
+    found: list[Correction | None] = [None] * len(pictures)
+    if better:
+        after = detector.raw_scores(detector.embed(torch.stack([tried[place][2] for place in better])))
+        for place, score in zip(better, after, strict=True):
+            i, name, picture = tried[place]
+            found[i] = _fitting(detector, name, picture, scores[i], float(score))
+    return found
+
+
+def _fitting(detector: Detector, name: str, made: Tensor, before: float, after: float) -> Correction | None:
     scores = detector.calibration.scores[np.isfinite(detector.calibration.scores)]
     spread = float(np.subtract(*np.quantile(scores, [0.75, 0.25]))) if len(scores) else 0.0
     strata = list(detector.calibration.counts())
     p_value = float(detector.calibration.p_values(np.full(len(strata), after), strata).min())
     if not before - after > spread or p_value < _FITS:
         return None
-    return Correction(name, p_value, candidates[name])
+    return Correction(name, p_value, made)
 
 
 def sentences(
-    heat: Map, scale: float, found: Correction | None, cosine: float | None, distances: Distances, attributes: dict[str, str]
+    heat: Map,
+    scale: float,
+    found: Correction | None,
+    cosine: float | None,
+    distances: Distances,
+    attributes: dict[str, str],
+    language: Language = ENGLISH,
 ) -> list[str]:
     """What speaks for the decision, for a person.
 
     Args:
         heat: ``[S, S]`` raw map.
         scale: raw value at full strength.
-        found: see :func:`correction`.
+        found: see :func:`corrections`.
         cosine: with the nearest in-distribution scan; none where it is not known.
         distances: of the calibration scans.
         attributes: the header's.
+        language: of the sentences.
     """
     said = []
     if found:
         suspect = {"inverted": "grey scale", "without its even border": "framing"}.get(found.done, "orientation")
-        said.append(f"Fits when {found.done} (p-value {found.p_value:.2g} then): suspect its {suspect}.")
+        said.append(language.say("fits when", done=language.say(found.done), p=found.p_value, suspect=language.say(suspect)))
     if cosine is not None and distances.nearer(cosine) >= 1 - _FAR:
         part, view = attributes.get("BodyPartExamined", ""), attributes.get("ViewPosition", "")
         stated = " ".join(text for text in (part, view) if text)
-        far = f"farther from every scan learned from than {distances.nearer(cosine):.1%} of calibration scans"
-        said.append(f"The header says {stated}, yet the picture lies {far}." if stated else f"Lies {far}.")
-    said.append(_where(heat, scale))
+        name = "header disagrees" if stated else "lies far"
+        said.append(language.say(name, stated=stated, share=distances.nearer(cosine)))
+    said.append(_where(heat, scale, language))
     return said
 
 
@@ -140,15 +162,15 @@ def trimmed(picture: Tensor) -> Tensor:
     return functional.interpolate(inner, grey.shape, mode="bilinear", align_corners=False)[0]
 
 
-def _where(heat: Map, scale: float) -> str:
+def _where(heat: Map, scale: float, language: Language) -> str:
     """Whether one place stands out, and where; sides are the picture's."""
     glowing = heat >= scale
     if not glowing.any():
-        return "No place stands out more than in calibration scans: the picture as a whole does not fit."
+        return language.say("nowhere")
     share = float(glowing.mean())
     if share > _LOCAL:
-        return f"What stands out covers {share:.0%} of the picture: it is not one place."
+        return language.say("everywhere", share=share)
     row, col = (float(v.mean()) / len(heat) for v in np.nonzero(glowing))
     height = "upper" if row < 1 / 3 else "lower" if row > 2 / 3 else "middle"
     side = "left" if col < 1 / 3 else "right" if col > 2 / 3 else "centre"
-    return f"What stands out covers {share:.0%} of the picture, around the {height} {side} as displayed."
+    return language.say("one place", share=share, place=language.say(f"{height} {side}"))

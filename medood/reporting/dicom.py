@@ -6,7 +6,6 @@ follow from the scan, the detector and the kind of object: made twice they are t
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,10 +26,9 @@ from medood.detection.detector import Detector
 from medood.errors import MedoodError
 from medood.evidence.gradcam import grad_cam
 from medood.progress import Progress
-from medood.reporting.pictures import blend, on_picture, read_again
+from medood.reporting.originals import Original, header, originals
+from medood.reporting.pictures import blend, on_picture
 from medood.reporting.record import detector_of
-from medood.scans.archive import read_bytes
-from medood.scans.containers import is_compressed, unpacked
 from medood.scans.scan import RefusedError, Scan
 from medood.schema import ReadConfig
 from medood.screening.ledger import Ledger, Row
@@ -94,11 +92,13 @@ def write_dicom(
         ledger.close()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        written = []
         with progress.bar(len(rows), "DICOM objects") as bar:
-            for row in rows:
-                written.append(_objects_of(row, loaded, facts, out))
+            read = ReadConfig(**facts.get("read", {}) | {"select": ""})
+            found: dict[int, Written] = {}
+            for row, original in originals(rows, Path(facts.get("working_directory", ".")), read):
+                found[id(row)] = _objects_of(row, original, loaded, facts, read, out)
                 bar(1, "")
+            written = [found[id(row)] for row in rows]
         if (run / "report.pdf").is_file():
             _save(encapsulated((run / "report.pdf").read_bytes(), facts), out / "report.dcm")
     except OSError as error:
@@ -106,20 +106,19 @@ def write_dicom(
     return written
 
 
-def _objects_of(row: Row, detector: Detector, facts: dict[str, Any], out: Path) -> Written:
-    read = ReadConfig(**facts.get("read", {}) | {"select": ""})
-    again = read_again(row, Path(facts.get("working_directory", ".")), read)
-    if isinstance(again, str):
-        return Written(row, (), again)
+def _objects_of(
+    row: Row, original: Original | str, detector: Detector, facts: dict[str, Any], read: ReadConfig, out: Path
+) -> Written:
+    if not isinstance(original, Original):
+        return Written(row, (), original)
     try:
-        content = read_bytes(again[0], read)
-        source = pydicom.dcmread(io.BytesIO(unpacked(content, read) if is_compressed(content) else content))
+        source = header(original.source, read)
         missing = [name for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID") if not source.get(name)]
         if missing:
             return Written(row, (), f"the file has no {' and no '.join(missing)}, which a DICOM object must refer to")
         files = []
         with warnings.catch_warnings(action="ignore"):  # of the scan's own header
-            for kind, made in objects(_tidied(source), row, again[1], detector, facts):
+            for kind, made in objects(_tidied(source), row, original.scan, detector, facts):
                 target = out / f"{made.SOPInstanceUID}.dcm"
                 _save(made, target)
                 files.append(f"{kind}: {target.name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 import unicodedata
@@ -13,8 +14,10 @@ from typing import Any
 import typst
 
 from medood.errors import MedoodError
+from medood.language import Language
 from medood.progress import Progress
-from medood.reporting.record import detector_of, make_record, write_record
+from medood.reporting.page import write_page
+from medood.reporting.record import Asked, detector_of, make_record, write_record
 
 #: Characters of the fonts that typst brings: Latin, Greek, Cyrillic, punctuation, currencies, arrows, operators.
 _GLYPHS = (
@@ -39,40 +42,53 @@ def report(
     *,
     top: int = 20,
     pictures: bool = True,
+    review: str | Path | None = None,
+    identifiers: bool = False,
+    known: str | Path | None = None,
+    language: str = "en",
     progress: Progress | None = None,
 ) -> Path:
-    """Write ``report.pdf`` and ``record.json`` into a run's folder.
+    """Write ``report.pdf``, ``report.html`` and ``record.json`` into a run's folder.
 
     Args:
         run: the folder that ``screen`` wrote.
         detector: the detector's folder, where it is no longer the one noted in the ledger.
         top: number of the most out-of-distribution scans shown with evidence.
         pictures: show the scans and their Grad-CAM; without, a report can be passed on where the scans may not.
+        review: the JSON or CSV file that ``report.html`` exported.
+        identifiers: show what the headers say of patients and studies.
+        known: a folder with the scans that the detector learned from; the nearest ones are then shown.
+        language: one of ``medood.language.LANGUAGES``.
         progress: where to draw; none is quiet.
 
     Returns:
         the path of the PDF.
 
     Raises:
-        MedoodError: there is no finished run, the detector is another one, or the folder cannot be written.
+        MedoodError: there is no finished run, the detector is another one, the review is of another run, or the folder
+            cannot be written.
     """
     run = Path(run)
     progress = progress or Progress(quiet=True)
+    asked = Asked(top, pictures, Path(review) if review else None, identifiers, Path(known) if known else None, language)
     _, loaded = detector_of(run, detector)
-    with tempfile.TemporaryDirectory(prefix="medood-") as scratch:
-        work = Path(scratch)
-        record = make_record(run, loaded, work, top=top, pictures=pictures, progress=progress)
-        verdicts = run / "verdicts.csv"
-        if verdicts.is_file() and verdicts.stat().st_size <= MOST_ATTACHED:
-            shutil.copyfile(verdicts, work / "verdicts.csv")
-        pdf = typeset(record, work)
-        try:
-            write_record(record, run / "record.json")
-            partial = run / "report.part"
-            shutil.copyfile(pdf, partial)
-            partial.replace(run / "report.pdf")
-        except OSError as error:
-            raise MedoodError(f"The report cannot be written into {run}: {error}.") from error
+    try:
+        with tempfile.TemporaryDirectory(prefix="medood-") as scratch:
+            work = Path(scratch)
+            record = make_record(run, loaded, work, asked, progress)
+            verdicts = run / "verdicts.csv"
+            if verdicts.is_file() and verdicts.stat().st_size <= MOST_ATTACHED:
+                shutil.copyfile(verdicts, work / "verdicts.csv")
+            made = {"report.pdf": typeset(record, work), "report.html": write_page(record, run, loaded, work)}
+            for name, path in {"record.json": work / "record.json", **made}.items():
+                partial = run / f".{name}.part"
+                shutil.copyfile(path, partial)
+                partial.replace(run / name)
+    except OSError as error:
+        raise MedoodError(
+            f"The report cannot be written into {run}: {error.strerror or error}. Free some space, or copy the run to a "
+            "folder that can be written, and report on the copy."
+        ) from error
     return run / "report.pdf"
 
 
@@ -105,7 +121,8 @@ def typeset(record: dict[str, Any], work: Path) -> Path:
     template = work / "report.typ"
     template.write_text((files("medood.reporting") / "templates" / "report.typ").read_text(encoding="utf-8"))
     write_record(record, work / "record.json")
-    write_record(typesettable(record), work / "shown.json")
+    (work / "shown.json").write_text(json.dumps(typesettable(record)), encoding="utf-8")
+    (work / "words.json").write_text(json.dumps(Language(record["language"]).words), encoding="utf-8")
     target = work / "report.pdf"
     finished = datetime.fromisoformat(record["run"]["finished"])
     try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +14,13 @@ from PIL import Image
 
 from medood.detection.detector import Detector
 from medood.evidence.gradcam import grad_cam
-from medood.evidence.reasons import CORRECTIONS, Distances, correction, sentences
-from medood.scans.archive import Source, find_sources
-from medood.scans.read import read_source
+from medood.evidence.reasons import CORRECTIONS, Correction, Distances, corrections, sentences
+from medood.language import ENGLISH, Language
+from medood.reporting.originals import Original, originals, patient_and_study
 from medood.scans.scan import Scan
 from medood.scans.transforms import square_shape
 from medood.schema import ReadConfig
-from medood.screening.ledger import Row, spelled
+from medood.screening.ledger import Row
 
 Map = npt.NDArray[np.float32]
 
@@ -26,6 +28,10 @@ Map = npt.NDArray[np.float32]
 ACCENT = (208, 73, 28)
 #: Longest side of a picture in the report, in pixels.
 SIDE = 420
+#: The same of a map by itself, which is no finer than the network's input, and of a nearest scan.
+MAP_SIDE, THUMBNAIL = 128, 160
+_QUALITY = 90
+_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -33,66 +39,115 @@ class EvidencePictures:
     """File names of a scan's pictures, and what speaks for its decision.
 
     Attributes:
-        picture: the scan as read.
+        picture: the scan as read, a JPEG.
         overlay: the same under its map.
+        map: the map alone, transparent where it is 0; a PNG of at most ``MAP_SIDE`` pixels.
         corrected: the scan after the one correction that makes it fit; empty where there is none.
         correction: what that correction is.
         reasons: sentences.
+        identifiers: what the header says of patient and study, by attribute; empty unless asked for.
         missing: why there are no pictures; empty where there are.
     """
 
     picture: str = ""
     overlay: str = ""
+    map: str = ""
     corrected: str = ""
     correction: str = ""
     reasons: tuple[str, ...] = ()
+    identifiers: dict[str, str] = field(default_factory=dict)
     missing: str = ""
 
 
 def draw_evidence(
-    row: Row,
+    rows: Sequence[Row],
     detector: Detector,
     folder: Path,
-    name: str,
     base: Path = Path(),
     read: ReadConfig | None = None,
     *,
-    distances: Distances | None = None,
-) -> EvidencePictures:
-    """Read the scan again and write ``<name>.png``, ``<name>-cam.png`` and, where it fits corrected, ``<name>-fits.png``.
+    language: Language = ENGLISH,
+    identifiers: bool = False,
+    advance: Callable[[int], None] = lambda count: None,
+) -> list[EvidencePictures]:
+    """Read scans again and write ``scan-0001.jpg``, ``-cam.jpg``, ``-map.png`` and, where one fits corrected, ``-fits.jpg``.
 
     Args:
-        row: of a scored scan.
-        detector: the one that scored it.
+        rows: of scored scans; the number in a file's name is the place among them, from 1.
+        detector: the one that scored them.
         folder: where the pictures go.
-        name: their stem.
-        base: the folder that a relative source is relative to.
+        base: the folder that relative sources are relative to.
         read: the options that the run was read with.
-        distances: of the calibration scans; made anew where they are not given.
+        language: of the reasons.
+        identifiers: keep what the headers say of patients and studies.
+        advance: called with the number of scans done.
 
     Returns:
-        the file names and the reasons; or the reason, where the original is gone or has changed.
+        for each row the file names and the reasons; or why there are none, where the original is gone or has changed.
     """
-    again = read_again(row, base, read or ReadConfig())
-    if isinstance(again, str):
-        return EvidencePictures(missing=again)
-    scan = again[1]
-    prepared = detector.prepare(scan)
-    raw = grad_cam(detector, prepared[None])[0]
-    found = correction(detector, prepared)
-    nearest = row.facts.get("nearest") or [None]
-    said = sentences(
-        raw, detector.cam_scale, found, nearest[0], distances or Distances.of(detector), row.facts.get("attributes", {})
-    )
+    read, places = read or ReadConfig(), {id(row): place for place, row in enumerate(rows)}
+    drawn = [EvidencePictures()] * len(rows)
+    distances = Distances.of(detector)
+    found = originals(rows, base, read)
+    while some := list(itertools.islice(found, _BATCH)):
+        there = [(row, original) for row, original in some if isinstance(original, Original)]
+        for row, original in some:
+            if not isinstance(original, Original):
+                drawn[places[id(row)]] = EvidencePictures(missing=language.say(original))
+        if there:
+            prepared = torch.stack([detector.prepare(original.scan) for _, original in there])
+            scores = [row.score if row.score is not None else float("inf") for row, _ in there]
+            maps, fitting = grad_cam(detector, prepared), corrections(detector, prepared, scores)
+            for (row, original), raw, fits in zip(there, maps, fitting, strict=True):
+                place = places[id(row)]
+                said = sentences(
+                    raw,
+                    detector.cam_scale,
+                    fits,
+                    (row.facts.get("nearest") or [None])[0],
+                    distances,
+                    row.facts.get("attributes", {}),
+                    language,
+                )
+                names = _draw(original.scan, raw / detector.cam_scale, fits, detector.preprocess.fit, folder, place + 1)
+                stated = patient_and_study(original.source, read) if identifiers else {}
+                told = language.say(fits.done) if fits else ""
+                drawn[place] = EvidencePictures(**names, correction=told, reasons=tuple(said), identifiers=stated)
+        advance(len(some))
+    return drawn
+
+
+def _draw(scan: Scan, heat: Map, fits: Correction | None, fit: str, folder: Path, number: int) -> dict[str, str]:
+    """Write the pictures of one scan; their names by what they show."""
+    name = f"scan-{number:04d}"
     picture = _shrunk(scan.pixels[0], scan.aspect)
-    heat = on_picture(raw / detector.cam_scale, picture.shape, detector.preprocess.fit)
-    _grey(picture).save(folder / f"{name}.png")
-    blend(picture, heat).save(folder / f"{name}-cam.png")
-    if found:
-        _grey(CORRECTIONS[found.done](torch.from_numpy(picture)[None])[0].numpy()).save(folder / f"{name}-fits.png")
-    return EvidencePictures(
-        f"{name}.png", f"{name}-cam.png", f"{name}-fits.png" if found else "", found.done if found else "", tuple(said)
-    )
+    made = {
+        "picture": (f"{name}.jpg", _grey(picture)),
+        "overlay": (f"{name}-cam.jpg", blend(picture, on_picture(heat, picture.shape, fit))),
+        "map": (f"{name}-map.png", _map_alone(heat, picture.shape, fit)),
+    }
+    if fits:
+        undone = CORRECTIONS[fits.done](torch.from_numpy(picture)[None])[0].numpy()
+        made["corrected"] = (f"{name}-fits.jpg", _grey(undone))
+    for file, image in made.values():
+        image.save(folder / file, quality=_QUALITY)
+    return {what: file for what, (file, _) in made.items()}
+
+
+def thumbnail(scan: Scan) -> Image.Image:
+    """A scan as a small grey picture."""
+    small = _grey(_shrunk(scan.pixels[0], scan.aspect))
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    return small
+
+
+def _map_alone(heat: Map, shape: tuple[int, ...], fit: str) -> Image.Image:
+    """The accent colour, as opaque as the heat, in the picture's shape."""
+    factor = min(1.0, MAP_SIDE / max(shape))
+    small = tuple(max(1, round(side * factor)) for side in shape)
+    opacity = np.rint(255 * 0.75 * np.clip(on_picture(heat, small, fit), 0.0, 1.0)).astype(np.uint8)
+    colours = np.broadcast_to(np.array(ACCENT, dtype=np.uint8), (*small, 3))
+    return Image.fromarray(np.dstack([colours, opacity]))
 
 
 def _grey(picture: Map) -> Image.Image:
@@ -105,30 +160,6 @@ def blend(picture: Map, heat: Map) -> Image.Image:
     colour = np.array(ACCENT, dtype=np.float32) / 255.0
     mixed = (1.0 - share) * picture[..., None] + share * colour
     return Image.fromarray(np.rint(mixed * 255).astype(np.uint8))
-
-
-def read_again(row: Row, base: Path, options: ReadConfig) -> tuple[Source, Scan] | str:
-    """The scan of a row and where it was found; or why it cannot be had: it is gone, or has changed.
-
-    Args:
-        row: of a scored scan.
-        base: the folder that a relative source is relative to.
-        options: those that the run was read with.
-    """
-    changed = False
-    try:
-        for source in find_sources(base / row.source, options):
-            if isinstance(source, Source) and spelled(source.member) == row.member:
-                for result in read_source(source, options):
-                    changed = changed or result.identity.sha256 != row.sha256
-                    if isinstance(result, Scan) and (result.identity.sha256, result.identity.frame) == (
-                        row.sha256,
-                        row.frame,
-                    ):
-                        return source, result
-    except OSError:
-        pass
-    return "the file has changed since it was screened" if changed else "the file is no longer where it was screened"
 
 
 def _shrunk(pixels: Map, aspect: float) -> Map:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import numpy.typing as npt
 
@@ -14,19 +18,23 @@ from medood.detection.reference import TRAINING
 from medood.detection.shipped import find_detector
 from medood.errors import MedoodError
 from medood.evidence.gradcam import EXPLAINED
-from medood.evidence.reasons import Distances
+from medood.language import Language
 from medood.progress import Progress
+from medood.reporting.known import known_pictures
 from medood.reporting.pictures import EvidencePictures, draw_evidence
+from medood.reporting.review import Review, read_review, run_name
 from medood.scans.scan import Status
 from medood.schema import PreprocessConfig, ReadConfig
 from medood.screening.ledger import Ledger, Row
 from medood.screening.pipeline import summary
 from medood.screening.whole import sentences
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _BINS = 40
 #: Lines of a table in the report; verdicts.csv has them all.
 MAX_LINES = 1000
+#: Nearest scans whose thumbnails are shown.
+NEAREST = 3
 #: Rows listed as files without a score; what the selection left out is counted, not listed.
 _REFUSED = f"status NOT IN ('{Status.SCORED}', '{Status.NOT_SELECTED}')"
 #: DICOM attributes in the order a report lists them, and what it calls them.
@@ -65,51 +73,76 @@ def detector_of(run: Path, folder: str | Path | None = None) -> tuple[dict[str, 
     return facts, detector
 
 
-def make_record(
-    run: Path, detector: Detector, folder: Path, *, top: int, progress: Progress, pictures: bool = True
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Asked:
+    """What a report is asked to show.
+
+    Attributes:
+        top: number of the most out-of-distribution flagged scans shown with evidence.
+        pictures: show the scans and their Grad-CAM.
+        review: a person's review of the run, exported from its page.
+        identifiers: keep what the headers say of patients and studies.
+        known: a folder with the pictures that the detector learned from, for thumbnails of the nearest ones.
+        language: one of ``medood.language.LANGUAGES``.
+    """
+
+    top: int = 20
+    pictures: bool = True
+    review: Path | None = None
+    identifiers: bool = False
+    known: Path | None = None
+    language: str = "en"
+
+
+def make_record(run: Path, detector: Detector, folder: Path, asked: Asked, progress: Progress) -> dict[str, Any]:
     """Collect a run's record and draw the evidence of its most out-of-distribution scans.
 
     Args:
         run: the run's folder.
         detector: the one that scored it.
         folder: where pictures go.
-        top: number of scans shown with evidence.
+        asked: what is shown.
         progress: where to draw.
-        pictures: show the scans and their Grad-CAM.
 
+    Raises:
+        MedoodError: the review is none of this run, or there is no such language or folder.
     """
+    language = Language(asked.language)
     ledger = Ledger(run)
     try:
         facts = ledger.run()
-        flagged = list(ledger.rows("decision = 'out_of_distribution'", "score DESC, id"))
-        pages = []
-        read = ReadConfig(**facts.get("read", {}))
-        read.select = ""
-        distances = Distances.of(detector) if pictures else None
-        with progress.bar(min(top, len(flagged)), "evidence") as bar:
-            for rank, row in enumerate(flagged[:top], start=1):
-                drawn = EvidencePictures(missing="left out of this report")
-                if pictures:
-                    base = Path(facts.get("working_directory", "."))
-                    drawn = draw_evidence(
-                        row,
-                        detector,
-                        folder,
-                        f"scan-{rank:04d}",
-                        base,
-                        read,
-                        distances=distances,
-                    )
-                    if drawn.missing:
-                        progress.say(f"no picture of {row.source} {row.member}: {drawn.missing}")
-                pages.append(_page(rank, row, drawn))
-                bar(1, "")
+        flagged = list(ledger.rows("decision = 'out_of_distribution'", "score DESC, id", MAX_LINES))
+        review = _review(ledger, facts, asked.review)
+        shown = flagged[: asked.top]
+        read = ReadConfig(**facts.get("read", {}) | {"select": ""})
+        drawn = [EvidencePictures(missing=language.say("left out of this report"))] * len(shown)
+        if asked.pictures:
+            with progress.bar(len(shown), "evidence") as bar:
+                drawn = draw_evidence(
+                    shown,
+                    detector,
+                    folder,
+                    Path(facts.get("working_directory", ".")),
+                    read,
+                    language=language,
+                    identifiers=asked.identifiers,
+                    advance=lambda count: bar(count, ""),
+                )
+            for row, pictures in zip(shown, drawn, strict=True):
+                if pictures.missing:
+                    progress.say(f"no picture of {row.source} {row.member}: {pictures.missing}")
+        nearest = {key for row in shown for key in row.facts.get("nearest_keys", [])[:NEAREST]}
+        known = known_pictures(asked.known, nearest, folder, progress) if asked.known and asked.pictures else {}
         scores = np.array([row.score for row in ledger.rows("status = 'scored'")], dtype=np.float64)
         record = {
             "schema_version": SCHEMA_VERSION,
+            "language": language.code,
+            "identifiers": asked.identifiers,
+            "run_name": run_name(facts),
             "run": {name: value for name, value in facts.items() if name not in ("detector", "working_directory")},
-            "said": sentences(facts),
+            "said": sentences(facts, language),
+            "verdicts_sha256": _digest(run / "verdicts.csv"),
+            "review": review.stated(_keys(ledger, "decision = 'out_of_distribution'")) if review else None,
             "summary": vars(summary(ledger)),
             "counts": [
                 {"status": status, "decision": decision, "count": count}
@@ -117,20 +150,44 @@ def make_record(
             ],
             "detector": {
                 **{name: value for name, value in facts["detector"].items() if name != "folder"},
-                "input": _input(detector.preprocess),
+                "input": _input(detector.preprocess, language),
                 "backbone": detector.model.backbone,
                 "cam_scale": detector.cam_scale,
                 "explained": EXPLAINED.get(detector.score_name, ""),
             },
             "histogram": histogram(detector.calibration.scores, scores, facts["threshold"]),
-            "flagged": [_line(rank, row) for rank, row in enumerate(flagged[:MAX_LINES], start=1)],
-            "pages": pages,
-            "refused": [_line(0, row) for row in ledger.rows(_REFUSED, "status, id", MAX_LINES)],
+            "flagged": [_line(rank, row, review) for rank, row in enumerate(flagged, start=1)],
+            "pages": [
+                _page(rank, row, pictures, known, review, language)
+                for rank, (row, pictures) in enumerate(zip(shown, drawn, strict=True), start=1)
+            ],
+            "refused": [_line(0, row, None) for row in ledger.rows(_REFUSED, "status, id", MAX_LINES)],
         }
     finally:
         ledger.close()
-    checked: dict[str, Any] = _checked(record)
-    return checked
+    made: dict[str, Any] = checked(record)
+    return made
+
+
+def _review(ledger: Ledger, facts: dict[str, Any], path: Path | None) -> Review | None:
+    return read_review(path, facts, _keys(ledger, "status = 'scored'")) if path else None
+
+
+def _keys(ledger: Ledger, where: str) -> set[str]:
+    return {key_of(row) for row in ledger.rows(where)}
+
+
+def key_of(row: Row) -> str:
+    """SHA-256 and frame, which a review names a scan by."""
+    return f"{row.sha256}:{row.frame}"
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file, empty where there is none."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def histogram(
@@ -163,59 +220,85 @@ def histogram(
 
 
 def write_record(record: dict[str, Any], target: Path) -> None:
-    """Write the record as JSON."""
+    """Write the record as JSON, after holding it against its schema (``templates/record.schema.json``).
+
+    Raises:
+        jsonschema.ValidationError: a fault of medood itself.
+    """
+    schema = json.loads((files("medood.reporting") / "templates" / "record.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(record, schema, jsonschema.Draft202012Validator)
     target.write_text(json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _page(rank: int, row: Row, pictures: EvidencePictures) -> dict[str, Any]:
+def _page(
+    rank: int,
+    row: Row,
+    pictures: EvidencePictures,
+    known: dict[str, tuple[str, str]],
+    review: Review | None,
+    language: Language,
+) -> dict[str, Any]:
     grey = row.facts.get("grayscale", {})
     attributes = row.facts.get("attributes", {})
-    facts = [(words, attributes[name]) for name, words in _SHOWN.items() if name in attributes]
+    facts = list(pictures.identifiers.items())
+    facts += [(words, attributes[name]) for name, words in _SHOWN.items() if name in attributes]
     spacing, source = row.facts.get("spacing"), row.facts.get("spacing_source", "")
     shape = row.facts.get("shape", [0, 0])
-    facts.append(("Size", f"{shape[0]} rows x {shape[1]} columns"))
-    facts.append(("Spacing", f"{spacing[0]:.3g} x {spacing[1]:.3g} mm, {source}" if spacing else "not stated"))
+    facts.append(("Size", language.say("rows and columns", rows=shape[0], columns=shape[1])))
+    stated = f"{spacing[0]:.3g} x {spacing[1]:.3g} mm, {source}" if spacing else language.say("not stated")
+    facts.append(("Spacing", stated))
     facts.append(("Modality LUT", grey.get("modality_lut", "")))
     facts.append(("VOI", grey.get("voi", "")))
     facts.append(("Inverted", grey.get("inverted", "")))
     if grey.get("ignored"):
         facts.append(("Left out", grey["ignored"]))
+    nearest = zip(row.facts.get("nearest", []), row.facts.get("nearest_keys", []), strict=True)
     return {
-        **_line(rank, row),
-        **vars(pictures),
+        **_line(rank, row, review),
+        **{name: value for name, value in vars(pictures).items() if name != "identifiers"},
         "nearest": [
-            {"cosine": round(cosine, 4), "sha256": key}
-            for cosine, key in zip(row.facts.get("nearest", []), row.facts.get("nearest_keys", []), strict=True)
+            {
+                "cosine": round(cosine, 4),
+                "sha256": key,
+                "file": known.get(key, ("", ""))[0],
+                "picture": known.get(key, ("", ""))[1],
+            }
+            for cosine, key in nearest
         ],
-        "facts": facts,
+        "facts": [[language.say(words), value] for words, value in facts],
     }
 
 
-def _input(config: PreprocessConfig) -> str:
-    seen = "" if config.crop == 1.0 else f", the middle {config.crop:.0%} of each side"
-    return f"{config.size} x {config.size} pixels, {config.fit}{seen}"
+def _input(config: PreprocessConfig, language: Language) -> str:
+    seen = "" if config.crop == 1.0 else ", " + language.say("cropped", share=config.crop)
+    return language.say("pixels", size=config.size, fit=config.fit) + seen
 
 
-def _line(rank: int, row: Row) -> dict[str, Any]:
+def _line(rank: int, row: Row, review: Review | None) -> dict[str, Any]:
+    key = key_of(row)
     return {
         "rank": rank,
+        "key": key,
         "source": row.source,
         "member": row.member,
         "frame": row.frame,
         "sha256": row.sha256,
         "status": row.status,
+        "decision": row.decision,
         "score": row.score,
         "p_value": row.p_value,
         "reason": row.reason,
+        "review": review.verdicts.get(key, "") if review else "",
+        "note": review.notes.get(key, "") if review else "",
     }
 
 
-def _checked(value: Any) -> Any:
+def checked(value: Any) -> Any:
     """Text without control characters and lone surrogates, numbers that are finite; what JSON and a typesetter can take."""
     if isinstance(value, dict):
-        return {key: _checked(item) for key, item in value.items()}
+        return {key: checked(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_checked(item) for item in value]
+        return [checked(item) for item in value]
     if isinstance(value, str):
         clean = value.encode("utf-8", "replace").decode("utf-8")
         return "".join(c if c.isprintable() else "\ufffd" for c in clean)[:2000]

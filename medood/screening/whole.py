@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medood.detection.reference import Calibration
 from medood.detection.two_sample import drift, mmd
+from medood.language import ENGLISH, Language
 
 #: Scans of the archive, and of the calibration, that are compared.
 SAMPLE = 1000
@@ -61,36 +62,26 @@ class Whole:
         return sorted(self._kept.items(), key=lambda item: item[0])[:SAMPLE]
 
 
-def sentences(facts: dict[str, Any]) -> list[str]:
+def sentences(facts: dict[str, Any], language: Language = ENGLISH) -> list[str]:
     """What the ledger's facts say of the calibration and of the archive as a whole, for a person."""
     said = []
     calibration, rate = facts["calibration"], facts.get("true_rate")
+    named = {"name": calibration["name"], "scans": calibration["scans"]}
     if not rate:
-        said.append(f"calibration {calibration['name']!r} of {calibration['scans']} scans")
+        said.append(language.say("calibration", **named))
     else:
-        said.append(
-            f"calibration {calibration['name']!r} of {calibration['scans']} scans: the true false-alarm rate lies between "
-            f"{rate[0]:.2%} and {rate[1]:.2%} with a probability of 90 %"
-            + (" (in the smallest stratum)" if calibration["by"] else "")
-        )
+        told = language.say("true rate", **named, low=rate[0], high=rate[1])
+        said.append(f"{told} {language.say('in the smallest stratum')}" if calibration["by"] else told)
     if facts.get("uncalibrated"):
-        said.append(
-            f"{facts['uncalibrated']} scans are of a kind ({', '.join(calibration['by'])}) that was not calibrated; each is "
-            "flagged only if every calibrated kind would flag it"
-        )
+        said.append(language.say("uncalibrated", count=facts["uncalibrated"], by=", ".join(calibration["by"])))
     whole = facts.get("whole") or {}
     shift, trend = whole.get("shift"), whole.get("drift")
     if shift:
-        found = "differs from" if shift["p_value"] <= 0.01 else "does not differ from"
-        said.append(
-            f"the archive as a whole {found} the calibration scans (maximum mean discrepancy {shift['statistic']:.4f}, "
-            f"p {shift['p_value']:.2g}, {shift['archive']} against {shift['reference']} scans)"
-        )
+        name = "archive differs" if shift["p_value"] <= 0.01 else "archive does not differ"
+        values = {key: shift[key] for key in ("statistic", "archive", "reference")}
+        said.append(language.say(name, p=shift["p_value"], **values))
     if trend:
-        found = "fit less well" if trend["correlation"] < 0 else "fit better"
-        said.append(
-            f"later scans {found} than earlier ones: rank correlation {trend['correlation']:.2f}, p {trend['p_value']:.2g}"
-            if trend["p_value"] <= 0.01
-            else f"no drift over {trend['scans']} dated scans: rank correlation {trend['correlation']:.2f}"
-        )
+        name = "later fit less" if trend["correlation"] < 0 else "later fit better"
+        name = name if trend["p_value"] <= 0.01 else "no drift"
+        said.append(language.say(name, correlation=trend["correlation"], p=trend["p_value"], scans=trend["scans"]))
     return said

@@ -11,7 +11,8 @@ from torch import Tensor
 from medood.detection.detector import Detector
 from medood.detection.features import Features
 from medood.detection.reference import Calibration
-from medood.evidence.reasons import CORRECTIONS, Distances, correction, sentences, trimmed
+from medood.evidence.reasons import CORRECTIONS, Correction, Distances, corrections, sentences, trimmed
+from medood.language import Language
 
 SIDE = 24
 
@@ -43,6 +44,10 @@ class Template:
         return np.asarray((rows.features - self._picture.flatten()).norm(dim=1).double().numpy())
 
 
+def correction(detector: Template, picture: Tensor) -> Correction | None:
+    return corrections(cast(Detector, detector), picture[None], detector.raw_scores(detector.embed(picture[None])))[0]
+
+
 @pytest.fixture
 def picture() -> Tensor:
     return torch.rand(1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
@@ -60,7 +65,7 @@ def picture() -> Tensor:
     ],
 )
 def test_what_undoes_a_fault_is_found_and_its_picture_is_the_right_one(picture: Tensor, wrong: Any, done: str) -> None:
-    found = correction(cast(Detector, Template(picture)), wrong(picture))
+    found = correction(Template(picture), wrong(picture))
     assert found is not None
     assert found.done == done
     torch.testing.assert_close(found.picture, picture)
@@ -68,13 +73,20 @@ def test_what_undoes_a_fault_is_found_and_its_picture_is_the_right_one(picture: 
 
 
 def test_a_picture_that_fits_no_way_round_has_no_correction(picture: Tensor) -> None:
-    assert correction(cast(Detector, Template(picture)), torch.zeros(1, SIDE, SIDE)) is None
+    assert correction(Template(picture), torch.zeros(1, SIDE, SIDE)) is None
 
 
 def test_a_correction_has_to_lower_the_score_by_more_than_the_calibration_spreads(picture: Tensor) -> None:
     """A picture that is nearly its own mirror image fits as well mirrored, which says nothing."""
     even = (picture + picture.flip(-1)) / 2
-    assert correction(cast(Detector, Template(even)), even + 1e-4 * picture) is None
+    assert correction(Template(even), even + 1e-4 * picture) is None
+
+
+def test_many_pictures_at_once_are_corrected_as_each_by_itself(picture: Tensor) -> None:
+    several = torch.stack([picture.flip(-1), torch.zeros(1, SIDE, SIDE), 1 - picture, picture])
+    detector = Template(picture)
+    found = corrections(cast(Detector, detector), several, detector.raw_scores(detector.embed(several)))
+    assert [one.done if one else "" for one in found] == ["mirrored", "", "inverted", ""]
 
 
 def test_an_even_border_is_trimmed() -> None:
@@ -102,4 +114,9 @@ def test_sentences_say_where_how_far_and_what_the_header_says() -> None:
     )
     assert far[1].startswith("No place stands out")
     assert sentences(heat + 2, 1.0, None, 0.3, distances, {})[0].startswith("Lies farther")
+    found = Correction("inverted", 0.5, torch.zeros(1, 2, 2))
+    german = sentences(heat, 1.0, found, 0.3, distances, {"BodyPartExamined": "CHEST"}, Language("de"))
+    assert german[0] == "Passt, wenn invertiert (p-Wert dann 0.5): Grauskala prüfen."
+    assert german[1].startswith("Der Header sagt CHEST")
+    assert german[2] == "Was auffällt, bedeckt 2% des Bildes, oben links in der Darstellung."
     assert "it is not one place" in sentences(heat + 2, 1.0, None, None, distances, {})[-1]

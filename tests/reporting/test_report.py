@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 import typst
@@ -20,7 +23,7 @@ from medood.phantom.strangers import STRANGERS
 from medood.progress import Progress
 from medood.reporting.pdf import report, typeset, typesettable
 from medood.reporting.pictures import blend, draw_evidence, on_picture
-from medood.reporting.record import histogram, make_record
+from medood.reporting.record import Asked, histogram, make_record, write_record
 from medood.screening.ledger import Ledger, Row
 from medood.screening.pipeline import screen
 
@@ -74,7 +77,7 @@ def test_a_report_without_pictures_holds_none(run: Path) -> None:
     with_pictures = PdfReader(report(run, top=2))
     drawn = [page for page in json.loads((run / "record.json").read_text())["pages"] if page["reasons"]]
     assert len(drawn) == 2
-    expected = sum(2 + bool(page["corrected"]) for page in drawn)
+    expected = sum(2 + bool(page["corrected"]) for page in drawn)  # the map alone is for the page
     assert sum(len(page.images) for page in with_pictures.pages) == expected
     without = PdfReader(report(run, top=2, pictures=False))
     assert sum(len(page.images) for page in without.pages) == 0
@@ -94,10 +97,10 @@ def test_hostile_text_is_shown_and_stops_nothing(run: Path) -> None:
     detector = Detector.load(facts["detector"]["folder"])
     work = run.parent / "work"
     work.mkdir(exist_ok=True)
-    record = make_record(run, detector, work, top=5, progress=Progress(quiet=True))
+    record = make_record(run, detector, work, Asked(top=5), Progress(quiet=True))
     for page in record["pages"]:
         page["source"] = HOSTILE * 300
-        page["facts"] = [("Manufacturer", HOSTILE), ("Empty", "")]
+        page["facts"] = [["Manufacturer", HOSTILE], ["Empty", ""]]
         page["score"] = None
     record["refused"][0]["reason"] = HOSTILE
     text = text_of(typeset(record, work))
@@ -135,11 +138,12 @@ def test_a_missing_or_changed_original_is_said(run: Path, tiny_detector: Path, t
     row = next(ledger.rows("status = 'scored'"))
     ledger.close()
     detector = Detector.load(tiny_detector)
-    gone = draw_evidence(replace(row, source=str(tmp_path / "gone.zip")), detector, tmp_path, "a")
-    assert "no longer" in gone.missing
-    other = draw_evidence(replace(row, sha256="0" * 64), detector, tmp_path, "a")
-    assert "changed" in other.missing
-    assert not list(tmp_path.glob("*.png"))
+    gone, other = replace(row, source=str(tmp_path / "gone.zip")), replace(row, sha256="0" * 64)
+    drawn = draw_evidence([gone, row, other], detector, tmp_path)
+    assert "no longer" in drawn[0].missing
+    assert drawn[1].picture == "scan-0002.jpg", "what the others lack stops nothing"
+    assert "changed" in drawn[2].missing
+    assert sorted(path.name[:9] for path in tmp_path.iterdir()) == ["scan-0002"] * (3 + bool(drawn[1].corrected))
 
 
 def test_a_relative_source_is_found_from_another_folder(
@@ -162,10 +166,10 @@ def test_evidence_pictures_keep_the_shape_of_the_scan(run: Path, tiny_detector: 
     ledger = Ledger(tmp_path / "run")
     row = next(ledger.rows())
     ledger.close()
-    drawn = draw_evidence(row, Detector.load(tiny_detector), tmp_path, "e")
-    with Image.open(tmp_path / drawn.picture) as grey, Image.open(tmp_path / drawn.overlay) as colour:
-        assert grey.size == colour.size == (128, 64)
-        assert colour.mode == "RGB"
+    (drawn,) = draw_evidence([row], Detector.load(tiny_detector), tmp_path)
+    opened = [Image.open(tmp_path / name) for name in (drawn.picture, drawn.overlay, drawn.map)]
+    assert [image.size for image in opened] == [(128, 64)] * 3
+    assert [image.mode for image in opened] == ["L", "RGB", "RGBA"]
 
 
 def test_no_heat_leaves_the_picture_grey_and_full_heat_colours_it() -> None:
@@ -202,6 +206,71 @@ def test_mistakes_are_told(run: Path, tiny_detector: Path, tmp_path: Path) -> No
     assert report(copy, tiny_detector).is_file()
 
 
+def test_patients_are_named_only_where_asked_for(run: Path) -> None:
+    text = text_of(report(run, top=1, identifiers=True))
+    record = json.loads((run / "record.json").read_text())
+    assert record["identifiers"]
+    assert dict(record["pages"][0]["facts"])["Patient name"].startswith("Phantom^")
+    assert "This report names patients" in text
+    assert "Phantom^" in text
+    assert "This report names patients" in (run / "report.html").read_text()
+    assert "Phantom^" not in text_of(report(run, top=1)) + (run / "report.html").read_text()
+
+
+def test_a_german_report_says_nothing_in_english_but_what_the_ledger_holds(run: Path) -> None:
+    text = text_of(report(run, top=2, language="de"))
+    for german in (
+        "PRÜFBERICHT",
+        "Grenzen der Verwendung",
+        "Gemeldete Aufnahmen",
+        "Unterschrift",
+        "Dateien ohne Score",
+        "Seite 1 von",
+    ):
+        assert german in text
+    for english in ("Limits of use", "Signature", "Flagged", "scan as read", "page 1", "calibration"):
+        assert english not in text
+    with pytest.raises(MedoodError, match="expected one of en, de"):
+        report(run, language="fr")
+
+
+def test_nearest_scans_are_shown_where_the_user_has_them(run: Path, phantom_folder: Path) -> None:
+    report(run, top=1)
+    assert not any(scan["picture"] for scan in json.loads((run / "record.json").read_text())["pages"][0]["nearest"])
+    before = len(PdfReader(run / "report.pdf").pages[-2].images)
+    report(run, top=1, known=phantom_folder)
+    nearest = json.loads((run / "record.json").read_text())["pages"][0]["nearest"]
+    assert [bool(scan["picture"]) for scan in nearest[:3]] == [True] * 3
+    for scan in nearest[:3]:
+        found = list(phantom_folder.rglob(scan["file"]))
+        assert [hashlib.sha256(path.read_bytes()).hexdigest() for path in found] == [scan["sha256"]]
+    assert len(PdfReader(run / "report.pdf").pages[-2].images) == before + 3
+    with pytest.raises(MedoodError, match="--known"):
+        report(run, known=phantom_folder / "nowhere")
+
+
+def test_a_full_disk_is_told_and_what_was_there_stays(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = report(run, top=1).read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("medood.reporting.pdf.shutil.copyfile", full)
+    with pytest.raises(MedoodError, match="No space left on device"):
+        report(run, top=2)
+    assert (run / "report.pdf").read_bytes() == before
+
+
+def test_the_record_is_held_against_its_schema(run: Path, tmp_path: Path) -> None:
+    report(run, top=2)
+    record = json.loads((run / "record.json").read_text())
+    write_record(record, tmp_path / "same.json")
+    assert (tmp_path / "same.json").read_bytes() == (run / "record.json").read_bytes()
+    for wrong in ({**record, "more": 1}, {**record, "schema_version": 2}, {**record, "flagged": [{"rank": 1}]}):
+        with pytest.raises(jsonschema.ValidationError):
+            write_record(wrong, tmp_path / "wrong.json")
+
+
 def test_histogram_counts_everything_once() -> None:
     calibration, scores = np.linspace(0, 1, 100), np.array([-5.0, 0.5, 2.0, 1e9])
     made = histogram(calibration, scores, 0.95)
@@ -215,7 +284,7 @@ def test_histogram_counts_everything_once() -> None:
 
 def test_rows_by_hand_need_no_facts(tmp_path: Path, tiny_detector: Path) -> None:
     row = Row("nowhere.png", "", 0, "1" * 64, "scored", "", 5.0, 0.01, "out_of_distribution")
-    assert draw_evidence(row, Detector.load(tiny_detector), tmp_path, "x").missing
+    assert draw_evidence([row], Detector.load(tiny_detector), tmp_path)[0].missing
 
 
 def test_a_map_lies_on_the_picture_that_was_fitted_to_the_square() -> None:

@@ -1,0 +1,97 @@
+"""Scans of a finished run, read again where they were found: a ledger keeps no pixels."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pydicom
+from pydicom.dataset import Dataset
+
+from medood.scans.archive import Source, find_sources, read_bytes
+from medood.scans.containers import is_compressed, unpacked
+from medood.scans.read import read_source
+from medood.scans.scan import RefusedError, Scan
+from medood.schema import ReadConfig
+from medood.screening.ledger import Row, spelled
+
+#: Why an original cannot be had.
+CHANGED = "the file has changed since it was screened"
+GONE = "the file is no longer where it was screened"
+#: What a header says of patient and study, in the order it is shown, and what a report calls it.
+IDENTIFIERS = {
+    "PatientID": "Patient ID",
+    "PatientName": "Patient name",
+    "PatientBirthDate": "Birth date",
+    "StudyDate": "Study date",
+    "AccessionNumber": "Accession number",
+    "StudyInstanceUID": "Study UID",
+}
+
+
+@dataclass(frozen=True)
+class Original:
+    """A scan read again, and where it was found."""
+
+    source: Source
+    scan: Scan
+
+
+def originals(rows: Sequence[Row], base: Path, options: ReadConfig) -> Iterator[tuple[Row, Original | str]]:
+    """Scans of scored rows; each source is opened once, however many rows are of it.
+
+    Args:
+        rows: of scored scans.
+        base: the folder that relative sources are relative to.
+        options: those that the run was read with.
+
+    Yields:
+        each row once, with its scan or with ``CHANGED`` or ``GONE``; in the order in which they are found.
+    """
+    by_source: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_source[row.source].append(row)
+    for source, some in by_source.items():
+        waiting = {(row.member, row.frame, row.sha256): row for row in some}
+        changed = set[str]()
+        try:
+            for member in find_sources(base / source, options):
+                if not waiting:
+                    break
+                name = spelled(member.member) if isinstance(member, Source) else ""
+                if not isinstance(member, Source) or not any(name == wanted for wanted, _, _ in waiting):
+                    continue
+                for result in read_source(member, options):
+                    key = (name, result.identity.frame, result.identity.sha256)
+                    if isinstance(result, Scan) and key in waiting:
+                        yield waiting.pop(key), Original(member, result)
+                changed.add(name)  # what is still waited for was not in it
+        except OSError:
+            pass
+        for (name, _, _), row in waiting.items():
+            yield row, CHANGED if name in changed else GONE
+
+
+def header(source: Source, options: ReadConfig) -> Dataset:
+    """The DICOM object of a source.
+
+    Raises:
+        OSError: it cannot be read.
+        RefusedError: a limit refuses it.
+        InvalidDicomError: it is none.
+    """
+    content = read_bytes(source, options)
+    return pydicom.dcmread(io.BytesIO(unpacked(content, options) if is_compressed(content) else content))
+
+
+def patient_and_study(source: Source, options: ReadConfig) -> dict[str, str]:
+    """What the header says of patient and study, by the words of ``IDENTIFIERS``; empty where it says nothing or is none."""
+    try:
+        dataset = header(source, options)
+        stated = {words: str(dataset.get(name, "") or "") for name, words in IDENTIFIERS.items()}
+    except (OSError, RefusedError, pydicom.errors.InvalidDicomError, ValueError, NotImplementedError):
+        return {}
+    return {words: value for words, value in stated.items() if value}

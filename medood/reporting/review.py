@@ -1,0 +1,143 @@
+"""A person's review of a run, as the HTML page exports it."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medood.errors import MedoodError
+
+REVIEW_VERSION = 1
+VERDICTS = ("agree", "disagree")
+#: Columns of a review as CSV; ``run`` is the same in every row.
+COLUMNS = ("run", "reviewer", "key", "scan", "decision", "verdict", "note")
+#: A spreadsheet takes a cell that begins so for a formula; such a note is written behind an apostrophe.
+_FORMULA = tuple("=+-@\t\r'")
+_LONGEST = 4000
+_MOST_BYTES = 256 * 1024**2
+
+
+@dataclass(frozen=True)
+class Review:
+    """What a person said of scans.
+
+    Attributes:
+        reviewer: who; may be empty.
+        verdicts: ``agree`` or ``disagree`` by scan key (SHA-256 and frame); scans with a note alone are not among them.
+        notes: by scan key.
+        sha256: of the file.
+    """
+
+    reviewer: str = ""
+    verdicts: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    sha256: str = ""
+
+    def stated(self, flagged: set[str]) -> dict[str, Any]:
+        """What a report says of it.
+
+        Args:
+            flagged: keys of the flagged scans.
+        """
+        of_flagged = Counter(verdict for key, verdict in self.verdicts.items() if key in flagged)
+        return {
+            "reviewer": self.reviewer,
+            "sha256": self.sha256,
+            "reviewed": of_flagged.total(),
+            "agree": of_flagged["agree"],
+            "disagree": of_flagged["disagree"],
+            "others": len(self.verdicts) - of_flagged.total(),
+            "entries": [
+                {"key": key, "verdict": self.verdicts.get(key, ""), "note": self.notes.get(key, "")}
+                for key in sorted({*self.verdicts, *self.notes})
+            ],
+        }
+
+
+def run_name(facts: dict[str, Any]) -> str:
+    """What ties a review to its run: a digest of when it ran, with which detector and calibration."""
+    parts = [facts["started"], facts["finished"], facts["detector"]["sha256"], facts["calibration"]["sha256"]]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def read_review(path: Path, facts: dict[str, Any], keys: set[str]) -> Review:
+    """Read a review that the page of a run exported, JSON or CSV.
+
+    Args:
+        path: the file.
+        facts: of the run.
+        keys: of the run's scored scans.
+
+    Raises:
+        MedoodError: it cannot be read, is no review, or belongs to another run.
+    """
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise MedoodError(f"--review: {path} is larger than {_MOST_BYTES} bytes; a review is not.")
+        content = path.read_bytes()
+        text = content.decode("utf-8-sig")
+        run, reviewer, entries = _from_csv(text) if path.suffix.lower() == ".csv" else _from_json(text)
+    except OSError as error:
+        raise MedoodError(f"--review: {path} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+        raise MedoodError(
+            f"--review: {path} is not a review of version {REVIEW_VERSION} ({type(error).__name__}: {str(error)[:80]}). "
+            "Give the JSON or CSV file that the run's report.html exported."
+        ) from error
+    if run != run_name(facts):
+        raise MedoodError(
+            f"--review: {path} is a review of the run {run[:40]}, not of {run_name(facts)}. Give the one exported from this "
+            "run's report.html."
+        )
+    unknown = [key for key, _, _ in entries if key not in keys]
+    if unknown:
+        raise MedoodError(
+            f"--review: {path} speaks of {len(unknown)} scans that the run did not score, {unknown[0][:80]} first."
+        )
+    return Review(
+        reviewer[:200],
+        {key: verdict for key, verdict, _ in entries if verdict},
+        {key: note[:_LONGEST] for key, _, note in entries if note},
+        hashlib.sha256(content).hexdigest(),
+    )
+
+
+def _from_json(text: str) -> tuple[str, str, list[tuple[str, str, str]]]:
+    body = json.loads(text)
+    if body["medood_review"] != REVIEW_VERSION:
+        raise ValueError(f"its version is {body['medood_review']}")
+    return _text(body["run"]), _text(body["reviewer"]), [_entry(item) for item in body["reviews"]]
+
+
+def _from_csv(text: str) -> tuple[str, str, list[tuple[str, str, str]]]:
+    lines = list(csv.DictReader(io.StringIO(text, newline="")))
+    if not lines or set(lines[0]) != set(COLUMNS):
+        raise ValueError(f"its columns are not {', '.join(COLUMNS)}, or it is empty")
+    runs = {line["run"] for line in lines}
+    if len(runs) != 1:
+        raise ValueError("its rows are of several runs")
+    entries = [_entry({**line, "note": _unguarded(_text(line["note"]))}) for line in lines]
+    return runs.pop(), _unguarded(lines[0]["reviewer"]), entries
+
+
+def _entry(item: dict[str, Any]) -> tuple[str, str, str]:
+    verdict = _text(item["verdict"])
+    if verdict not in ("", *VERDICTS):
+        raise ValueError(f"a verdict is {verdict[:20]!r}; expected {' or '.join(VERDICTS)}")
+    return _text(item["key"]), verdict, _text(item["note"])
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{str(value)[:40]!r} is no text")
+    return value
+
+
+def _unguarded(note: str) -> str:
+    return note[1:] if note.startswith("'") and note[1:].startswith(_FORMULA) else note
