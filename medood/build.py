@@ -27,6 +27,7 @@ from medood.distillation.step_views import Pictures
 from medood.distillation.trainer import Trainer
 from medood.errors import MedoodError
 from medood.evidence.gradcam import grad_cam, normal_scale
+from medood.evidence.places import MOST_SCANS, both_maps, fit_places, place_maps
 from medood.progress import Bar, Progress
 from medood.scans.cache import PictureCache, build_cache
 from medood.schema import ReadConfig, RunConfig
@@ -91,7 +92,12 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | None 
         torch.from_numpy(difference_hashes(calibration_inputs)),
         fingerprint(data.calibration_keys),
     )
-    detector.cam_scale = normal_scale(grad_cam(detector, calibration_inputs[:_CAM_SCANS]))
+    learn_evidence(
+        detector,
+        as_input(inputs.pictures[training[:: -(-len(training) // MOST_SCANS)]]),
+        as_input(inputs.pictures[data.development]),
+        calibration_inputs[:_CAM_SCANS],
+    )
     detector.facts = {
         "data": {
             "training_scans": len(training),
@@ -112,6 +118,23 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | None 
     detector.save(out)
     progress.say(f"effective rank of the features: {rank:.1f}; detector: {out}")
     return out
+
+
+def learn_evidence(detector: Detector, training: Tensor, development: Tensor, calibration: Tensor) -> None:
+    """What the maps of evidence need: what belongs at each place, and the scale that each kind of map is drawn on.
+
+    Args:
+        detector: gets ``cam_scale`` and ``places``.
+        training: float32 ``[N, 1, S, S]`` pictures that were learned from.
+        development: those held out to choose the score.
+        calibration: those that fix the scales.
+    """
+    cams = grad_cam(detector, calibration)
+    detector.cam_scale = normal_scale(cams)
+    detector.places = fit_places(detector.network, training, development)
+    places = place_maps(detector, calibration)
+    detector.places["places_scale"] = torch.tensor(normal_scale(places))
+    detector.places["both_scale"] = torch.tensor(normal_scale(both_maps(detector, cams, places)))
 
 
 @dataclass(frozen=True)

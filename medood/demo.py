@@ -24,7 +24,7 @@ class Demo:
 
     Attributes:
         verdicts: path of the CSV.
-        pdf: path of the report.
+        pdf: path of the report; the page lies beside it.
         lines: what was flagged, for a person.
     """
 

@@ -14,7 +14,7 @@ def demo_command(
         bool,
         typer.Option("--train", help="Learn from made-up chest radiographs, instead of using the shipped detector."),
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print only the paths of CSV and PDF.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only the paths of what was made.")] = False,
 ) -> None:
     """Make an archive of made-up chest radiographs with strangers among them, screen it, and report."""
     from medood.demo import demo
@@ -25,3 +25,4 @@ def demo_command(
         print("\n".join(made.lines))
     print(made.verdicts)
     print(made.pdf)
+    print(made.pdf.with_suffix(".html"))

@@ -32,6 +32,7 @@ SCHEMA_VERSION = 2
 CALIBRATIONS = "calibrations"
 DESCRIPTION = "detector.json"
 PARTS = ("network.safetensors", "bank.safetensors")
+_PLACES = "places"
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class Detector:
         fitted: what each score learned from the bank.
         calibration: scores of in-distribution scans that everything is judged against.
         cam_scale: raw Grad-CAM value drawn at full strength, from calibration scans.
+        places: what :mod:`medood.evidence.places` learned, and the scales of its maps; empty where a detector has none.
         facts: data fingerprint, configuration, training figures; goes into ``detector.json`` as it is.
         sha256: digest of ``detector.json``, which names the digests of the parts; empty until saved.
     """
@@ -99,6 +101,7 @@ class Detector:
     fitted: dict[str, Fitted]
     calibration: Calibration
     cam_scale: float = 1.0
+    places: dict[str, Tensor] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     sha256: str = ""
 
@@ -113,6 +116,10 @@ class Detector:
     def embed(self, pictures: Tensor) -> Features:
         """What its score needs to know of ``[N, 1, S, S]`` pictures as :meth:`prepare` gives them."""
         return embed(self.network, pictures, turned=self.score_name in TURNED)
+
+    def scale_of(self, maps: str) -> float:
+        """The value drawn at full strength: ``grad_cam``, ``places`` or ``both``."""
+        return self.cam_scale if maps == "grad_cam" else float(self.places[f"{maps}_scale"])
 
     def score(self, rows: Features, name: str = "") -> Tensor:
         """Raw scores ``[N]``, of another of ``SCORES`` where it is named; differentiable where the rows are."""
@@ -162,6 +169,7 @@ class Detector:
         weights = {name: _packed(value.cpu()) for name, value in self.network.state_dict().items()}
         save_file(weights, folder / PARTS[0])
         fitted = {f"{name}/{key}": _packed(v) for name, values in self.fitted.items() for key, v in values.items()}
+        fitted |= {f"{_PLACES}/{key}": _packed(value) for key, value in self.places.items()}
         bank = {"features": _packed(self.bank), "keys": self.bank_keys.contiguous()}
         learned = {"learned_keys": self.learned.keys.contiguous(), "learned_hashes": self.learned.hashes.contiguous()}
         save_file({**bank, **learned, **fitted}, folder / PARTS[1])
@@ -199,7 +207,7 @@ class Detector:
         network.crop = preprocess.crop
         network.load_state_dict(_read_part(folder / PARTS[0]))
         bank = _read_part(folder / PARTS[1])
-        fitted: dict[str, Fitted] = {name: {} for name in SCORES}
+        fitted: dict[str, Fitted] = {name: {} for name in [*SCORES, _PLACES]}
         for path, value in bank.items():
             score, slash, key = path.partition("/")
             if slash and score in fitted:
@@ -213,6 +221,7 @@ class Detector:
             bank=bank["features"],
             bank_keys=bank["keys"],
             learned=Learned(bank["learned_keys"], bank["learned_hashes"]),
+            places=fitted.pop(_PLACES),
             fitted=fitted,
             calibration=Calibration.load(folder / CALIBRATIONS, calibration, stated["sha256"]),
             cam_scale=float(stated["cam_scale"]),

@@ -24,6 +24,7 @@ from torch import Generator, Tensor, nn
 from medood.detection.detector import Detector
 from medood.errors import MedoodError
 from medood.evidence.gradcam import Maps, grad_cam
+from medood.evidence.places import all_maps
 from medood.negatives.shift import column, coordinates, uniform
 from medood.progress import Progress
 from medood.scans.read import read_scans
@@ -48,6 +49,7 @@ class Localisation:
     """How well maps find planted faults of one kind.
 
     Attributes:
+        maps: ``grad_cam``, ``places`` or ``both``.
         kind: of fault.
         diameter: of the faults, as a range of shares of the width.
         scans: number of them.
@@ -59,6 +61,7 @@ class Localisation:
         iou: mean intersection over union of the fault and of what the map shows at full strength.
     """
 
+    maps: str
     kind: str
     diameter: tuple[float, float]
     scans: int
@@ -122,24 +125,29 @@ def plant(
 
 def localisation(
     detector: Detector, pictures: Tensor, kind: str, seed: int = 0, diameter: tuple[float, float] = DIAMETER
-) -> Localisation:
-    """Plant one kind of fault in in-distribution pictures and see whether the maps find it."""
+) -> list[Localisation]:
+    """Plant one kind of fault in in-distribution pictures and see whether each kind of map finds it."""
     made, masks = plant(kind, pictures, Generator().manual_seed(seed), diameter)
-    maps = grad_cam(detector, made)
     flagged = np.array([v.decision == "out_of_distribution" for v in detector.judge(detector.embed(made), 0.05)])
-    hits = peaks_inside(maps, masks)
     middle = masks.shape[1] // 2
-    return Localisation(
-        kind,
-        diameter,
-        len(made),
-        round(float(flagged.mean()), 4),
-        round(float(hits.mean()), 4),
-        round(float(hits[flagged].mean()), 4) if flagged.any() else None,
-        round(float(masks[:, middle, middle].mean()), 4),
-        round(float(masks.mean()), 4),
-        round(float(overlap(maps >= detector.cam_scale, masks).mean()), 4),
-    )
+    found = []
+    for name, maps in all_maps(detector, made).items():
+        hits = peaks_inside(maps, masks)
+        found.append(
+            Localisation(
+                name,
+                kind,
+                diameter,
+                len(made),
+                round(float(flagged.mean()), 4),
+                round(float(hits.mean()), 4),
+                round(float(hits[flagged].mean()), 4) if flagged.any() else None,
+                round(float(masks[:, middle, middle].mean()), 4),
+                round(float(masks.mean()), 4),
+                round(float(overlap(maps >= detector.scale_of(name), masks).mean()), 4),
+            )
+        )
+    return found
 
 
 def peaks_inside(maps: Maps, masks: Masks) -> npt.NDArray[np.bool_]:
@@ -224,13 +232,16 @@ def measure(detector: Detector, source: Path, *, limit: int, seed: int, progress
             found = localisation(detector, pictures, kind, seed, diameter)
             name = f"{kind} of {diameter[0]:g} to {diameter[1]:g} of the width"
             figures += [
-                (f"{name}: flagged at 5 %", found.flagged),
-                (f"{name}: map peaks inside", found.peak),
-                (f"{name}: map peaks inside, where flagged", found.peak_flagged),
-                (f"{name}: the centre lies inside", found.centre),
-                (f"{name}: a random place lies inside", found.chance),
-                (f"{name}: intersection over union at full strength", found.iou),
+                (f"{name}: flagged at 5 %", found[0].flagged),
+                (f"{name}: the centre lies inside", found[0].centre),
+                (f"{name}: a random place lies inside", found[0].chance),
             ]
+            for one in found:
+                figures += [
+                    (f"{name}: {one.maps} peaks inside", one.peak),
+                    (f"{name}: {one.maps} peaks inside, where flagged", one.peak_flagged),
+                    (f"{name}: {one.maps}, intersection over union at full strength", one.iou),
+                ]
             bar(1, "")
         for order in deletion(detector, pictures, seed=seed):
             figures += [

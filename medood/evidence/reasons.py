@@ -34,6 +34,8 @@ CORRECTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 _EVEN = 0.02
 #: Share of the picture above which what stands out is no longer one place.
 _LOCAL = 0.2
+#: The same at half strength.
+_WIDE = 0.4
 #: A corrected picture fits where at least this share of calibration scans scores as high: what is odd every way round and by
 #: chance a little less so one way, does not.
 _FITS = 0.25
@@ -162,15 +164,26 @@ def trimmed(picture: Tensor) -> Tensor:
     return functional.interpolate(inner, grey.shape, mode="bilinear", align_corners=False)[0]
 
 
+def standing_out(heat: Map, scale: float) -> tuple[str, float]:
+    """``nowhere``, ``one place`` or ``everywhere``, and the share of the picture that stands out.
+
+    Args:
+        heat: ``[S, S]`` raw map.
+        scale: raw value at full strength, which calibration scans do not reach.
+    """
+    wide = float((heat >= 0.5 * scale).mean())
+    if not (heat >= scale).any():
+        return ("everywhere", wide) if wide > _WIDE else ("nowhere", 0.0)
+    share = float((heat >= scale).mean())
+    return ("everywhere", max(share, wide)) if share > _LOCAL or wide > _WIDE else ("one place", share)
+
+
 def _where(heat: Map, scale: float, language: Language) -> str:
     """Whether one place stands out, and where; sides are the picture's."""
-    glowing = heat >= scale
-    if not glowing.any():
-        return language.say("nowhere")
-    share = float(glowing.mean())
-    if share > _LOCAL:
-        return language.say("everywhere", share=share)
-    row, col = (float(v.mean()) / len(heat) for v in np.nonzero(glowing))
+    name, share = standing_out(heat, scale)
+    if name != "one place":
+        return language.say(name, share=share)
+    row, col = (float(v.mean()) / len(heat) for v in np.nonzero(heat >= scale))
     height = "upper" if row < 1 / 3 else "lower" if row > 2 / 3 else "middle"
     side = "left" if col < 1 / 3 else "right" if col > 2 / 3 else "centre"
-    return language.say("one place", share=share, place=language.say(f"{height} {side}"))
+    return language.say(name, share=share, place=language.say(f"{height} {side}"))

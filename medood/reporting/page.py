@@ -63,7 +63,7 @@ def write_page(record: dict[str, Any], run: Path, detector: Detector, work: Path
         ),
         "warning": _warning(language) if record["identifiers"] else "",
         "facts": "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>" for name, text in facts),
-        "legend": html.escape(language.say("legend", scale=f"{detector_facts['cam_scale']:.4g}")),
+        "legend": html.escape(_legend(record, language)),
         "cut": html.escape(language.say("html cut", count=MOST_ROWS)) if listed < data["scored"] else "",
         "data": _inert(data),
     }
@@ -112,8 +112,8 @@ def _row(row: Row, place: dict[str, int], language: Language) -> list[Any]:
 
 
 def _pictured(page: dict[str, Any], work: Path) -> dict[str, Any]:
-    kept = {name: page[name] for name in ("correction", "reasons", "missing", "facts")}
-    pictures = {name: _embedded(work, page[name]) for name in ("picture", "map", "corrected")}
+    kept = {name: page[name] for name in ("correction", "reasons", "missing", "facts", "peak")}
+    pictures = {name: _embedded(work, page[name]) for name in ("picture", "map", "places", "corrected")}
     nearest = [{**scan, "picture": _embedded(work, scan["picture"])} for scan in page["nearest"]]
     return {**kept, **pictures, "nearest": nearest}
 
@@ -131,6 +131,12 @@ def _falling(scores: npt.NDArray[np.float64]) -> list[float]:
     if len(falling) > MOST_SCORES:
         falling = falling[np.linspace(0, len(falling) - 1, MOST_SCORES).astype(np.int64)]
     return [float(value) for value in falling]
+
+
+def _legend(record: dict[str, Any], language: Language) -> str:
+    known = record["detector"]
+    scales = {"Grad-CAM": known["cam_scale"], language.say("unusual places"): known["places_scale"]}
+    return "; ".join(language.say("legend", map=name, scale=f"{v:.3g}") for name, v in scales.items() if v is not None)
 
 
 def _warning(language: Language) -> str:

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from medood.detection.detector import Detector
-from medood.evidence.gradcam import grad_cam
-from medood.evidence.reasons import CORRECTIONS, Correction, Distances, corrections, sentences
+from medood.evidence.places import all_maps
+from medood.evidence.reasons import CORRECTIONS, Correction, Distances, corrections, sentences, standing_out
 from medood.language import ENGLISH, Language
 from medood.reporting.originals import Original, originals, patient_and_study
 from medood.scans.scan import Scan
@@ -24,8 +24,10 @@ from medood.screening.ledger import Row
 
 Map = npt.NDArray[np.float32]
 
-#: The accent of the report, and the colour of evidence.
-ACCENT = (208, 73, 28)
+Colour = tuple[int, int, int]
+#: The accent of the report, which Grad-CAM is drawn in, and the colour of unusual places.
+ACCENT: Colour = (208, 73, 28)
+PLACES: Colour = (38, 120, 214)
 #: Longest side of a picture in the report, in pixels.
 SIDE = 420
 #: The same of a map by itself, which is no finer than the network's input, and of a nearest scan.
@@ -40,8 +42,12 @@ class EvidencePictures:
 
     Attributes:
         picture: the scan as read, a JPEG.
-        overlay: the same under its map.
-        map: the map alone, transparent where it is 0; a PNG of at most ``MAP_SIDE`` pixels.
+        overlay: the same under its Grad-CAM.
+        unusual: the same under its unusual places; empty where the detector has no such map.
+        map: Grad-CAM alone, transparent where it is 0; a PNG of at most ``MAP_SIDE`` pixels.
+        places: the unusual places alone, likewise.
+        peak: row and column, as shares of the picture, where both maps together are highest; none where no one place stands
+            out.
         corrected: the scan after the one correction that makes it fit; empty where there is none.
         correction: what that correction is.
         reasons: sentences.
@@ -51,7 +57,10 @@ class EvidencePictures:
 
     picture: str = ""
     overlay: str = ""
+    unusual: str = ""
     map: str = ""
+    places: str = ""
+    peak: tuple[float, float] | None = None
     corrected: str = ""
     correction: str = ""
     reasons: tuple[str, ...] = ()
@@ -70,7 +79,7 @@ def draw_evidence(
     identifiers: bool = False,
     advance: Callable[[int], None] = lambda count: None,
 ) -> list[EvidencePictures]:
-    """Read scans again and write ``scan-0001.jpg``, ``-cam.jpg``, ``-map.png`` and, where one fits corrected, ``-fits.jpg``.
+    """Read scans again and write ``scan-0001.jpg``, its maps (``-cam``, ``-places``) and, where one fits corrected, how.
 
     Args:
         rows: of scored scans; the number in a file's name is the place among them, from 1.
@@ -97,41 +106,64 @@ def draw_evidence(
         if there:
             prepared = torch.stack([detector.prepare(original.scan) for _, original in there])
             scores = [row.score if row.score is not None else float("inf") for row, _ in there]
-            maps, fitting = grad_cam(detector, prepared), corrections(detector, prepared, scores)
-            for (row, original), raw, fits in zip(there, maps, fitting, strict=True):
-                place = places[id(row)]
+            maps, fitting = all_maps(detector, prepared), corrections(detector, prepared, scores)
+            heats = {name: some / detector.scale_of(name) for name, some in maps.items()}
+            for i, ((row, original), fits) in enumerate(zip(there, fitting, strict=True)):
+                place, heat = places[id(row)], {name: some[i] for name, some in heats.items()}
                 said = sentences(
-                    raw,
-                    detector.cam_scale,
+                    heat.get("both", heat["grad_cam"]),
+                    1.0,
                     fits,
                     (row.facts.get("nearest") or [None])[0],
                     distances,
                     row.facts.get("attributes", {}),
                     language,
                 )
-                names = _draw(original.scan, raw / detector.cam_scale, fits, detector.preprocess.fit, folder, place + 1)
+                names, peak = _draw(original.scan, heat, fits, detector.preprocess.fit, folder, place + 1)
                 stated = patient_and_study(original.source, read) if identifiers else {}
                 told = language.say(fits.done) if fits else ""
-                drawn[place] = EvidencePictures(**names, correction=told, reasons=tuple(said), identifiers=stated)
+                drawn[place] = EvidencePictures(**names, peak=peak, correction=told, reasons=tuple(said), identifiers=stated)
         advance(len(some))
     return drawn
 
 
-def _draw(scan: Scan, heat: Map, fits: Correction | None, fit: str, folder: Path, number: int) -> dict[str, str]:
-    """Write the pictures of one scan; their names by what they show."""
+def _draw(
+    scan: Scan, heat: dict[str, Map], fits: Correction | None, fit: str, folder: Path, number: int
+) -> tuple[dict[str, str], tuple[float, float] | None]:
+    """Write the pictures of one scan; their names by what they show, and where both maps together peak."""
     name = f"scan-{number:04d}"
     picture = _shrunk(scan.pixels[0], scan.aspect)
+    on = {which: on_picture(some, picture.shape, fit) for which, some in heat.items()}
+    joint = on.get("both", on["grad_cam"])
+    row, col = np.unravel_index(int(joint.argmax()), joint.shape)
+    one_place = standing_out(heat.get("both", heat["grad_cam"]), 1.0)[0] == "one place"
+    peak = (round((row + 0.5) / joint.shape[0], 4), round((col + 0.5) / joint.shape[1], 4)) if one_place else None
     made = {
         "picture": (f"{name}.jpg", _grey(picture)),
-        "overlay": (f"{name}-cam.jpg", blend(picture, on_picture(heat, picture.shape, fit))),
-        "map": (f"{name}-map.png", _map_alone(heat, picture.shape, fit)),
+        "overlay": (f"{name}-cam.jpg", ringed(blend(picture, on["grad_cam"]), peak)),
+        "map": (f"{name}-cam.png", _map_alone(heat["grad_cam"], picture.shape, fit, ACCENT)),
     }
+    if "places" in on:
+        made["unusual"] = (f"{name}-places.jpg", ringed(blend(picture, on["places"], PLACES), peak))
+        made["places"] = (f"{name}-places.png", _map_alone(heat["places"], picture.shape, fit, PLACES))
     if fits:
         undone = CORRECTIONS[fits.done](torch.from_numpy(picture)[None])[0].numpy()
         made["corrected"] = (f"{name}-fits.jpg", _grey(undone))
     for file, image in made.values():
         image.save(folder / file, quality=_QUALITY)
-    return {what: file for what, (file, _) in made.items()}
+    return {what: file for what, (file, _) in made.items()}, peak
+
+
+def ringed(picture: Image.Image, peak: tuple[float, float] | None) -> Image.Image:
+    """With a ring around a place, where there is one."""
+    if peak is not None:
+        width, height = picture.size
+        radius, row, col = 0.06 * max(width, height), peak[0] * height, peak[1] * width
+        box = (col - radius, row - radius, col + radius, row + radius)
+        pen = ImageDraw.Draw(picture)
+        pen.ellipse(box, outline=(0, 0, 0), width=4)
+        pen.ellipse(box, outline=(255, 255, 255), width=2)
+    return picture
 
 
 def thumbnail(scan: Scan) -> Image.Image:
@@ -141,12 +173,12 @@ def thumbnail(scan: Scan) -> Image.Image:
     return small
 
 
-def _map_alone(heat: Map, shape: tuple[int, ...], fit: str) -> Image.Image:
-    """The accent colour, as opaque as the heat, in the picture's shape."""
+def _map_alone(heat: Map, shape: tuple[int, ...], fit: str, colour: Colour) -> Image.Image:
+    """A colour as opaque as the heat, in the picture's shape."""
     factor = min(1.0, MAP_SIDE / max(shape))
     small = tuple(max(1, round(side * factor)) for side in shape)
     opacity = np.rint(255 * 0.75 * np.clip(on_picture(heat, small, fit), 0.0, 1.0)).astype(np.uint8)
-    colours = np.broadcast_to(np.array(ACCENT, dtype=np.uint8), (*small, 3))
+    colours = np.broadcast_to(np.array(colour, dtype=np.uint8), (*small, 3))
     return Image.fromarray(np.dstack([colours, opacity]))
 
 
@@ -154,11 +186,10 @@ def _grey(picture: Map) -> Image.Image:
     return Image.fromarray(np.rint(picture * 255).astype(np.uint8))
 
 
-def blend(picture: Map, heat: Map) -> Image.Image:
-    """Lay the accent colour over a grey picture, as strong as the heat (0 to 1, clipped)."""
+def blend(picture: Map, heat: Map, colour: Colour = ACCENT) -> Image.Image:
+    """Lay a colour over a grey picture, as strong as the heat (0 to 1, clipped)."""
     share = 0.75 * np.clip(heat, 0.0, 1.0)[..., None]
-    colour = np.array(ACCENT, dtype=np.float32) / 255.0
-    mixed = (1.0 - share) * picture[..., None] + share * colour
+    mixed = (1.0 - share) * picture[..., None] + share * (np.array(colour, dtype=np.float32) / 255.0)
     return Image.fromarray(np.rint(mixed * 255).astype(np.uint8))
 
 

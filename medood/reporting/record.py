@@ -153,6 +153,7 @@ def make_record(run: Path, detector: Detector, folder: Path, asked: Asked, progr
                 "input": _input(detector.preprocess, language),
                 "backbone": detector.model.backbone,
                 "cam_scale": detector.cam_scale,
+                "places_scale": detector.scale_of("places") if detector.places else None,
                 "explained": EXPLAINED.get(detector.score_name, ""),
             },
             "histogram": histogram(detector.calibration.scores, scores, facts["threshold"]),

@@ -93,7 +93,7 @@ def test_screen_and_report(tiny_detector: Path, tmp_path: Path) -> None:
     assert done.stderr == ""
     again = ("screen", scan, "--detector", tiny_detector, "--out", run, "--fpr", "0.1")
     done = medood("report", run, "--quiet")
-    assert done.stdout.strip() == str(run / "report.pdf")
+    assert done.stdout.split() == [str(run / "report.pdf"), str(run / "report.html")]
     assert "already holds a run" in medood(*again, check=2).stderr
 
 

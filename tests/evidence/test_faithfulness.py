@@ -51,8 +51,10 @@ def test_a_map_that_knows_the_place_is_told_from_chance(tiny_detector: Path, mon
     side = detector.preprocess.size
     plain = films(8, side)
     _, masks = plant("device", plain, torch.Generator().manual_seed(0))
-    monkeypatch.setattr("medood.evidence.faithfulness.grad_cam", lambda *_: masks.astype(np.float32) * detector.cam_scale)
-    right = localisation(detector, plain, "device")
+    right_map = masks.astype(np.float32) * detector.cam_scale
+    monkeypatch.setattr("medood.evidence.faithfulness.grad_cam", lambda *_: right_map)
+    monkeypatch.setattr("medood.evidence.faithfulness.all_maps", lambda *_: {"grad_cam": right_map})
+    (right,) = localisation(detector, plain, "device")
     assert right.peak == right.iou == 1.0
     assert right.chance == pytest.approx(masks.mean(), abs=1e-4)
     by_map, by_centre, by_chance = deletion(detector, plain, "device")
@@ -75,6 +77,7 @@ def test_the_command_writes_the_figures(tiny_detector: Path, phantom_folder: Pat
     assert done.stdout.strip() == str(target)
     rows = {row["figure"]: row["value"] for row in csv.DictReader(target.open())}
     assert float(rows["scans"]) == 3
-    assert 0 <= float(rows["opacity of 0.1 to 0.25 of the width: map peaks inside"]) <= 1
+    for maps in ("grad_cam", "places", "both"):
+        assert 0 <= float(rows[f"opacity of 0.1 to 0.25 of the width: {maps} peaks inside"]) <= 1
     assert "score left after 0.05 of the picture was filled, by random" in rows
     assert -1 <= float(rows["rank correlation with the map of random weights"]) <= 1

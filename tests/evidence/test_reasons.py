@@ -114,6 +114,9 @@ def test_sentences_say_where_how_far_and_what_the_header_says() -> None:
     )
     assert far[1].startswith("No place stands out")
     assert sentences(heat + 2, 1.0, None, 0.3, distances, {})[0].startswith("Lies farther")
+    half = np.full((30, 30), 0.6, np.float32)
+    half[3, 3] = 1.5
+    assert "it is not one place" in sentences(half, 1.0, None, None, distances, {})[-1], "all of it is odd at half strength"
     found = Correction("inverted", 0.5, torch.zeros(1, 2, 2))
     german = sentences(heat, 1.0, found, 0.3, distances, {"BodyPartExamined": "CHEST"}, Language("de"))
     assert german[0] == "Passt, wenn invertiert (p-Wert dann 0.5): Grauskala prüfen."

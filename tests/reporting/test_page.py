@@ -172,11 +172,13 @@ def test_the_viewer_by_mouse_and_keyboard(page: Page, run: Path) -> None:
     assert page.locator("#picture").evaluate("image => image.complete && image.naturalWidth > 0")
     assert page.locator("#map").evaluate("image => image.complete && image.naturalWidth > 0")
     assert page.inner_text("#reasons li >> nth=0") == first["reasons"][0]
-    for key, mode in (("1", "picture"), ("2", "map"), ("3", "blend")):
+    for key, mode in (("1", "picture"), ("2", "map"), ("3", "unusual"), ("4", "both")):
         page.keyboard.press(key)
         assert page.get_attribute("#figure", "class") == mode
         assert page.locator("[data-mode][aria-pressed=true]").get_attribute("data-mode") == mode
     assert page.locator("#map").is_visible()
+    assert page.locator("#places").is_visible()
+    assert page.locator("#peak").is_visible() == (first["peak"] is not None)
     page.click("[data-mode=picture]")
     assert not page.locator("#map").is_visible()
     page.keyboard.press("n")

@@ -77,7 +77,7 @@ def test_a_report_without_pictures_holds_none(run: Path) -> None:
     with_pictures = PdfReader(report(run, top=2))
     drawn = [page for page in json.loads((run / "record.json").read_text())["pages"] if page["reasons"]]
     assert len(drawn) == 2
-    expected = sum(2 + bool(page["corrected"]) for page in drawn)  # the map alone is for the page
+    expected = sum(3 + bool(page["corrected"]) for page in drawn)  # the map alone is for the page
     assert sum(len(page.images) for page in with_pictures.pages) == expected
     without = PdfReader(report(run, top=2, pictures=False))
     assert sum(len(page.images) for page in without.pages) == 0
@@ -143,7 +143,7 @@ def test_a_missing_or_changed_original_is_said(run: Path, tiny_detector: Path, t
     assert "no longer" in drawn[0].missing
     assert drawn[1].picture == "scan-0002.jpg", "what the others lack stops nothing"
     assert "changed" in drawn[2].missing
-    assert sorted(path.name[:9] for path in tmp_path.iterdir()) == ["scan-0002"] * (3 + bool(drawn[1].corrected))
+    assert sorted(path.name[:9] for path in tmp_path.iterdir()) == ["scan-0002"] * (5 + bool(drawn[1].corrected))
 
 
 def test_a_relative_source_is_found_from_another_folder(

@@ -100,6 +100,11 @@
       at("picture").alt = `${words["scan as read"]}: ${row.name}`;
       at("map").src = evidence.map;
       at("map").alt = words["cam of the score"];
+      at("places").hidden = !evidence.places;
+      if (evidence.places) at("places").src = evidence.places;
+      at("places").alt = words["unusual places"];
+      at("peak").hidden = !evidence.peak;
+      if (evidence.peak) [at("peak").style.top, at("peak").style.left] = evidence.peak.map((share) => `${100 * share}%`);
     }
     const missing = evidence ? evidence.missing && say("No picture", { why: evidence.missing }) : row.status === "scored" && words["html no evidence"];
     at("missing").textContent = missing || "";
@@ -257,7 +262,7 @@
   at("json").addEventListener("click", asJson);
   at("csv").addEventListener("click", asCsv);
   at("import").addEventListener("change", (event) => event.target.files.length && takeOver(event.target.files[0]));
-  const keys = { n: () => step(1), p: () => step(-1), a: () => judge("agree"), d: () => judge("disagree"), m: () => at("note").focus(), 1: () => mode("picture"), 2: () => mode("map"), 3: () => mode("blend") };
+  const keys = { n: () => step(1), p: () => step(-1), a: () => judge("agree"), d: () => judge("disagree"), m: () => at("note").focus(), 1: () => mode("picture"), 2: () => mode("map"), 3: () => mode("unusual"), 4: () => mode("both") };
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && event.target === at("note")) at("note").blur();
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input:not([type=range]), select, textarea")) return;

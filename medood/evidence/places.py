@@ -1,0 +1,122 @@
+"""Unusual places: how far what the network sees at each place lies from what it sees there in scans that belong.
+
+PaDiM (Defard et al., 2021): one Gaussian a place over feature maps of several depths, and the Mahalanobis distance to it.
+The map needs no gradient and knows nothing of the deciding score; it finds small and foreign things that the score's own map
+misses. ``medood faithfulness`` measures both.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as functional
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+
+from medood.detection.detector import Detector
+from medood.distillation.network import Network, central
+from medood.evidence.gradcam import grad_cam
+
+Maps = npt.NDArray[np.float32]
+
+#: Cells of the grid a side, at most; channels kept of all depths together.
+_GRID, _CHANNELS = 12, 48
+#: Scans that a Gaussian is learned from, at most; more do not change it.
+MOST_SCANS = 3000
+#: Share of a place's mean variance that is added to its diagonal, so that few scans suffice.
+_RIDGE = 0.01
+#: Standard deviation of the Gaussian that smooths a map, as a share of its side.
+_SMOOTHING = 0.04
+
+
+def fit_places(network: Network, training: Tensor, development: Tensor) -> dict[str, Tensor]:
+    """Learn what belongs at each place.
+
+    Args:
+        network: the teacher.
+        training: float32 ``[N, 1, S, S]`` pictures of scans that were learned from.
+        development: the same of scans that were not.
+
+    Returns:
+        ``mean`` ``[L, d]`` and ``whitening`` ``[L, d, d]`` of the features at L places; ``center`` and ``spread`` ``[L]`` of
+        the logarithm of the squared distance in development scans.
+    """
+    rows = _described(network, training[:: -(-len(training) // MOST_SCANS)])
+    mean = rows.mean(dim=0)
+    covariance = torch.einsum("nld,nle->lde", rows - mean, rows - mean).double() / max(len(rows) - 1, 1)
+    level = torch.diagonal(covariance, dim1=1, dim2=2).mean(dim=1).clamp(min=1e-12)
+    covariance += (_RIDGE * level)[:, None, None] * torch.eye(rows.shape[2], dtype=torch.float64)
+    whitening = torch.linalg.cholesky(torch.linalg.inv(covariance)).float()
+    learned = {"mean": mean.half().float(), "whitening": whitening.half().float()}
+    distances = _distances(_described(network, development), learned)
+    return learned | {"center": distances.mean(dim=0), "spread": distances.std(dim=0, correction=0).clamp(min=1e-6)}
+
+
+def place_maps(detector: Detector, pictures: Tensor) -> Maps:
+    """How unusual each place of each picture is.
+
+    Args:
+        detector: one with ``places``.
+        pictures: float32 ``[N, 1, S, S]`` as the detector prepares them.
+
+    Returns:
+        float32 ``[N, S, S]``, at least 0: standard deviations of development scans by which the logarithm of the squared
+        distance lies above their mean, smoothed, so that it fades towards what the detector does not look at.
+    """
+    learned, side = detector.places, pictures.shape[-1]
+    distances = _distances(_described(detector.network, pictures), learned)
+    unusual = (distances - learned["center"]) / learned["spread"]
+    grid = round(unusual.shape[1] ** 0.5)
+    inner = max(1, round(side * detector.preprocess.crop))
+    margin = (side - inner) // 2
+    maps = functional.interpolate(unusual.view(-1, 1, grid, grid), (inner, inner), mode="bilinear")[:, 0].numpy()
+    whole = np.zeros((len(pictures), side, side), dtype=np.float32)
+    whole[:, margin : margin + inner, margin : margin + inner] = np.maximum(maps, 0.0)
+    return np.asarray(gaussian_filter(whole, _SMOOTHING * side, mode="constant", axes=(1, 2)), dtype=np.float32)
+
+
+def both_maps(detector: Detector, cams: Maps, places: Maps) -> Maps:
+    """Grad-CAM and unusual places, each on its scale, added."""
+    return np.asarray(places / detector.scale_of("places") + cams / detector.cam_scale, dtype=np.float32)
+
+
+def all_maps(detector: Detector, pictures: Tensor) -> dict[str, Maps]:
+    """Every map of evidence ``[N, S, S]`` that a detector has, by name: ``grad_cam``, ``places`` and ``both``."""
+    made = {"grad_cam": grad_cam(detector, pictures)}
+    if detector.places:
+        made["places"] = place_maps(detector, pictures)
+        made["both"] = both_maps(detector, made["grad_cam"], made["places"])
+    return made
+
+
+@torch.no_grad()
+def _described(network: Network, pictures: Tensor, batch_size: int = 64) -> Tensor:
+    """What the network sees at each place: ``[N, L, d]``, of three depths before the last, brought to one grid."""
+    backbone: Any = network.backbone
+    depth = len(backbone.feature_info)
+    wanted = sorted({max(0, round(depth * share) - 1) for share in (0.25, 0.5, 0.75)})
+    parts = []
+    for batch in torch.split(pictures, batch_size):
+        seen = (batch if network.crop == 1.0 else central(batch, network.crop)) - 0.5
+        maps = backbone.forward_intermediates(seen / 0.25, indices=wanted, intermediates_only=True)
+        grid = min(_GRID, max(some.shape[-1] for some in maps))
+        same = [_on_grid(some.float(), grid) for some in maps]
+        parts.append(torch.cat(same, dim=1).flatten(2).transpose(1, 2))
+    rows = torch.cat(parts)
+    channels = torch.linspace(0, rows.shape[2] - 1, min(_CHANNELS, rows.shape[2])).round().long()
+    return rows[:, :, channels]
+
+
+def _on_grid(maps: Tensor, grid: int) -> Tensor:
+    if maps.shape[-1] >= grid:
+        return functional.adaptive_avg_pool2d(maps, grid)
+    return functional.interpolate(maps, (grid, grid), mode="bilinear")
+
+
+def _distances(rows: Tensor, learned: dict[str, Tensor]) -> Tensor:
+    """Logarithm ``[N, L]`` of the squared Mahalanobis distance at each place."""
+    whitened = torch.einsum("nld,lde->nle", rows - learned["mean"], learned["whitening"])
+    return whitened.square().sum(dim=2).clamp(min=1e-12).log()
