@@ -55,20 +55,25 @@ def fit_places(network: Network, training: Tensor, development: Tensor) -> dict[
     return learned | {"center": distances.mean(dim=0), "spread": distances.std(dim=0, correction=0).clamp(min=1e-6)}
 
 
+def unusualness(detector: Detector, pictures: Tensor) -> Tensor:
+    """How unusual each place is, ``[N, L]``, row by row: standard deviations of development scans by which the logarithm of
+    the squared distance lies above their mean."""
+    distances = _distances(_described(detector.network, pictures), detector.places)
+    return (distances - detector.places["center"]) / detector.places["spread"]
+
+
 def place_maps(detector: Detector, pictures: Tensor) -> Maps:
-    """How unusual each place of each picture is.
+    """How unusual each place of each picture is, as a map.
 
     Args:
         detector: one with ``places``.
         pictures: float32 ``[N, 1, S, S]`` as the detector prepares them.
 
     Returns:
-        float32 ``[N, S, S]``, at least 0: standard deviations of development scans by which the logarithm of the squared
-        distance lies above their mean, smoothed, so that it fades towards what the detector does not look at.
+        float32 ``[N, S, S]``: :func:`unusualness` where it is above 0, smoothed, so that it fades towards what the detector
+        does not look at.
     """
-    learned, side = detector.places, pictures.shape[-1]
-    distances = _distances(_described(detector.network, pictures), learned)
-    unusual = (distances - learned["center"]) / learned["spread"]
+    unusual, side = unusualness(detector, pictures), pictures.shape[-1]
     grid = round(unusual.shape[1] ** 0.5)
     inner = max(1, round(side * detector.preprocess.crop))
     margin = (side - inner) // 2

@@ -1,13 +1,15 @@
 """The ablation: trains each run, one change at a time, then measures all of them on the same scans.
 
 Usage: python reports/cxr_small/ablation.py train WORK [PART PARTS]   trains every PARTS-th run; keeps finished ones
-       python reports/cxr_small/ablation.py measure WORK              prints the table as CSV
+       python reports/cxr_small/ablation.py measure WORK TABLE.csv    adds the runs that are not in the table yet
 MEDOOD_DATA names the folder of real pictures.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 import os
 import sys
 import time
@@ -21,7 +23,7 @@ from medood.config import load_config
 from medood.detection.detector import Detector
 from medood.detection.scores import SCORES
 from medood.evaluation.collect import Set, collect
-from medood.evaluation.manifest import read_manifest
+from medood.evaluation.manifest import Entry, read_manifest
 from medood.evaluation.metrics import draw, separation
 from medood.phantom.dicom import dicom_bytes
 from medood.phantom.strangers import STRANGERS
@@ -54,9 +56,11 @@ RUNS: dict[str, list[str]] = {
     "backbone ViT": ["model.backbone=vit_tiny_patch16_224", f"model.arguments={VIT}"],
     "backbone ResNet": ["model.backbone=resnet10t"],
     "one epoch": ["train.epochs=1"],
-    "48 px": ["preprocess.size=48", "views.source_size=72"],
+    "64 px": ["preprocess.size=64", "views.source_size=96"],
     "Sinkhorn-Knopp": ["train.centering=sinkhorn"],
 }
+#: The first run, scored without the crop.
+WHOLE = "scored uncropped"
 FAR = ("bone_xray", "chest_ct", "brain_mri", "breast_ultrasound", "cifar10", "textures")
 GROSS = ("rot90", "rot180", "upside_down", "inverted", "crop_quarter")
 HEALTHY = ("nih_normal", "openist_normal", "pk_normal")
@@ -114,26 +118,42 @@ def rows(
     }
 
 
-def measure(work: Path) -> None:
-    """Print the figures of every run that is there, under every score."""
-    there = [name for name in RUNS if (folder_of(work, name) / "detector.json").exists()]
-    print(f"not trained, left out: {', '.join(set(RUNS) - set(there)) or 'none'}", file=sys.stderr)
+def sample(entries: list[Entry]) -> list[Entry]:
+    """The test scans of the ablation: of the in-distribution films and of each far set some, of the others all."""
+    kept: dict[tuple[str, str], list[Entry]] = {}
+    for entry in sorted(entries, key=lambda entry: hashlib.sha256(entry.file.encode()).digest()):
+        if entry.split == "test":
+            kept.setdefault((entry.group, entry.dataset), []).append(entry)
+    most = {"in_distribution": 400, "far": 150}
+    return [entry for (group, _), some in kept.items() for entry in some[: most.get(group)]]
+
+
+def measure(work: Path, table: Path) -> None:
+    """Add the figures of every run that is there, and not in the table yet, under every score."""
+    with table.open(newline="") if table.exists() else io.StringIO("run\n") as stream:
+        known = {line["run"] for line in csv.DictReader(stream)}
+    there = [name for name in RUNS if (folder_of(work, name) / "detector.json").exists() and name not in known]
     detectors = {name: Detector.load(folder_of(work, name)) for name in there}
-    whole = detectors["scored uncropped"] = Detector.load(folder_of(work, "domain's negatives seed 0"))
-    whole.network.crop = 1.0
-    entries = [entry for entry in read_manifest(DATA / "manifest.csv") if entry.split == "test"]
-    sets = collect(entries, DATA, detectors, {}, 0, Progress()).sets
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["run", "score", "chosen", "development_mean", "measure", "auroc", "low", "high"])
-    for name, detector in detectors.items():
-        for score in SCORES:
-            development: npt.NDArray[np.float64] = np.array(list(detector.facts["score_choice"][score].values()))
-            for which, values in rows(sets, detector, name, score).items():
-                told = [name, score, int(score == detector.score_name), f"{development.mean():.4f}", which]
-                writer.writerow([*told, *(f"{value:.4f}" for value in values)])
+    plain = "domain's negatives seed 0"
+    if plain in detectors:
+        detectors[WHOLE] = Detector.load(folder_of(work, plain))
+        detectors[WHOLE].network.crop = 1.0
+    if not detectors:
+        return
+    sets = collect(sample(read_manifest(DATA / "manifest.csv")), DATA, detectors, {}, 0, Progress()).sets
+    with table.open("a", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        if not known:
+            writer.writerow(["run", "score", "chosen", "development_mean", "measure", "auroc", "low", "high"])
+        for name, detector in detectors.items():
+            for score in SCORES:
+                development: npt.NDArray[np.float64] = np.array(list(detector.facts["score_choice"][score].values()))
+                for which, values in rows(sets, detector, name, score).items():
+                    told = [name, score, int(score == detector.score_name), f"{development.mean():.4f}", which]
+                    writer.writerow([*told, *(f"{value:.4f}" for value in values)])
 
 
 if sys.argv[1] == "train":
     train_part(Path(sys.argv[2]), *(int(text) for text in sys.argv[3:5] or ("0", "1")))
 else:
-    measure(Path(sys.argv[2]))
+    measure(Path(sys.argv[2]), Path(sys.argv[3]))

@@ -22,4 +22,5 @@ python "$here/ablation.py" train "$work/ablation" 0 2 &
 first=$!
 python "$here/ablation.py" train "$work/ablation" 1 2
 wait "$first"
-python "$here/ablation.py" measure "$work/ablation" > "$here/ablation.csv"
+rm -f "$here/ablation.csv"
+python "$here/ablation.py" measure "$work/ablation" "$here/ablation.csv"
