@@ -24,6 +24,7 @@ from medood.cli.faithfulness import faithfulness_command
 from medood.cli.inspect import inspect_command
 from medood.cli.negatives import negatives_command
 from medood.cli.report import report_command
+from medood.cli.runs import diff_command, runs_command, show_command
 from medood.cli.screen import screen_command
 from medood.cli.sensitivity import sensitivity_command
 from medood.cli.train import keys_table, train_command
@@ -63,6 +64,9 @@ app.command("inspect")(inspect_command)
 app.command("report")(report_command)
 app.command("dicom")(dicom_command)
 app.command("export")(export_command)
+app.command("runs")(runs_command)
+app.command("show")(show_command)
+app.command("diff")(diff_command)
 app.command("benchmark")(benchmark_command)
 app.command("faithfulness")(faithfulness_command)
 app.command("demo")(demo_command)

@@ -1,0 +1,79 @@
+"""``medood runs``, ``medood show`` and ``medood diff``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def runs_command(
+    folder: Annotated[Path, typer.Argument(help="The folder that holds runs, at any depth.")] = Path("runs"),
+) -> None:
+    """List the runs in a folder."""
+    from medood.screening.compare import find_runs
+
+    found = list(find_runs(folder))
+    if not found:
+        print(f"no run in {folder}")
+        return
+    print(f"{'started':<20}{'finished':<20}{'rows':>9}{'flagged':>9}  {'detector':<28} run")
+    for run in found:
+        if run.damaged:
+            print(f"{run.folder}: {run.damaged}")
+            continue
+        finished = run.finished[:19] or "not finished"
+        print(f"{run.started[:19]:<20}{finished:<20}{run.rows:>9}{run.flagged:>9}  {run.detector[:28]:<28} {run.folder}")
+
+
+def show_command(
+    run: Annotated[Path, typer.Argument(help="The folder that medood screen wrote.")],
+    limit: Annotated[int, typer.Option("--limit", min=0, help="Flagged scans that are listed.")] = 20,
+) -> None:
+    """Show what a run was made with, what it found, and its most out-of-distribution scans."""
+    from medood.screening.ledger import Ledger
+    from medood.screening.whole import sentences
+
+    ledger = Ledger(run)
+    try:
+        facts, counts = ledger.run(), ledger.counts()
+        print(f"sources   {', '.join(facts['sources'])}")
+        print(f"screened  {facts['started']} to {facts.get('finished', '(not finished)')}, medood {facts['medood']}")
+        print(f"detector  {facts['detector']['name']} {facts['detector']['sha256']}, score {facts['detector']['score']}")
+        rate = f"false-discovery rate {facts['fdr']:g}" if facts["fdr"] is not None else f"false-alarm rate {facts['fpr']:g}"
+        print(f"decided   at a {rate}")
+        if "finished" in facts:
+            for sentence in sentences(facts):
+                print(f"          {sentence}")
+        for (status, decision), count in counts.items():
+            print(f"{count:>9}  {decision.replace('_', ' ') or status}")
+        flagged = counts.get(("scored", "out_of_distribution"), 0)
+        if flagged and limit:
+            print(f"\n{'score':>12}{'p-value':>10}  scan")
+            for row in ledger.rows("decision = 'out_of_distribution'", "score DESC, id", limit):
+                frame = f", frame {row.frame}" if row.frame else ""
+                print(f"{row.score:>12.5g}{row.p_value:>10.4f}  {row.source}{'!' if row.member else ''}{row.member}{frame}")
+            if flagged > limit:
+                print(f"{flagged - limit:>22} more; --limit shows them, verdicts.csv has all")
+    finally:
+        ledger.close()
+
+
+def diff_command(
+    first: Annotated[Path, typer.Argument(help="A run.")],
+    second: Annotated[Path, typer.Argument(help="A later one, or one with another detector.")],
+    changes: Annotated[Path | None, typer.Option("--out", help="A CSV file for the scans that changed.")] = None,
+) -> None:
+    """Say what changed between two runs: scans are told by their contents, wherever they lie."""
+    from medood.screening.compare import compare
+
+    found = compare(first, second, changes)
+    for name, before, after in found.settings:
+        print(f"{name}: {before if before is not None else 'none'} -> {after if after is not None else 'none'}")
+    for (before, after), count in found.counts.items():
+        same = "still" if before == after else f"{before.replace('_', ' ')} ->"
+        print(f"{count:>9}  {same} {after.replace('_', ' ')}")
+    print(f"{found.changed} of {sum(found.counts.values())} scans changed")
+    if changes is not None:
+        print(changes)
