@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medood.detection.detector import Detector
-from medood.detection.reference import TRAINING
+from medood.detection.reference import TRAINING, fingerprint
 from medood.detection.shipped import find_detector
 from medood.errors import MedoodError
 from medood.evidence.gradcam import EXPLAINED
@@ -141,6 +141,8 @@ def make_record(run: Path, detector: Detector, folder: Path, asked: Asked, progr
             "run_name": run_name(facts),
             "run": {name: value for name, value in facts.items() if name not in ("detector", "working_directory")},
             "said": sentences(facts, language),
+            "inputs_sha256": fingerprint([key_of(row) for row in ledger.rows()]),
+            "settings_sha256": hashlib.sha256(json.dumps(_settings(facts), sort_keys=True).encode()).hexdigest(),
             "verdicts_sha256": _digest(run / "verdicts.csv"),
             "review": review.stated(_keys(ledger, "decision = 'out_of_distribution'")) if review else None,
             "summary": vars(summary(ledger)),
@@ -168,6 +170,11 @@ def make_record(run: Path, detector: Detector, folder: Path, asked: Asked, progr
         ledger.close()
     made: dict[str, Any] = checked(record)
     return made
+
+
+def _settings(facts: dict[str, Any]) -> dict[str, Any]:
+    """What a run was asked to do."""
+    return {name: facts.get(name) for name in ("sources", "read", "fpr", "fdr")}
 
 
 def _review(ledger: Ledger, facts: dict[str, Any], path: Path | None) -> Review | None:

@@ -61,6 +61,11 @@ def test_the_pdf_says_what_the_ledger_holds(run: Path, tiny_detector: Path) -> N
     assert "Grad-CAM" in text
     assert "broken.dcm" in text
     assert "not_an_image" in text
+    ledger = Ledger(run)
+    keys = sorted(f"{row.sha256}:{row.frame}" for row in ledger.rows())
+    ledger.close()
+    assert record["inputs_sha256"] == hashlib.sha256("\n".join(keys).encode()).hexdigest()
+    assert record["inputs_sha256"] in text.replace(" ", "")
     assert record["flagged"] == sorted(record["flagged"], key=lambda r: -r["score"])
     assert len(record["pages"]) == min(3, record["summary"]["flagged"])
     for page in record["pages"]:
