@@ -88,9 +88,11 @@ def corrections(detector: Detector, pictures: Tensor, scores: Sequence[float]) -
         scores: ``[N]``, theirs.
     """
     plain = EXPLAINED.get(detector.score_name, detector.score_name)
+    # Of a letterboxed picture the even border is medood's own.
+    own_bars = "without its even border" if detector.preprocess.fit == "letterbox" else ""
     tried = [(i, "", picture) for i, picture in enumerate(pictures)]
     for i, picture in enumerate(pictures):
-        made = ((i, name, undo(picture)) for name, undo in CORRECTIONS.items())
+        made = ((i, name, undo(picture)) for name, undo in CORRECTIONS.items() if name != own_bars)
         tried += [one for one in made if not torch.equal(one[2], picture)]
     rows = embed(detector.network, torch.stack([picture for _, _, picture in tried]), turned=plain in TURNED)
     cheap = detector.raw_scores(rows, plain)
@@ -129,7 +131,7 @@ def sentences(
     """What speaks for the decision, for a person.
 
     Args:
-        heat: ``[S, S]`` raw map.
+        heat: ``[H, W]`` raw map, in the picture's shape.
         scale: raw value at full strength.
         found: see :func:`corrections`.
         cosine: with the nearest in-distribution scan; none where it is not known.
@@ -183,7 +185,7 @@ def _where(heat: Map, scale: float, language: Language) -> str:
     name, share = standing_out(heat, scale)
     if name != "one place":
         return language.say(name, share=share)
-    row, col = (float(v.mean()) / len(heat) for v in np.nonzero(heat >= scale))
+    row, col = (float(v.mean()) / side for v, side in zip(np.nonzero(heat >= scale), heat.shape, strict=True))
     height = "upper" if row < 1 / 3 else "lower" if row > 2 / 3 else "middle"
     side = "left" if col < 1 / 3 else "right" if col > 2 / 3 else "centre"
     return language.say(name, share=share, place=language.say(f"{height} {side}"))

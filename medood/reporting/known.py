@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 from pathlib import Path
 
 from medood.errors import MedoodError
@@ -42,9 +43,13 @@ def known_pictures(folder: Path, wanted: set[str], target: Path, progress: Progr
             continue
         with contextlib.suppress(OSError, RefusedError):
             digest = hashlib.sha256(read_bytes(item, ReadConfig())).hexdigest()
-            scan = next(read_source(item)) if digest in wanted and digest not in found else None
-            if isinstance(scan, Scan):
+            if digest not in wanted or digest in found:
+                continue
+            scan, *others = itertools.islice(read_source(item), 2)
+            if isinstance(scan, Scan) and not others:  # of several frames it is not known which one was meant
                 name = f"known-{digest[:12]}.jpg"
                 thumbnail(scan).save(target / name, quality=90, optimize=True)
                 found[digest] = (Path(item.member or item.path).name, name)
+    if wanted and not found:
+        progress.say(f"--known: none of the {len(wanted)} nearest scans is in {folder}")
     return found

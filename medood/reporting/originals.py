@@ -13,8 +13,9 @@ from pydicom.dataset import Dataset
 
 from medood.scans.archive import Source, find_sources, read_bytes
 from medood.scans.containers import is_compressed, unpacked
+from medood.scans.dicom import is_dicom
 from medood.scans.read import read_source
-from medood.scans.scan import RefusedError, Scan
+from medood.scans.scan import Scan
 from medood.schema import ReadConfig
 from medood.screening.ledger import Row, spelled
 
@@ -58,7 +59,7 @@ def originals(rows: Sequence[Row], base: Path, options: ReadConfig) -> Iterator[
         waiting = {(row.member, row.frame, row.sha256): row for row in some}
         changed = set[str]()
         try:
-            for member in find_sources(base / source, options):
+            for member in find_sources(_spelled_out(base / source), options):
                 if not waiting:
                     break
                 name = spelled(member.member) if isinstance(member, Source) else ""
@@ -75,6 +76,13 @@ def originals(rows: Sequence[Row], base: Path, options: ReadConfig) -> Iterator[
             yield row, CHANGED if name in changed else GONE
 
 
+def _spelled_out(path: Path) -> Path:
+    """The file whose name the ledger spells so: bytes that are no UTF-8 are spelled out there."""
+    if path.exists() or not path.parent.is_dir():
+        return path
+    return next((found for found in path.parent.iterdir() if spelled(found.name) == path.name), path)
+
+
 def header(source: Source, options: ReadConfig) -> Dataset:
     """The DICOM object of a source.
 
@@ -84,7 +92,10 @@ def header(source: Source, options: ReadConfig) -> Dataset:
         InvalidDicomError: it is none.
     """
     content = read_bytes(source, options)
-    return pydicom.dcmread(io.BytesIO(unpacked(content, options) if is_compressed(content) else content))
+    content = unpacked(content, options) if is_compressed(content) else content
+    if not is_dicom(content):
+        raise pydicom.errors.InvalidDicomError("no DICOM object")
+    return pydicom.dcmread(io.BytesIO(content), force=content[128:132] != b"DICM")
 
 
 def patient_and_study(source: Source, options: ReadConfig) -> dict[str, str]:
@@ -92,6 +103,6 @@ def patient_and_study(source: Source, options: ReadConfig) -> dict[str, str]:
     try:
         dataset = header(source, options)
         stated = {words: str(dataset.get(name, "") or "") for name, words in IDENTIFIERS.items()}
-    except (OSError, RefusedError, pydicom.errors.InvalidDicomError, ValueError, NotImplementedError):
+    except Exception:  # a header may be wrong in any way, and no file may stop the rest
         return {}
     return {words: value for words, value in stated.items() if value}

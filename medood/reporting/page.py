@@ -16,14 +16,16 @@ import numpy.typing as npt
 
 from medood.detection.detector import Detector
 from medood.language import Language
-from medood.reporting.record import checked, key_of
+from medood.reporting.record import checked, key_of, name_of
 from medood.reporting.review import COLUMNS, REVIEW_VERSION
+from medood.scans.scan import Status
 from medood.screening.ledger import Ledger, Row
 
 #: Rows of the table: scored scans, the highest scores first, and as many files without a score.
 MOST_ROWS = 10_000
-#: Scores that the slider counts with; more are thinned evenly.
+#: Scores that the slider counts with, and as many more, thinned, for what lies below them.
 MOST_SCORES = 10_000
+_REFUSED_ORDER = f"status = '{Status.NOT_SELECTED}', status, id"
 _MEDIA = {".jpg": "image/jpeg", ".png": "image/png"}
 
 
@@ -50,7 +52,6 @@ def write_page(record: dict[str, Any], run: Path, detector: Detector, work: Path
         *(("", sentence) for sentence in record["said"]),
     ]
     data = _data(record, run, detector, work, language)
-    listed = sum(1 for row in data["rows"] if row[2] == "scored")
     parts = {
         "lang": language.code,
         "name": html.escape(detector_facts["name"]),
@@ -64,7 +65,7 @@ def write_page(record: dict[str, Any], run: Path, detector: Detector, work: Path
         "warning": _warning(language) if record["identifiers"] else "",
         "facts": "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>" for name, text in facts),
         "legend": html.escape(_legend(record, language)),
-        "cut": html.escape(language.say("html cut", count=MOST_ROWS)) if listed < data["scored"] else "",
+        "cut": html.escape(language.say("html cut", count=MOST_ROWS)) if len(data["rows"]) < found["scanned"] else "",
         "data": _inert(data),
     }
     parts |= {f"t:{name}": html.escape(text) for name, text in language.words.items()}
@@ -80,7 +81,7 @@ def _data(record: dict[str, Any], run: Path, detector: Detector, work: Path, lan
     ledger = Ledger(run)
     try:
         scored = [_row(row, place, language) for row in ledger.rows("status = 'scored'", "score DESC, id", MOST_ROWS)]
-        refused = [_row(row, {}, language) for row in ledger.rows("status != 'scored'", "status, id", MOST_ROWS)]
+        refused = [_row(row, {}, language) for row in ledger.rows("status != 'scored'", _REFUSED_ORDER, MOST_ROWS)]
         scores = np.array([row.score for row in ledger.rows("status = 'scored'")], dtype=np.float64)
     finally:
         ledger.close()
@@ -97,14 +98,15 @@ def _data(record: dict[str, Any], run: Path, detector: Detector, work: Path, lan
         "rows": checked(scored + refused),
         "pages": pages,
         "scored": len(scores),
-        "scores": _falling(scores),
-        "calibration": _falling(calibration),
+        "flagged": record["summary"]["flagged"],
+        **_falling(scores),
+        "calibration": [float(value) for value in np.sort(calibration)[::-1]],
         "histogram": record["histogram"],
     }
 
 
 def _row(row: Row, place: dict[str, int], language: Language) -> list[Any]:
-    name = row.source + (f" ! {row.member}" if row.member else "")
+    name = name_of(row)
     if row.frame:
         name += ", " + language.say("frame", number=row.frame)
     key = key_of(row)
@@ -126,11 +128,13 @@ def _embedded(work: Path, name: str) -> str:
     return f"data:{_MEDIA[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def _falling(scores: npt.NDArray[np.float64]) -> list[float]:
+def _falling(scores: npt.NDArray[np.float64]) -> dict[str, list[float]]:
+    """Falling scores: the highest ``MOST_SCORES`` exactly, and where there are more as many of the rest, evenly thinned."""
     falling = np.sort(scores)[::-1]
-    if len(falling) > MOST_SCORES:
-        falling = falling[np.linspace(0, len(falling) - 1, MOST_SCORES).astype(np.int64)]
-    return [float(value) for value in falling]
+    rest = falling[MOST_SCORES:]
+    if len(rest) > MOST_SCORES:
+        rest = rest[np.linspace(0, len(rest) - 1, MOST_SCORES).astype(np.int64)]
+    return {"scores": falling[:MOST_SCORES].tolist(), "rest": rest.tolist()}
 
 
 def _legend(record: dict[str, Any], language: Language) -> str:

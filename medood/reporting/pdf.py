@@ -79,11 +79,16 @@ def report(
             verdicts = run / "verdicts.csv"
             if verdicts.is_file() and verdicts.stat().st_size <= MOST_ATTACHED:
                 shutil.copyfile(verdicts, work / "verdicts.csv")
-            made = {"report.pdf": typeset(record, work), "report.html": write_page(record, run, loaded, work)}
-            for name, path in {"record.json": work / "record.json", **made}.items():
-                partial = run / f".{name}.part"
-                shutil.copyfile(path, partial)
-                partial.replace(run / name)
+            made = [typeset(record, work), write_page(record, run, loaded, work), work / "record.json"]
+            partial = {path: run / f".{path.name}.part" for path in made}
+            try:
+                for path in made:
+                    shutil.copyfile(path, partial[path])
+                for path in made:
+                    partial[path].replace(run / path.name)
+            finally:
+                for path in partial.values():
+                    path.unlink(missing_ok=True)
     except OSError as error:
         raise MedoodError(
             f"The report cannot be written into {run}: {error.strerror or error}. Free some space, or copy the run to a "
@@ -103,7 +108,10 @@ def typesettable(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [typesettable(item) for item in value]
     if isinstance(value, str):
-        return "".join(c if _has_glyph(c) else f"[U+{ord(c):04X}]" for c in unicodedata.normalize("NFC", value))
+        spaced = "".join(
+            " " if c == "\t" or unicodedata.category(c) == "Zs" else c for c in unicodedata.normalize("NFC", value)
+        )
+        return "".join(c if _has_glyph(c) or c == "\n" else f"[U+{ord(c):04X}]" for c in spaced)
     return value
 
 

@@ -111,7 +111,7 @@ def draw_evidence(
             for i, ((row, original), fits) in enumerate(zip(there, fitting, strict=True)):
                 place, heat = places[id(row)], {name: some[i] for name, some in heats.items()}
                 said = sentences(
-                    heat.get("both", heat["grad_cam"]),
+                    on_picture(heat.get("both", heat["grad_cam"]), _small(original.scan), detector.preprocess.fit),
                     1.0,
                     fits,
                     (row.facts.get("nearest") or [None])[0],
@@ -164,6 +164,13 @@ def ringed(picture: Image.Image, peak: tuple[float, float] | None) -> Image.Imag
         pen.ellipse(box, outline=(0, 0, 0), width=4)
         pen.ellipse(box, outline=(255, 255, 255), width=2)
     return picture
+
+
+def _small(scan: Scan) -> tuple[int, ...]:
+    """The shape of a scan's map alone."""
+    height, width = square_shape(scan.pixels.shape[1], scan.pixels.shape[2], scan.aspect)
+    factor = min(1.0, MAP_SIDE / max(height, width))
+    return max(1, round(height * factor)), max(1, round(width * factor))
 
 
 def thumbnail(scan: Scan) -> Image.Image:

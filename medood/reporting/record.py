@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -22,7 +23,7 @@ from medood.language import Language
 from medood.progress import Progress
 from medood.reporting.known import known_pictures
 from medood.reporting.pictures import EvidencePictures, draw_evidence
-from medood.reporting.review import Review, read_review, run_name
+from medood.reporting.review import LONGEST, Review, read_review, run_name
 from medood.scans.scan import Status
 from medood.schema import PreprocessConfig, ReadConfig
 from medood.screening.ledger import Ledger, Row
@@ -132,7 +133,7 @@ def make_record(run: Path, detector: Detector, folder: Path, asked: Asked, progr
                 if pictures.missing:
                     progress.say(f"no picture of {row.source} {row.member}: {pictures.missing}")
         nearest = {key for row in shown for key in row.facts.get("nearest_keys", [])[:NEAREST]}
-        known = known_pictures(asked.known, nearest, folder, progress) if asked.known and asked.pictures else {}
+        known = known_pictures(asked.known, nearest if asked.pictures else set(), folder, progress) if asked.known else {}
         scores = np.array([row.score for row in ledger.rows("status = 'scored'")], dtype=np.float64)
         record = {
             "schema_version": SCHEMA_VERSION,
@@ -144,7 +145,7 @@ def make_record(run: Path, detector: Detector, folder: Path, asked: Asked, progr
             "inputs_sha256": fingerprint([key_of(row) for row in ledger.rows()]),
             "settings_sha256": hashlib.sha256(json.dumps(_settings(facts), sort_keys=True).encode()).hexdigest(),
             "verdicts_sha256": _digest(run / "verdicts.csv"),
-            "review": review.stated(_keys(ledger, "decision = 'out_of_distribution'")) if review else None,
+            "review": review.stated(_names(ledger, review)) if review else None,
             "summary": vars(summary(ledger)),
             "counts": [
                 {"status": status, "decision": decision, "count": count}
@@ -183,6 +184,17 @@ def _review(ledger: Ledger, facts: dict[str, Any], path: Path | None) -> Review 
 
 def _keys(ledger: Ledger, where: str) -> set[str]:
     return {key_of(row) for row in ledger.rows(where)}
+
+
+def _names(ledger: Ledger, review: Review) -> dict[str, tuple[str, str]]:
+    """Name and decision of each scan that was reviewed, by its key, in the ledger's order."""
+    named = ((key_of(row), row) for row in ledger.rows("status = 'scored'", "score DESC, id"))
+    return {key: (name_of(row), row.decision) for key, row in named if key in review.verdicts or key in review.notes}
+
+
+def name_of(row: Row) -> str:
+    """A scan's source and member."""
+    return row.source + (f" ! {row.member}" if row.member else "")
 
 
 def key_of(row: Row) -> str:
@@ -301,6 +313,10 @@ def _line(rank: int, row: Row, review: Review | None) -> dict[str, Any]:
     }
 
 
+def _kept(character: str) -> bool:
+    return character.isprintable() or character in "\n\t" or unicodedata.category(character) == "Zs"
+
+
 def checked(value: Any) -> Any:
     """Text without control characters and lone surrogates, numbers that are finite; what JSON and a typesetter can take."""
     if isinstance(value, dict):
@@ -309,7 +325,7 @@ def checked(value: Any) -> Any:
         return [checked(item) for item in value]
     if isinstance(value, str):
         clean = value.encode("utf-8", "replace").decode("utf-8")
-        return "".join(c if c.isprintable() else "\ufffd" for c in clean)[:2000]
+        return "".join(c if _kept(c) else "\ufffd" for c in clean)[:LONGEST]
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value

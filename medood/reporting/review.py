@@ -19,7 +19,8 @@ VERDICTS = ("agree", "disagree")
 COLUMNS = ("run", "reviewer", "key", "scan", "decision", "verdict", "note")
 #: A spreadsheet takes a cell that begins so for a formula; such a note is written behind an apostrophe.
 _FORMULA = tuple("=+-@\t\r'")
-_LONGEST = 4000
+#: Characters of a note, and of any other text in a report.
+LONGEST = 4000
 _MOST_BYTES = 256 * 1024**2
 
 
@@ -39,12 +40,13 @@ class Review:
     notes: dict[str, str] = field(default_factory=dict)
     sha256: str = ""
 
-    def stated(self, flagged: set[str]) -> dict[str, Any]:
+    def stated(self, scans: dict[str, tuple[str, str]]) -> dict[str, Any]:
         """What a report says of it.
 
         Args:
-            flagged: keys of the flagged scans.
+            scans: name and decision of each scan that it speaks of, by key.
         """
+        flagged = {key for key, (_, decision) in scans.items() if decision == "out_of_distribution"}
         of_flagged = Counter(verdict for key, verdict in self.verdicts.items() if key in flagged)
         return {
             "reviewer": self.reviewer,
@@ -54,8 +56,14 @@ class Review:
             "disagree": of_flagged["disagree"],
             "others": len(self.verdicts) - of_flagged.total(),
             "entries": [
-                {"key": key, "verdict": self.verdicts.get(key, ""), "note": self.notes.get(key, "")}
-                for key in sorted({*self.verdicts, *self.notes})
+                {
+                    "key": key,
+                    "scan": name,
+                    "decision": decision,
+                    "verdict": self.verdicts.get(key, ""),
+                    "note": self.notes.get(key, ""),
+                }
+                for key, (name, decision) in scans.items()
             ],
         }
 
@@ -63,6 +71,7 @@ class Review:
 def run_name(facts: dict[str, Any]) -> str:
     """What ties a review to its run: a digest of when it ran, with which detector and calibration."""
     parts = [facts["started"], facts["finished"], facts["detector"]["sha256"], facts["calibration"]["sha256"]]
+    parts.append(json.dumps([facts.get(name) for name in ("sources", "fpr", "fdr")]))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -85,25 +94,27 @@ def read_review(path: Path, facts: dict[str, Any], keys: set[str]) -> Review:
         run, reviewer, entries = _from_csv(text) if path.suffix.lower() == ".csv" else _from_json(text)
     except OSError as error:
         raise MedoodError(f"--review: {path} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error) as error:
         raise MedoodError(
-            f"--review: {path} is not a review of version {REVIEW_VERSION} ({type(error).__name__}: {str(error)[:80]}). "
+            f"--review: {path} is not a review of version {REVIEW_VERSION} ({type(error).__name__}: {str(error)[:80]!r}). "
             "Give the JSON or CSV file that the run's report.html exported."
         ) from error
     if run != run_name(facts):
         raise MedoodError(
-            f"--review: {path} is a review of the run {run[:40]}, not of {run_name(facts)}. Give the one exported from this "
-            "run's report.html."
+            f"--review: {path} is a review of the run {run[:40]!r}, not of {run_name(facts)}. Give the one exported from "
+            "this run's report.html."
         )
+    if len({key for key, _, _ in entries}) < len(entries):
+        raise MedoodError(f"--review: {path} speaks of a scan more than once. Give the file as it was exported.")
     unknown = [key for key, _, _ in entries if key not in keys]
     if unknown:
         raise MedoodError(
-            f"--review: {path} speaks of {len(unknown)} scans that the run did not score, {unknown[0][:80]} first."
+            f"--review: {path} speaks of {len(unknown)} scans that the run did not score, {unknown[0][:80]!r} first."
         )
     return Review(
         reviewer[:200],
         {key: verdict for key, verdict, _ in entries if verdict},
-        {key: note[:_LONGEST] for key, _, note in entries if note},
+        {key: note[:LONGEST] for key, _, note in entries if note},
         hashlib.sha256(content).hexdigest(),
     )
 
@@ -118,10 +129,10 @@ def _from_json(text: str) -> tuple[str, str, list[tuple[str, str, str]]]:
 def _from_csv(text: str) -> tuple[str, str, list[tuple[str, str, str]]]:
     lines = list(csv.DictReader(io.StringIO(text, newline="")))
     if not lines or set(lines[0]) != set(COLUMNS):
-        raise ValueError(f"its columns are not {', '.join(COLUMNS)}, or it is empty")
+        raise ValueError(f"its columns are not {', '.join(COLUMNS)}, separated by commas, or it is empty")
     runs = {line["run"] for line in lines}
-    if len(runs) != 1:
-        raise ValueError("its rows are of several runs")
+    if len(runs) != 1 or len({line["reviewer"] for line in lines}) != 1:
+        raise ValueError("its rows are of several runs or reviewers")
     entries = [_entry({**line, "note": _unguarded(_text(line["note"]))}) for line in lines]
     return runs.pop(), _unguarded(lines[0]["reviewer"]), entries
 

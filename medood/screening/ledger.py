@@ -78,7 +78,10 @@ class Ledger:
                 self._create()
             version = self._database.execute("PRAGMA user_version").fetchone()[0]
         except (OSError, sqlite3.Error) as error:
-            raise MedoodError(f"{self.path} cannot be opened: {error}.") from error
+            raise MedoodError(
+                f"{self.path} cannot be opened: {error}. A ledger is opened where its folder can be written; copy the run "
+                "there."
+            ) from error
         if version != SCHEMA_VERSION:
             raise MedoodError(f"{self.path} has the schema version {version}; this medood reads {SCHEMA_VERSION}.")
 

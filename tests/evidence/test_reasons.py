@@ -13,6 +13,7 @@ from medood.detection.features import Features
 from medood.detection.reference import Calibration
 from medood.evidence.reasons import CORRECTIONS, Correction, Distances, corrections, sentences, trimmed
 from medood.language import Language
+from medood.schema import PreprocessConfig
 
 SIDE = 24
 
@@ -21,6 +22,7 @@ class Template:
     """A detector to which one picture belongs: its score is the distance from it."""
 
     score_name = "nearest"
+    preprocess = PreprocessConfig()
 
     def __init__(self, picture: Tensor) -> None:
         self._picture = picture

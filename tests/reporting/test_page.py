@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from pypdf import PdfReader
 
 from medood.detection.detector import Detector
@@ -241,9 +241,9 @@ def test_an_exported_review_is_gone_on_with_and_another_run_s_is_not(page: Page,
     (tmp_path / "mine.json").write_text(json.dumps(body))
     (tmp_path / "other.json").write_text(json.dumps({**body, "run": "0" * 16}))
     page.set_input_files("#import", tmp_path / "other.json")
-    page.wait_for_function("document.querySelector('#reviewed').textContent.includes('another run')")
+    expect(page.locator("#reviewed")).to_contain_text("another run")
     page.set_input_files("#import", tmp_path / "mine.json")
-    page.wait_for_function("document.querySelector('#reviewed').textContent.includes('1 reviews')")
+    expect(page.locator("#reviewed")).to_contain_text("1 reviews")
     page.keyboard.press("n")
     assert page.get_attribute("#agree", "aria-pressed") == "true"
     assert page.input_value("#note") == "<b>x</b>"
@@ -296,3 +296,61 @@ def test_a_run_without_a_score_has_a_page_too(chromium: Browser, tiny_detector: 
         assert len(names(page)) == 1
         assert "0 von 0 Aufnahmen" in page.inner_text("#would")
         assert page.get_attribute("html", "lang") == "de"
+
+
+def test_a_run_of_several_kinds_has_no_single_threshold(chromium: Browser, run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "kinds"
+    shutil.copytree(run, copy)
+    ledger = Ledger(copy)
+    ledger.state(threshold=None)
+    ledger.close()
+    report(copy, top=0)
+    flagged = record_of(copy)["summary"]["flagged"]
+    assert flagged > 0
+    for page in opened(chromium, copy):
+        assert f"no single threshold: it flagged {flagged} of 18 scans" in page.inner_text("#would")
+        page.locator("#threshold").fill(page.get_attribute("#threshold", "min") or "")
+        assert "would flag" in page.inner_text("#would")
+        page.click("#reset")
+        assert "no single threshold" in page.inner_text("#would")
+
+
+def test_few_flagged_of_very_many_are_counted_exactly_and_what_is_left_out_is_said(
+    chromium: Browser, run: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "very-many"
+    shutil.copytree(run, copy)
+    ledger = Ledger(copy)
+    low = -1e3 - np.arange(30_000.0)
+    ledger.add(Row(f"{i}", "", 0, f"{i:064x}", "scored", "", float(low[i]), 0.5, "in_distribution") for i in range(len(low)))
+    ledger.close()
+    report(copy, top=0)
+    flagged = record_of(copy)["summary"]["flagged"]
+    for page in opened(chromium, copy):
+        assert f"would flag {flagged} of 30018 scans" in page.inner_text("#would")
+        assert "10000 highest scores" in page.inner_text(".table")
+        page.locator("#threshold").fill(page.get_attribute("#threshold", "min") or "")
+        told = re.search(r"would flag (\d+) of", page.inner_text("#would"))
+        assert told is not None
+        assert int(told[1]) == pytest.approx(30_017, abs=5)
+
+
+def test_a_review_with_one_wrong_entry_changes_nothing(page: Page, run: Path, tmp_path: Path) -> None:
+    first = record_of(run)["pages"][0]["key"]
+    body = {"medood_review": 1, "run": record_of(run)["run_name"], "reviewer": "R"}
+    (tmp_path / "half.json").write_text(
+        json.dumps(body | {"reviews": [{"key": first, "verdict": "agree", "note": ""}, None]})
+    )
+    page.set_input_files("#import", tmp_path / "half.json")
+    expect(page.locator("#reviewed")).to_contain_text("nothing was taken over")
+    page.keyboard.press("n")
+    assert page.get_attribute("#agree", "aria-pressed") == "false"
+
+
+def test_the_focus_stays_on_the_row_that_was_opened(page: Page) -> None:
+    button = page.locator("#rows button").nth(2)
+    name = button.inner_text()
+    button.focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("a")
+    assert page.evaluate("document.activeElement.textContent") == name

@@ -41,14 +41,16 @@ def test_json_and_csv_say_the_same(tmp_path: Path) -> None:
     assert (one.reviewer, one.verdicts, one.notes) == (other.reviewer, other.verdicts, other.notes)
     assert one.verdicts == {FIRST: "agree", SECOND: "disagree"}
     assert one.notes == {SECOND: "=1+1", THIRD: 'odd, "really"\nyes'}
-    stated = one.stated({FIRST, SECOND})
+    out, accepted = ("a", "out_of_distribution"), ("b", "in_distribution")
+    stated = one.stated({FIRST: out, SECOND: out, THIRD: accepted})
     assert (stated["reviewed"], stated["agree"], stated["disagree"], stated["others"]) == (2, 1, 1, 0)
-    assert one.stated({FIRST})["others"] == 1
+    assert [entry["note"] for entry in stated["entries"]] == ["", "=1+1", 'odd, "really"\nyes']
+    assert one.stated({FIRST: out, SECOND: accepted, THIRD: accepted})["others"] == 1
 
 
 def test_a_review_of_another_run_is_refused(tmp_path: Path) -> None:
     for path in (as_json(tmp_path / "r.json", run="0" * 16), as_csv(tmp_path / "r.csv", "0" * 16)):
-        with pytest.raises(MedoodError, match="is a review of the run 0000000000000000, not of"):
+        with pytest.raises(MedoodError, match="is a review of the run '0000000000000000', not of"):
             read_review(path, FACTS, KEYS)
 
 
@@ -83,5 +85,14 @@ def test_other_mistakes_are_told(tmp_path: Path) -> None:
     (tmp_path / "odd.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(MedoodError, match="is not a review"):
         read_review(tmp_path / "odd.json", FACTS, KEYS)
+    with pytest.raises(MedoodError, match="more than once"):
+        read_review(as_json(tmp_path / "r.json", reviews=ENTRIES + ENTRIES[:1]), FACTS, KEYS)
+    (tmp_path / "deep.json").write_text("[" * 200_000)
+    with pytest.raises(MedoodError, match="is not a review"):
+        read_review(tmp_path / "deep.json", FACTS, KEYS)
+    text = as_csv(tmp_path / "r.csv").read_text()
+    (tmp_path / "r.csv").write_text(text.replace("R. N.", "S. O.", 1))
+    with pytest.raises(MedoodError, match="several runs or reviewers"):
+        read_review(tmp_path / "r.csv", FACTS, KEYS)
     with pytest.raises(MedoodError, match="1 scans that the run did not score"):
         read_review(as_json(tmp_path / "r.json"), FACTS, KEYS - {FIRST})

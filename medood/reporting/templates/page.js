@@ -12,7 +12,7 @@
     made.textContent = text;
     return made;
   };
-  const figure = (value, digits) => (value === null ? "" : Number(value.toFixed(digits)).toString());
+  const figure = (value, digits) => (value === null ? "" : Number(value.toPrecision(digits)).toString());
   const share = (value) => `${Number((100 * value).toFixed(2))} %`;
 
   const rows = data.rows.map(([key, name, status, decision, score, p, reason, page], i) => ({
@@ -68,10 +68,13 @@
 
   const draw = () => {
     const pages = Math.max(1, Math.ceil(shown.length / PER_PAGE));
+    const held = document.activeElement.closest?.("#rows tr")?.dataset.key;
     at("rows").replaceChildren(...shown.slice(page * PER_PAGE, (page + 1) * PER_PAGE).map(cells));
     at("showing").textContent = shown.length
       ? say("html showing", { shown: shown.length, total: rows.length, page: page + 1, pages })
       : words["html nothing"];
+    if (held) [...at("rows").children].find((tr) => tr.dataset.key === held)?.querySelector("button").focus({ preventScroll: true });
+    at("place").textContent = current ? say("html position", { place: shown.indexOf(current) + 1 || "–", count: shown.length }) : "";
     at("before").disabled = page === 0;
     at("after").disabled = page >= pages - 1;
     for (const head of document.querySelectorAll("th[data-sort]")) {
@@ -92,7 +95,6 @@
     current = row;
     const evidence = row.page >= 0 ? data.pages[row.page] : null;
     at("name").textContent = row.name;
-    at("place").textContent = say("html position", { place: shown.indexOf(row) + 1, count: shown.length });
     const pictured = Boolean(evidence && evidence.picture);
     at("figure").hidden = !pictured;
     if (pictured) {
@@ -176,25 +178,26 @@
     save(`medood-review-${data.run}.csv`, "text/csv", [data.review_columns, ...lines].map((line) => `${line.map(cell).join(",")}\r\n`).join(""));
   };
   const takeOver = async (file) => {
-    let count = 0;
+    const taken = [];
+    let reviewer = "";
     try {
       const body = JSON.parse(await file.text());
       const known = new Set(rows.filter((r) => r.status === "scored").map((r) => r.key));
       if (body.medood_review !== data.review_version || body.run !== data.run) throw new Error("another run");
       for (const item of body.reviews) {
-        if (known.has(item.key) && ["", "agree", "disagree"].includes(item.verdict)) {
-          reviews.set(item.key, { key: item.key, verdict: item.verdict, note: String(item.note ?? "").slice(0, 4000) });
-          count += 1;
-        }
+        if (!known.has(item.key) || !["", "agree", "disagree"].includes(item.verdict)) throw new Error("another run");
+        taken.push({ key: item.key, verdict: item.verdict, note: String(item.note ?? "").slice(0, 4000) });
       }
-      at("reviewer").value = String(body.reviewer ?? "").slice(0, 200);
+      reviewer = String(body.reviewer ?? "").slice(0, 200);
     } catch {
       at("reviewed").textContent = words["html other run"];
       return;
     }
+    for (const item of taken) reviews.set(item.key, item);
+    at("reviewer").value = reviewer;
     draw();
     reviewed();
-    at("reviewed").textContent = say("html imported", { count });
+    at("reviewed").textContent = say("html imported", { count: taken.length });
   };
 
   // ---- histogram and threshold
@@ -215,26 +218,36 @@
   svg.append(mark);
   at("histogram").append(svg);
 
-  // How many of falling scores lie above; scores are thinned where there are very many.
-  const above = (scores, threshold, total) => {
+  // How many of falling scores lie above.
+  const above = (scores, threshold) => {
     let low = 0, high = scores.length;
     while (low < high) {
       const middle = (low + high) >> 1;
       if (scores[middle] > threshold) low = middle + 1;
       else high = middle;
     }
-    return scores.length ? Math.round((low * total) / scores.length) : 0;
+    return low;
+  };
+  // The highest are known exactly; what lies below them is thinned where there are very many.
+  const scoresAbove = (threshold) => {
+    const exact = above(data.scores, threshold);
+    if (exact < data.scores.length || !data.rest.length) return exact;
+    return exact + Math.round((above(data.rest, threshold) * (data.scored - data.scores.length)) / data.rest.length);
   };
   let threshold = chart.threshold;
   const flaggedAt = () => {
-    const shownAt = threshold ?? chart.high;
-    const flagged = threshold === null ? 0 : above(data.scores, threshold, data.scored);
-    const alarms = data.calibration.length ? above(data.calibration, shownAt, data.calibration.length) / data.calibration.length : 0;
-    mark.setAttribute("x1", across(shownAt));
-    mark.setAttribute("x2", across(shownAt));
-    at("threshold").value = shownAt;
-    at("threshold").setAttribute("aria-valuetext", figure(shownAt, 4));
-    at("would").textContent = say("html would flag", { threshold: figure(shownAt, 4), flagged, scored: data.scored, share: share(flagged / Math.max(1, data.scored)), calibration: share(alarms) });
+    mark.setAttribute("visibility", threshold === null ? "hidden" : "visible");
+    at("threshold").value = threshold ?? chart.high;
+    if (threshold === null) {
+      at("would").textContent = say("html no threshold", { flagged: data.flagged, scored: data.scored });
+      return;
+    }
+    const flagged = scoresAbove(threshold);
+    const alarms = above(data.calibration, threshold) / Math.max(1, data.calibration.length);
+    mark.setAttribute("x1", across(threshold));
+    mark.setAttribute("x2", across(threshold));
+    at("threshold").setAttribute("aria-valuetext", figure(threshold, 4));
+    at("would").textContent = say("html would flag", { threshold: figure(threshold, 4), flagged, scored: data.scored, share: share(flagged / Math.max(1, data.scored)), calibration: share(alarms) });
   };
   Object.assign(at("threshold"), { min: chart.low, max: chart.high, step: (chart.high - chart.low) / 1000 || 1 });
   at("threshold").addEventListener("input", (event) => { threshold = Number(event.target.value); flaggedAt(); });
@@ -267,7 +280,7 @@
     if (event.key === "Escape" && event.target === at("note")) at("note").blur();
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input:not([type=range]), select, textarea")) return;
     const act = keys[event.key.toLowerCase()];
-    if (act) { event.preventDefault(); act(); }
+    if (act && !(event.repeat && "ad".includes(event.key.toLowerCase()))) { event.preventDefault(); act(); }
   });
   window.addEventListener("beforeunload", (event) => { if (!exported) event.preventDefault(); });
 
