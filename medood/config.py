@@ -34,12 +34,14 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
     Args:
         path: a YAML file.
-        overrides: ``key=value`` strings in Hydra's grammar.
+        overrides: ``key=value`` strings in Hydra's grammar. A mapping given whole (``negatives.mixture={rot: 1}``) takes the
+            place of the file's; ``negatives.mixture.rot=1`` changes one weight of it.
 
     Raises:
         MedoodError: the file is missing or is not YAML, a key is unknown, a value has the wrong type or range.
     """
     from hydra import compose, initialize_config_dir
+    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
@@ -56,6 +58,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
             composed = compose(path.stem, overrides=[_force(text) for text in overrides])
         plain = OmegaConf.to_container(composed, resolve=True)
         assert isinstance(plain, dict)
+        for override in OverridesParser.create().parse_overrides([_force(text) for text in overrides]):
+            _settle(plain, override)
         for key in _keys(plain):
             _check_key(key, str(path))
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), plain))
@@ -139,6 +143,17 @@ def _force(override: str) -> str:
         tail = len(value) - len(value.rstrip("\\"))  # Hydra reads backslashes as they are, but for those before a quote
         value = "'" + value.replace("'", "\\'") + "\\" * tail + "'"
     return f"++{key}={value}"
+
+
+def _settle(plain: dict[Any, Any], override: Any) -> None:
+    """Let a mapping that is given whole take the place of the file's, which Hydra would merge it into."""
+    group, *path = override.key_or_group.split(".")
+    if ".".join([group, *path[:1]]) not in _OPEN_GROUPS or override.is_delete():
+        return
+    if len(path) == 1 and isinstance(override.value(), dict):
+        plain[group][path[0]] = override.value()
+    elif len(path) == 2:
+        plain[group][path[0]][path[1]] = override.value()
 
 
 def _check_values(config: RunConfig) -> None:

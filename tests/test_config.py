@@ -108,3 +108,17 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 
 def test_every_key_is_explained() -> None:
     assert [key for key, _, text in config_keys() if not text] == []
+
+
+def test_a_mapping_given_whole_takes_the_place_of_the_file_s_and_one_weight_changes_it() -> None:
+    path = ROOT / "configs" / "cxr_small.yaml"
+    before = load_config(path).negatives.mixture
+    assert len(before) > 5
+    assert load_config(path, ["negatives.mixture={rot: 1}"]).negatives.mixture == {"rot": 1.0}
+    both = ["+negatives.mixture={rot: 1}", "negatives.mixture.mirror=2"]
+    assert load_config(path, both).negatives.mixture == {"rot": 1.0, "mirror": 2.0}
+    assert "rot" not in load_config(path, ["~negatives.mixture.rot"]).negatives.mixture
+    assert load_config(path, ["negatives.mixture={}"]).negatives.mixture == {}
+    assert load_config(path, ["negatives.mixture.rot=7"]).negatives.mixture == {**before, "rot": 7.0}
+    further = load_config(ROOT / "configs" / "cxr_small_further.yaml").negatives.mixture
+    assert set(further) == {*before, "stretched", "dead_leaves"}
