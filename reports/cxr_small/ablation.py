@@ -2,6 +2,7 @@
 
 Usage: python reports/cxr_small/ablation.py train WORK [PART PARTS]   trains every PARTS-th run; keeps finished ones
        python reports/cxr_small/ablation.py measure WORK TABLE.csv    adds the runs that are not in the table yet
+       python reports/cxr_small/ablation.py table TABLE.csv           prints it as Markdown
 MEDOOD_DATA names the folder of real pictures.
 """
 
@@ -29,7 +30,7 @@ from medood.phantom.dicom import dicom_bytes
 from medood.phantom.strangers import STRANGERS
 from medood.progress import Progress
 
-HERE, DATA = Path(__file__).parent, Path(os.environ["MEDOOD_DATA"])
+HERE, DATA = Path(__file__).parent, Path(os.environ.get("MEDOOD_DATA", ""))
 ACQUISITION = (
     "{rot: 1, rot_360: 0.5, mirror: 3, upside_down: 0.7, perm4: 1, perm16: 0.5, inverted: 0.7, wrong_window: 0.5, "
     "framing: 0.8}"
@@ -153,7 +154,28 @@ def measure(work: Path, table: Path) -> None:
                     writer.writerow([*told, *(f"{value:.4f}" for value in values)])
 
 
+def tell(table: Path) -> None:
+    """Print a table a score as Markdown: of runs with several seeds the mean, and the smallest and largest."""
+    with table.open(newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    measures = list(dict.fromkeys(line["measure"] for line in lines))
+    names = list(dict.fromkeys(name.rpartition(" seed ")[0] or name for name in [*RUNS, WHOLE]))
+    for score in ("chosen by the rule", "head_entropy", "soft_nearest"):
+        print(f"\n**{score}**\n\n| run | {' | '.join(measures)} |\n|---|{'---|' * len(measures)}")
+        for name in names:
+            cells = []
+            for which in measures:
+                mine = [line for line in lines if line["run"].partition(" seed ")[0] == name and line["measure"] == which]
+                mine = [line for line in mine if (line["chosen"] == "1" if score not in SCORES else line["score"] == score)]
+                values = [float(line["auroc"]) for line in mine]
+                spread = f" ({min(values):.2f}-{max(values):.2f})" if len(values) > 1 else ""
+                cells.append(f"{np.mean(values):.3f}{spread}" if values else "")
+            print(f"| {name} | {' | '.join(cells)} |")
+
+
 if sys.argv[1] == "train":
     train_part(Path(sys.argv[2]), *(int(text) for text in sys.argv[3:5] or ("0", "1")))
-else:
+elif sys.argv[1] == "measure":
     measure(Path(sys.argv[2]), Path(sys.argv[3]))
+else:
+    tell(Path(sys.argv[2]))
