@@ -46,7 +46,7 @@ def tiny_config(root: Path, out: Path, *overrides: str) -> RunConfig:
             "preprocess.size=32",
             "views.source_size=40",
             "views.local_size=16",
-            "model.arguments={patch_size: 8, embed_dim: 32, depth: 2, num_heads: 2}",
+            "model.arguments={patch_size: 8, embed_dim: 32, depth: 2, num_heads: 2, global_pool: avg, class_token: false}",
             "model.hidden_dim=32",
             "model.bottleneck_dim=16",
             "model.out_dim=16",

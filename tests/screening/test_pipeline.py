@@ -18,7 +18,7 @@ from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
 from medood.progress import Progress
 from medood.reporting.pdf import report
-from medood.reporting.record import make_record
+from medood.reporting.record import Asked, make_record
 from medood.schema import ReadConfig
 from medood.screening.ledger import VERDICT_COLUMNS, Ledger, Row
 from medood.screening.pipeline import screen
@@ -190,7 +190,7 @@ def test_what_the_selection_leaves_out_is_counted_and_copies_are_said(tiny_detec
     assert [row["status"] for row in rows] == ["scored", "duplicate", "not_selected", "not_selected"]
     assert rows[1]["reason"] == f"the same bytes as {root / 'a.dcm'}"
     assert (found.scanned, found.refused, found.left_out) == (4, 1, 2)
-    record = make_record(tmp_path / "run", Detector.load(tiny_detector), tmp_path, top=0, progress=Progress(quiet=True))
+    record = make_record(tmp_path / "run", Detector.load(tiny_detector), tmp_path, Asked(top=0), Progress(quiet=True))
     assert record["summary"]["left_out"] == 2
     assert record["run"]["read"]["select"] == "Modality in (CR, DX)"
     assert [row["status"] for row in record["refused"]] == ["duplicate"]
@@ -208,7 +208,7 @@ def test_tar_archives_are_screened_and_shown_again(tiny_detector: Path, tmp_path
     screen([tmp_path / "a.tar.gz"], tiny_detector, tmp_path / "run", fpr=0.9)
     (tmp_path / "pictures").mkdir()
     record = make_record(
-        tmp_path / "run", Detector.load(tiny_detector), tmp_path / "pictures", top=5, progress=Progress(quiet=True)
+        tmp_path / "run", Detector.load(tiny_detector), tmp_path / "pictures", Asked(top=5), Progress(quiet=True)
     )
     assert [row["member"] for row in verdicts(tmp_path / "run")] == ["0.dcm", "1.dcm", "2.dcm"]
     assert all(page["missing"] == "" for page in record["pages"])
