@@ -31,7 +31,7 @@ from medood.evidence.places import unusualness
 from medood.negatives.mix import SHIFTS, Mixture
 from medood.progress import Progress
 
-FILMS, SHARES, SPENT = 200, (0.0, 0.25, 0.5, 0.75, 1.0), 0.05
+FILMS, SHARES, SPENT = 100, (0.0, 0.25, 0.5, 0.75, 1.0), 0.05
 
 config = load_config(Path("configs/cxr_small_further.yaml"), ["model.weights="])
 real = Path(os.environ["MEDOOD_DATA"]) / "in_distribution"
