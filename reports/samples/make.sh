@@ -15,7 +15,7 @@ medood report "$run" --top 6 --language de --quiet > /dev/null
 cp "$run/report.pdf" "$here/report_de.pdf"
 medood report "$run" --top 6 --review runs/samples/review.json --quiet > /dev/null
 cp "$run/report.pdf" "$here/report.pdf"
-rm -f "$here"/*.png
+rm -f "$here"/report*.png "$here"/page.png
 pdftoppm -r 60 -png "$here/report.pdf" "$here/report"
 pdftoppm -r 60 -png -l 1 "$here/report_de.pdf" "$here/report_de"
 python "$here/draw.py" "$run/report.html" "$here/page.png"
