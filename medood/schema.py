@@ -39,11 +39,13 @@ class PreprocessConfig:
         size: side of the network's input in pixels.
         fit: ``squash`` to a square, or ``letterbox`` (black bars, aspect ratio kept).
         crop: share of each side that is scored, around the centre. A network trained on crops is surest of one.
+        equalize: spread the grey values evenly (histogram equalisation), which takes the device's grey curve out.
     """
 
     size: int = 224
     fit: str = "squash"
     crop: float = 1.0
+    equalize: bool = False
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """The ``medood`` command.
 
 Exit codes: 0 done (whatever was flagged); 1 a fault of medood itself; 2 something the user can put right, said in one
-sentence; 3 training collapsed; 130 interrupted; 143 asked to end (SIGTERM) in training, which a checkpoint then holds.
+sentence; 3 training collapsed; 130 interrupted; 143 asked to end (SIGTERM). Training and screening then go on by --resume.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from medood.cli.doctor import doctor_command
 from medood.cli.export import export_command
 from medood.cli.faithfulness import faithfulness_command
 from medood.cli.inspect import inspect_command
+from medood.cli.merge import merge_command
 from medood.cli.negatives import negatives_command
 from medood.cli.report import report_command
 from medood.cli.runs import diff_command, runs_command, show_command
@@ -60,6 +61,7 @@ app.command("negatives")(negatives_command)
 app.command("sensitivity")(sensitivity_command)
 app.command("calibrate")(calibrate_command)
 app.command("screen")(screen_command)
+app.command("merge")(merge_command)
 app.command("inspect")(inspect_command)
 app.command("report")(report_command)
 app.command("dicom")(dicom_command)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,10 +27,14 @@ from medood.detection.shipped import DEFAULT
 from medood.errors import MedoodError
 from medood.schema import ReadConfig
 
+if TYPE_CHECKING:
+    from medood.progress import Progress
+    from medood.screening.conclusion import Summary
+
 
 def screen_command(
     sources: Annotated[list[Path], typer.Argument(help="Files, folders, zip and tar archives, DICOMDIRs, CSV manifests.")],
-    out: Annotated[Path, typer.Option("--out", help="The run's folder; it must not hold a run yet.")],
+    out: Annotated[Path, typer.Option("--out", help="The run's folder; it must not hold a run yet, but with --resume.")],
     detector: Annotated[
         str, typer.Option("--detector", help="The folder that medood train wrote, or the name of a shipped detector.")
     ] = DEFAULT,
@@ -36,6 +45,19 @@ def screen_command(
         float | None, typer.Option("--fdr", help="Instead: share of the flagged scans that may be in-distribution.")
     ] = None,
     calibration: Annotated[str, typer.Option("--calibration", help="Name given to medood calibrate.")] = "training",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out, or begin it where there is none.")
+    ] = False,
+    shard: Annotated[
+        str, typer.Option("--shard", help="Screen one part alone, such as 2/8; medood merge puts them together.")
+    ] = "",
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=0, help="Processes that read; 0 reads in this one. [default: one a core]"),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0.1, help="Seconds that one file may take before it is given up.")
+    ] = 300.0,
     select: Select = DEFAULTS.select,
     frames: Frames = DEFAULTS.frames,
     plane: Plane = DEFAULTS.plane,
@@ -48,24 +70,68 @@ def screen_command(
 ) -> None:
     """Score every scan, decide, and write ledger.sqlite and verdicts.csv.
 
-    Exit code 0 when the run finished, whatever it flagged; files that cannot be read are rows, not errors.
+    Exit code 0 when the run finished, whatever it flagged; files that cannot be read are rows, not errors. Interrupted, or
+    asked to end, it stops after the last whole batch, and --resume goes on.
     """
     from medood.progress import Progress
-    from medood.screening.ledger import Ledger
-    from medood.screening.pipeline import screen
-    from medood.screening.whole import sentences
+    from medood.screening.pipeline import StoppedError, Work, screen
 
     if fpr is not None and fdr is not None:
         raise MedoodError("--fpr and --fdr were both given; a run is decided by one of them.")
     progress = Progress(quiet=quiet)
     read = ReadConfig(frames, plane, select, max_pixels, max_bytes, max_members, max_unpacked, max_ratio)
     rate = 0.05 if fpr is None else fpr
-    found = screen(list(sources), detector, out, fpr=rate, fdr=fdr, calibration=calibration, read=read, progress=progress)
-    left_out = f", {found.left_out} left out by the selection" if select else ""
+    if workers is None:
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with _signals() as asked:
+        work = Work(workers, timeout, shard, resume, lambda: bool(asked))
+        try:
+            found = screen(
+                list(sources),
+                detector,
+                out,
+                fpr=rate,
+                fdr=fdr,
+                calibration=calibration,
+                read=read,
+                work=work,
+                progress=progress,
+            )
+        except StoppedError as error:
+            progress.say(str(error))
+            raise typer.Exit(128 + asked[0]) from None
+    tell(found, out, progress)
+
+
+def tell(found: Summary, out: Path, progress: Progress) -> None:
+    """Say what a run found, and print where its verdicts are."""
+    from medood.screening.ledger import Ledger
+    from medood.screening.whole import sentences
+
+    facts = Ledger.facts_of(out)
+    left_out = f", {found.left_out} left out by the selection" if facts["read"]["select"] else ""
     progress.say(
         f"{found.scanned} rows: {found.flagged} out of distribution, {found.accepted} in distribution, "
         f"{found.refused} without a score{left_out}"
     )
-    for sentence in sentences(Ledger.facts_of(out)):
+    for sentence in sentences(facts):
         progress.say(sentence)
     print(out / "verdicts.csv")
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A list that the first SIGINT or SIGTERM is put into; a second one interrupts at once."""
+    asked: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

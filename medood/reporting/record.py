@@ -26,8 +26,8 @@ from medood.reporting.pictures import EvidencePictures, draw_evidence
 from medood.reporting.review import LONGEST, Review, read_review, run_name
 from medood.scans.scan import Status
 from medood.schema import PreprocessConfig, ReadConfig
+from medood.screening.conclusion import summary
 from medood.screening.ledger import Ledger, Row
-from medood.screening.pipeline import summary
 from medood.screening.whole import sentences
 
 SCHEMA_VERSION = 3

@@ -81,27 +81,71 @@ def find_sources(path: Path, options: ReadConfig | None = None) -> Iterator[Sour
     """
     options = options or ReadConfig()
     check_there(path)
-    if not path.is_dir():
-        yield from _open_given(path, options)
+    for file in find_files(path):
+        yield from open_file(file, options)
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that was found and not yet opened.
+
+    Attributes:
+        path: where it lies.
+        root: the folder that it was found in, which it must not lead out of; none for a file that was given or listed.
+        listed: what a list of files states of it; none where it is on none.
+    """
+
+    path: Path
+    root: Path | None = None
+    listed: Entry | None = None
+
+
+def find_files(path: Path) -> Iterator[File | Refusal]:
+    """The files at ``path`` in the order of :func:`find_sources`, unopened but for a list of files itself."""
+    if path.is_dir():
+        closed: list[OSError] = []
+        root = path.resolve()
+        for folder, folders, names in os.walk(path, onerror=closed.append):
+            folders.sort()
+            linked = [name for name in folders if (Path(folder) / name).is_symlink()]
+            for name in sorted([*names, *linked]):
+                yield File(Path(folder) / name, root)
+        for denied in closed:
+            yield Refusal(
+                Identity(str(denied.filename)), Status.UNREADABLE, f"the folder cannot be opened: {denied.strerror}"
+            )
         return
-    root = path.resolve()
-    closed: list[OSError] = []
-    for folder, folders, names in os.walk(path, onerror=closed.append):
-        folders.sort()
-        linked = [name for name in folders if (Path(folder) / name).is_symlink()]
-        for name in sorted([*names, *linked]):
-            found = Path(folder) / name
-            try:
-                if found.is_symlink() and (name in linked or not _stays_inside(found, root)):
-                    why = "a link to a folder, out of the folder or to nothing; not followed"
-                    yield Refusal(Identity(str(found)), Status.UNSAFE_PATH, why)
-                    continue
-            except OSError as error:
-                yield Refusal(Identity(str(found)), Status.UNREADABLE, f"the file cannot be looked up: {error.strerror}")
-                continue
-            yield from _open_file(found, options)
-    for denied in closed:
-        yield Refusal(Identity(str(denied.filename)), Status.UNREADABLE, f"the folder cannot be opened: {denied.strerror}")
+    start = b""
+    with contextlib.suppress(OSError):  # it will be refused when it is opened for reading
+        if path.is_file():  # a pipe would keep its reader waiting
+            with path.open("rb") as stream:
+                start = stream.read(PEEK)
+    if is_file_set(path, start) or is_manifest(path, start):
+        for entry in read_file_set(path) if is_file_set(path, start) else read_manifest(path):
+            yield entry if isinstance(entry, Refusal) else File(entry.path, listed=entry)
+    else:
+        yield File(path)
+
+
+def open_file(file: File | Refusal, options: ReadConfig) -> Iterator[Source | Refusal]:
+    """The sources of a file: itself, or an archive's members."""
+    if isinstance(file, Refusal):
+        yield file
+    elif file.listed is not None:
+        yield from _open_listed(file.listed, options)
+    elif file.root is None:
+        yield from _open(file.path, options)
+    else:
+        where = Identity(str(file.path))
+        try:
+            if file.path.is_symlink() and (file.path.is_dir() or not _stays_inside(file.path, file.root)):
+                why = "a link to a folder, out of the folder or to nothing; not followed"
+                yield Refusal(where, Status.UNSAFE_PATH, why)
+                return
+        except OSError as error:
+            yield Refusal(where, Status.UNREADABLE, f"the file cannot be looked up: {error.strerror}")
+            return
+        yield from _open(file.path, options)
 
 
 def count_sources(path: Path) -> int | None:
@@ -125,40 +169,24 @@ def _stays_inside(link: Path, root: Path) -> bool:
         return False
 
 
-def _open_given(path: Path, options: ReadConfig) -> Iterator[Source | Refusal]:
-    """A file that the user named: it may be a list of other files."""
-    start = b""
-    with contextlib.suppress(OSError):  # it will be refused when it is opened for reading
-        if path.is_file():  # a pipe would keep its reader waiting
-            with path.open("rb") as stream:
-                start = stream.read(PEEK)
-    if is_file_set(path, start):
-        yield from _open_listed(read_file_set(path), options)
-    elif is_manifest(path, start):
-        yield from _open_listed(read_manifest(path), options)
-    else:
-        yield from _open_file(path, options)
-
-
-def _open_listed(entries: Iterator[Entry | Refusal], options: ReadConfig) -> Iterator[Source | Refusal]:
-    for entry in entries:
-        if isinstance(entry, Refusal):
-            yield entry
+def _open_listed(entry: Entry, options: ReadConfig) -> Iterator[Source | Refusal]:
+    for found in _open(entry.path, options):
+        if not isinstance(found, Source):
+            yield found
             continue
-        for found in _open_file(entry.path, options):
-            if not isinstance(found, Source):
-                yield found
-                continue
-            if found.member and entry.sha256 and file_sha256(entry.path) != entry.sha256:
-                why = "the bytes are not those that the manifest states (SHA-256 differs)"
-                yield Refusal(Identity(str(entry.path)), Status.UNREADABLE, why)
-                break
-            yield replace(found, patient=entry.patient, sha256="" if found.member else entry.sha256)
+        if found.member and entry.sha256 and file_sha256(entry.path) != entry.sha256:
+            why = "the bytes are not those that the manifest states (SHA-256 differs)"
+            yield Refusal(Identity(str(entry.path)), Status.UNREADABLE, why)
+            break
+        yield replace(found, patient=entry.patient, sha256="" if found.member else entry.sha256)
 
 
-def _open_file(path: Path, options: ReadConfig) -> Iterator[Source | Refusal]:
+def _open(path: Path, options: ReadConfig) -> Iterator[Source | Refusal]:
     where = Identity(str(path))
     try:
+        if not os.path.lexists(path):
+            yield Refusal(where, Status.UNREADABLE, "the file is gone: it was there when its folder was listed")
+            return
         if not path.is_file():
             yield Refusal(where, Status.NOT_AN_IMAGE, "this is no regular file (a device, a pipe, a link to nothing)")
             return

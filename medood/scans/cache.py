@@ -73,7 +73,7 @@ def build_cache(
     options = options or ReadConfig()
     check_options(options)
     try:
-        stamp, count = _stamp([_FORMAT, config.fit, asdict(options), size, limit, native], root, options)
+        stamp, count = _stamp([_FORMAT, config.fit, config.equalize, asdict(options), size, limit, native], root, options)
     except FileNotFoundError as error:
         raise MedoodError(f"{what}: {error}. Give a folder that holds scans.") from error
     target = folder / f"{stamp[:16]}.u8"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,13 +83,19 @@ def read_scans(path: str | Path, options: ReadConfig | None = None) -> Iterator[
             yield from read_source(found, options, seen)
 
 
-def read_source(source: Source, options: ReadConfig | None = None, seen: Seen | None = None) -> Iterator[Scan | Refusal]:
+def read_source(
+    source: Source,
+    options: ReadConfig | None = None,
+    seen: Seen | None = None,
+    wanted: Callable[[str], bool] | None = None,
+) -> Iterator[Scan | Refusal]:
     """The scans of one source, or the one refusal that says why there is none. Never raises for bad input.
 
     Args:
         source: what to read.
         options: which frames and objects, and the limits.
         seen: refuse contents that were met before as duplicates, and note these.
+        wanted: asked with the SHA-256 of the bytes, before they are decoded; where it says no, there is no result at all.
     """
     options = options or ReadConfig()
     identity = source.identity
@@ -98,6 +104,8 @@ def read_source(source: Source, options: ReadConfig | None = None, seen: Seen | 
         if not content:
             raise RefusedError(Status.UNREADABLE, "the file is empty (0 bytes)")
         identity = replace(identity, sha256=sha256_of(content))
+        if wanted is not None and not wanted(identity.sha256):
+            return
         if source.sha256 and source.sha256 != identity.sha256:
             raise RefusedError(Status.UNREADABLE, "the bytes are not those that the manifest states (SHA-256 differs)")
         first = seen.first(identity.sha256, identity.name) if seen is not None else None

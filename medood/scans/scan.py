@@ -25,6 +25,8 @@ class Status(StrEnum):
     DUPLICATE = "duplicate"
     UNSAFE_PATH = "unsafe_path"
     NOT_SELECTED = "not_selected"
+    WORKER_DIED = "worker_died"
+    TIMED_OUT = "timed_out"
 
 
 @dataclass(frozen=True)

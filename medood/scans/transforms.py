@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, Resize, SpatialPad, Transform
+from monai.transforms import Compose, HistogramNormalize, Resize, SpatialPad, Transform
 from torch import Tensor
 
 from medood.scans.scan import Scan
@@ -78,9 +78,10 @@ def preprocessing(config: PreprocessConfig, size: int | None = None, through: in
     """
     size = size or config.size
     fit = Letterbox if config.fit == "letterbox" else ResizeTo
-    if 0 < through < size:
-        return Compose([ScanToTensor(), fit(through), ResizeTo(size)])
-    return Compose([ScanToTensor(), fit(size)])
+    steps = [ScanToTensor(), fit(through), ResizeTo(size)] if 0 < through < size else [ScanToTensor(), fit(size)]
+    if config.equalize:
+        steps.append(HistogramNormalize(num_bins=256, min=0, max=1))
+    return Compose(steps)
 
 
 def network_input(scan: Scan, chain: Compose) -> Tensor:

@@ -1,7 +1,12 @@
-"""The ledger of a run: SQLite, one row a picture or refused file."""
+"""The ledger of a run: SQLite, one row a picture or refused file, in the order of the listing.
+
+Rows are committed a batch at a time, each with what was gathered of the archive as a whole: whatever ends the process, the
+ledger holds a whole number of batches, and a run goes on behind the last of them.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import sqlite3
@@ -11,8 +16,32 @@ from pathlib import Path
 from typing import Any
 
 from medood.errors import MedoodError
+from medood.scans.scan import Identity, Status
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+#: What brings a ledger of one schema version to the next; version 0 is an empty file.
+_MIGRATIONS = {
+    0: (
+        "CREATE TABLE run (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+        "CREATE TABLE scans (id INTEGER PRIMARY KEY, source TEXT NOT NULL, member TEXT NOT NULL, "
+        "frame INTEGER NOT NULL, sha256 TEXT NOT NULL, status TEXT NOT NULL, reason TEXT NOT NULL, score REAL, "
+        "p_value REAL, decision TEXT NOT NULL, facts TEXT NOT NULL, read_seconds REAL, score_seconds REAL)",
+        "CREATE INDEX scans_by_decision ON scans (decision, score)",
+    ),
+    1: (
+        "ALTER TABLE scans ADD COLUMN file INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE scans ADD COLUMN item INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE scans ADD COLUMN host TEXT NOT NULL DEFAULT ''",
+        "UPDATE scans SET file = id",
+        "CREATE INDEX scans_by_sha256 ON scans (sha256)",
+        "CREATE INDEX scans_by_place ON scans (file, item)",
+        # What medood.screening.whole gathers while a run goes on.
+        "CREATE TABLE sample (sha256 TEXT PRIMARY KEY, month TEXT NOT NULL, p_value REAL NOT NULL, features BLOB NOT NULL)",
+        "CREATE TABLE months (month TEXT PRIMARY KEY, scans INTEGER NOT NULL, p_value REAL NOT NULL, "
+        "patients INTEGER NOT NULL)",
+        "CREATE TABLE patients (month TEXT NOT NULL, patient TEXT NOT NULL, PRIMARY KEY (month, patient))",
+    ),
+}
 #: Columns of ``verdicts.csv``; new ones are only ever added at the end.
 VERDICT_COLUMNS = ("source", "member", "frame", "sha256", "status", "score", "p_value", "decision", "reason")
 
@@ -34,6 +63,9 @@ class Row:
         facts: grey scale, DICOM attributes, spacing, size, nearest in-distribution cosines.
         read_seconds: reading and decoding.
         score_seconds: share of the batch's network time.
+        file: the file's number in the listing, from 0.
+        item: number of the source in that file, from 0; an archive holds several.
+        host: the machine that read it.
     """
 
     source: str
@@ -48,6 +80,9 @@ class Row:
     facts: dict[str, Any] = field(default_factory=dict)
     read_seconds: float = 0.0
     score_seconds: float = 0.0
+    file: int = 0
+    item: int = 0
+    host: str = ""
 
 
 _COLUMNS = tuple(item.name for item in fields(Row))
@@ -59,24 +94,31 @@ class Ledger:
     Args:
         folder: the run's folder.
         create: begin a new run; an old ledger there is an error.
+        resume: with ``create``, take the old ledger instead where there is one.
 
     Raises:
         MedoodError: there is no ledger, there is one already, or it cannot be opened.
     """
 
-    def __init__(self, folder: Path, *, create: bool = False) -> None:
+    def __init__(self, folder: Path, *, create: bool = False, resume: bool = False) -> None:
         self.path = folder / "ledger.sqlite"
-        if create and self.path.exists():
-            raise MedoodError(f"{folder} already holds a run. Give another folder with --out, or remove that one.")
+        if create and not resume and self.path.exists():
+            raise MedoodError(
+                f"{folder} already holds a run. Give another folder with --out, go on with it by --resume, or remove it."
+            )
         if not create and not self.path.is_file():
             raise MedoodError(f"{folder} is not a run: it holds no ledger.sqlite. Give the folder of medood screen --out.")
         try:
             if create:
                 folder.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(self.path)
+            self.database = sqlite3.connect(self.path)
+            self.database.execute("PRAGMA secure_delete=ON")
             if create:
-                self._create()
-            version = self._database.execute("PRAGMA user_version").fetchone()[0]
+                self.database.execute("PRAGMA journal_mode=WAL")
+            version = self._version()
+            while version in _MIGRATIONS and (version or create):
+                self._migrate(version)
+                version = self._version()
         except (OSError, sqlite3.Error) as error:
             raise MedoodError(
                 f"{self.path} cannot be opened: {error}. A ledger is opened where its folder can be written; copy the run "
@@ -85,27 +127,27 @@ class Ledger:
         if version != SCHEMA_VERSION:
             raise MedoodError(f"{self.path} has the schema version {version}; this medood reads {SCHEMA_VERSION}.")
 
-    def _create(self) -> None:
-        self._database.execute("PRAGMA journal_mode=WAL")
-        self._database.execute("CREATE TABLE run (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
-        self._database.execute(
-            "CREATE TABLE scans (id INTEGER PRIMARY KEY, source TEXT NOT NULL, member TEXT NOT NULL, "
-            "frame INTEGER NOT NULL, sha256 TEXT NOT NULL, status TEXT NOT NULL, reason TEXT NOT NULL, score REAL, "
-            "p_value REAL, decision TEXT NOT NULL, facts TEXT NOT NULL, read_seconds REAL, score_seconds REAL)"
-        )
-        self._database.execute("CREATE INDEX scans_by_decision ON scans (decision, score)")
-        self._database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        self._database.commit()
+    def _version(self) -> int:
+        return int(self.database.execute("PRAGMA user_version").fetchone()[0])
+
+    def _migrate(self, version: int) -> None:
+        """To the next schema, all or nothing."""
+        with self.database:
+            self.database.execute("BEGIN IMMEDIATE")
+            if self._version() == version:  # another process may have been faster
+                for statement in _MIGRATIONS[version]:
+                    self.database.execute(statement)
+                self.database.execute(f"PRAGMA user_version={version + 1}")
 
     def state(self, **values: Any) -> None:
         """Note facts of the run, as JSON."""
         rows = [(name, json.dumps(value)) for name, value in values.items()]
-        self._database.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", rows)
-        self._database.commit()
+        self.database.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", rows)
+        self.database.commit()
 
     def run(self) -> dict[str, Any]:
         """The facts of the run."""
-        return {name: json.loads(value) for name, value in self._database.execute("SELECT name, value FROM run")}
+        return {name: json.loads(value) for name, value in self.database.execute("SELECT name, value FROM run")}
 
     @classmethod
     def facts_of(cls, folder: Path) -> dict[str, Any]:
@@ -120,42 +162,68 @@ class Ledger:
         """Write rows, all or none."""
         marks = ", ".join("?" * len(_COLUMNS))
         query = f"INSERT INTO scans ({', '.join(_COLUMNS)}) VALUES ({marks})"  # noqa: S608 - names of our own fields
+        with self.writing():
+            self.database.executemany(query, ([_stored(getattr(row, name)) for name in _COLUMNS] for row in rows))
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Commit what is written inside, all or nothing.
+
+        Raises:
+            MedoodError: the disk is full or cannot be written.
+        """
         try:
-            with self._database:
-                self._database.executemany(query, ([_stored(getattr(row, name)) for name in _COLUMNS] for row in rows))
+            with self.database:
+                yield
         except sqlite3.Error as error:
-            raise MedoodError(f"{self.path} cannot be written: {error}. Free some space and screen again.") from error
+            raise MedoodError(
+                f"{self.path} cannot be written: {error}. Free some space and go on with the same command and --resume."
+            ) from error
+
+    def first(self, sha256: str) -> str | None:
+        """The place of the row that these bytes were first read for; none where there is no row of theirs yet."""
+        query = "SELECT source, member FROM scans WHERE sha256 = ? AND status NOT IN (?, ?) ORDER BY id LIMIT 1"
+        found = self.database.execute(query, (sha256, Status.DUPLICATE, Status.UNREADABLE)).fetchone()
+        return None if found is None else Identity(*found).name
+
+    def end(self) -> tuple[int, int, int, str] | None:
+        """Where the rows end: file and item of the last source, how many rows it has, its name; none without rows."""
+        found = self.database.execute("SELECT file, item, source FROM scans ORDER BY id DESC LIMIT 1").fetchone()
+        if found is None:
+            return None
+        query = "SELECT COUNT(*) FROM scans WHERE file = ? AND item = ?"
+        return found[0], found[1], int(self.database.execute(query, found[:2]).fetchone()[0]), found[2]
 
     def rows(self, where: str = "1", order: str = "id", limit: int = -1) -> Iterator[Row]:
         """Rows in the order they were found, or another order of columns; ``where`` and ``order`` are our own SQL."""
         query = f"SELECT {', '.join(_COLUMNS)} FROM scans WHERE {where} ORDER BY {order} LIMIT ?"  # noqa: S608
-        for values in self._database.execute(query, (limit,)):
+        for values in self.database.execute(query, (limit,)):
             named = dict(zip(_COLUMNS, values, strict=True))
             named["facts"] = json.loads(named["facts"])
             yield Row(**named)
 
     def p_values(self) -> list[float]:
         """Of all scored scans."""
-        return [p for (p,) in self._database.execute("SELECT p_value FROM scans WHERE status = 'scored'")]
+        return [p for (p,) in self.database.execute("SELECT p_value FROM scans WHERE status = 'scored'")]
 
     def uncalibrated(self) -> int:
         """Scored scans of a stratum that was not calibrated."""
         query = "SELECT COUNT(*) FROM scans WHERE status = 'scored' AND json_extract(facts, '$.uncalibrated') IS NOT NULL"
-        return int(self._database.execute(query).fetchone()[0])
+        return int(self.database.execute(query).fetchone()[0])
 
     def decide(self, limit: float, rule: str) -> None:
         """Decide every scored scan by a limit on its p-value; ``rule`` ends the sentence of those flagged."""
-        with self._database:
-            self._database.execute(
+        with self.database:
+            self.database.execute(
                 "UPDATE scans SET decision = 'in_distribution', reason = '' WHERE status = 'scored'",
             )
-            self._database.execute(
+            self.database.execute(
                 "UPDATE scans SET decision = 'out_of_distribution', "
                 "reason = printf('at most %.2g of in-distribution scans score this high; %s', p_value, :rule) "
                 "WHERE status = 'scored' AND p_value <= :limit",
                 {"limit": limit, "rule": rule},
             )
-            self._database.execute(
+            self.database.execute(
                 "UPDATE scans SET reason = reason || CASE WHEN reason = '' THEN '' ELSE '; ' END || "
                 "json_extract(facts, '$.uncalibrated') "
                 "WHERE status = 'scored' AND json_extract(facts, '$.uncalibrated') IS NOT NULL"
@@ -164,7 +232,11 @@ class Ledger:
     def counts(self) -> dict[tuple[str, str], int]:
         """Number of rows by (status, decision)."""
         query = "SELECT status, decision, COUNT(*) FROM scans GROUP BY status, decision ORDER BY status, decision"
-        return {(status, decision): count for status, decision, count in self._database.execute(query)}
+        return {(status, decision): count for status, decision, count in self.database.execute(query)}
+
+    def size(self) -> int:
+        """Number of rows."""
+        return int(self.database.execute("SELECT COUNT(*) FROM scans").fetchone()[0])
 
     def write_csv(self, target: Path) -> None:
         """Write ``verdicts.csv`` whole or not at all."""
@@ -181,7 +253,7 @@ class Ledger:
 
     def close(self) -> None:
         """Close the file; the write-ahead log is folded in."""
-        self._database.close()
+        self.database.close()
 
 
 def _stored(value: Any) -> Any:

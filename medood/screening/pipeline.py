@@ -1,63 +1,71 @@
-"""Sources in, ledger out: read, prepare, batch, judge, write. Bad input becomes a row and never stops the run."""
+"""Sources in, ledger out: list, read, batch, embed, judge, write. Bad input becomes a row and never stops the run.
+
+What is read arrives in the order of the listing and is judged in batches of ``BATCH`` results, counted from the run's begin.
+A batch is committed whole. A run that goes on therefore makes the same batches as one that was never stopped, and the same
+scores to the last bit.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+import itertools
+import json
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from medood.detection.calibration import check_rate, flagged_at_fdr, reachable, threshold, true_rate
+from medood.detection.calibration import check_rate, threshold, true_rate
 from medood.detection.detector import Detector, Verdict
-from medood.detection.reference import TRAINING, stratum
+from medood.detection.reference import TRAINING
 from medood.detection.shipped import find_detector
 from medood.errors import MedoodError
-from medood.progress import Progress
-from medood.scans.archive import Source, check_there, count_sources, find_sources
-from medood.scans.read import Seen, check_options, read_source
-from medood.scans.scan import Identity, Refusal, Scan, Status
+from medood.progress import Bar, Progress
+from medood.scans.archive import File, check_there, count_sources, find_files, open_file
+from medood.scans.read import check_options
+from medood.scans.scan import Status
 from medood.schema import ReadConfig
-from medood.screening.ledger import Ledger, Row
+from medood.screening.conclusion import Summary, conclude, summary
+from medood.screening.engines import Embedded, Engine, make_engine
+from medood.screening.ledger import Ledger, Row, spelled
+from medood.screening.lock import locked
+from medood.screening.pace import Pace
+from medood.screening.reading import Place, Placed, Reading, Result, Shard
 from medood.screening.whole import Whole
 
 BATCH = 32
+#: Batches that are embedded or wait for it while the next are read.
+_AHEAD = 2
+#: Facts of a run that must be the same where it goes on.
+_SAME = ("medood", "sources", "fpr", "fdr", "read", "calibration", "detector", "shard")
+
+
+class StoppedError(MedoodError):
+    """The run was asked to end, and can go on."""
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What a screening found.
+class Work:
+    """How a run is worked through; none of it changes a verdict.
 
     Attributes:
-        scanned: rows in the ledger.
-        flagged: scans decided out of distribution.
-        accepted: scans decided in distribution.
-        refused: rows without a score, but for those left out.
-        left_out: rows that the selection left out.
+        workers: processes that read; 0 reads in this one, where a decoder that crashes ends the run.
+        timeout: seconds that one source may take, where there are workers.
+        shard: screen this part alone, ``I/N``; empty is all. ``medood merge`` puts the parts together.
+        resume: go on with the run in the folder, or begin it where there is none.
+        stopped: asked now and then; where it says yes the run ends after the last whole batch.
     """
 
-    scanned: int
-    flagged: int
-    accepted: int
-    refused: int
-    left_out: int
-
-
-@dataclass(frozen=True)
-class _Waiting:
-    identity: Identity
-    facts: dict[str, Any]
-    picture: Tensor
-    month: str
-    patient: str
-    stratum: str
-    read_seconds: float
+    workers: int = 0
+    timeout: float = 300.0
+    shard: str = ""
+    resume: bool = False
+    stopped: Callable[[], bool] = lambda: False
 
 
 def screen(
@@ -69,6 +77,7 @@ def screen(
     fdr: float | None = None,
     calibration: str = TRAINING,
     read: ReadConfig | None = None,
+    work: Work | None = None,
     progress: Progress | None = None,
 ) -> Summary:
     """Screen files, folders, archives, DICOMDIRs and CSV manifests into a run folder: ``ledger.sqlite``, ``verdicts.csv``.
@@ -76,18 +85,22 @@ def screen(
     Args:
         sources: what to screen.
         detector: a detector, its folder, or the name of a shipped one.
-        out: the run's folder; it must not hold a run.
+        out: the run's folder; it must not hold a run, but where one is resumed.
         fpr: share of in-distribution scans that may be flagged.
         fdr: decide over the archive as a whole instead: share of the flagged scans that may be in-distribution.
         calibration: name of the detector's calibration to decide with, where ``detector`` is a folder.
         read: which frames and objects become scans, and the limits.
+        work: processes, time limits, shards, resuming.
         progress: where to draw; none is quiet.
 
     Raises:
-        MedoodError: a source is missing, the detector is damaged, the rate cannot be reached, the folder is taken.
+        MedoodError: a source is missing, the detector is damaged, the rate cannot be reached, the folder is taken, or the
+            run that is resumed was another one.
+        StoppedError: it was asked to end.
     """
-    progress, read = progress or Progress(quiet=True), read or ReadConfig()
+    progress, read, work = progress or Progress(quiet=True), read or ReadConfig(), work or Work()
     check_options(read)
+    shard = Shard.parse(work.shard) if work.shard else Shard()
     out = Path(out)
     folder = "" if isinstance(detector, Detector) else str(find_detector(detector).resolve())
     loaded = detector if isinstance(detector, Detector) else Detector.load(detector, calibration)
@@ -96,58 +109,66 @@ def screen(
         reference.check(fpr)
     else:
         check_rate(fdr, len(reference.scores), "--fdr")
+    facts = {
+        "medood": version("medood"),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "sources": [str(source) for source in sources],
+        "working_directory": str(Path.cwd()),
+        "fpr": fpr if fdr is None else None,
+        "fdr": fdr,
+        "limit": fpr,
+        "read": asdict(read),
+        "shard": work.shard,
+        "threshold": None if reference.by else threshold(reference.scores, fpr),
+        "true_rate": None if fdr is not None else list(true_rate(min(reference.counts().values()), fpr)),
+        "calibration": reference.stated(),
+        "detector": {
+            "folder": folder,
+            "sha256": loaded.sha256,
+            "name": loaded.facts.get("config", {}).get("name", ""),
+            "score": loaded.score_name,
+            "training_scans": loaded.facts.get("data", {}).get("training_scans"),
+        },
+    }
     total = _total(sources)
-    ledger = Ledger(out, create=True)
-    try:
-        ledger.state(
-            medood=version("medood"),
-            started=datetime.now(UTC).isoformat(timespec="seconds"),
-            sources=[str(source) for source in sources],
-            working_directory=str(Path.cwd()),
-            fpr=fpr if fdr is None else None,
-            fdr=fdr,
-            limit=fpr,
-            read=asdict(read),
-            threshold=None if reference.by else threshold(reference.scores, fpr),
-            true_rate=None if fdr is not None else true_rate(min(reference.counts().values()), fpr),
-            calibration=reference.stated(),
-            detector={
-                "folder": folder,
-                "sha256": loaded.sha256,
-                "name": loaded.facts.get("config", {}).get("name", ""),
-                "score": loaded.score_name,
-                "training_scans": loaded.facts.get("data", {}).get("training_scans"),
-            },
-        )
-        with progress.bar(total, "screening") as bar:
-            pending: list[_Waiting | Row] = []
-            seen, whole = Seen(), Whole()
-            for item in (item for source in sources for item in find_sources(Path(source), read)):
-                for result, seconds in _results(item, read, seen):
-                    pending.append(_prepared(result, loaded, seconds))
-                    if len(pending) == BATCH:
-                        ledger.add(_judged(pending, loaded, fpr, whole))
-                        pending = []
-                bar(1, "")
-            ledger.add(_judged(pending, loaded, fpr, whole))
-        if fdr is not None:
-            _decide(ledger, loaded, fdr, progress)
-        ledger.state(whole=whole.conclude(reference), uncalibrated=ledger.uncalibrated())
-        ledger.state(finished=datetime.now(UTC).isoformat(timespec="seconds"))
-        ledger.write_csv(out / "verdicts.csv")
-        return summary(ledger)
-    finally:
-        ledger.close()
+    with locked(out):
+        ledger = Ledger(out, create=True, resume=work.resume)
+        try:
+            known = ledger.run()
+            if "finished" in known:
+                Whole(ledger).forget()
+                progress.say(f"{out} is finished already")
+                return summary(ledger)
+            if known:
+                _check_same(known, facts, out)
+            else:
+                ledger.state(**facts)
+            reading = Reading(read, loaded.preprocess, reference.by, shard)
+            engine = make_engine(reading, loaded, work.workers, work.timeout)
+            try:
+                with progress.bar(total, "screening") as bar:
+                    _Run(ledger, loaded, fpr, engine, bar).through(sources, read, work.stopped)
+            finally:
+                engine.close()
+            if work.stopped():
+                raise StoppedError(
+                    f"Asked to end; {out} holds {ledger.size()} rows. Go on with the same command and --resume."
+                )
+            return conclude(ledger, loaded, fdr, progress, is_shard=bool(work.shard))
+        finally:
+            ledger.close()
 
 
-def summary(ledger: Ledger) -> Summary:
-    """Count a ledger."""
-    counts = ledger.counts()
-    flagged = counts.get((Status.SCORED, "out_of_distribution"), 0)
-    accepted = counts.get((Status.SCORED, "in_distribution"), 0)
-    total = sum(counts.values())
-    left_out = sum(count for (status, _), count in counts.items() if status == Status.NOT_SELECTED)
-    return Summary(total, flagged, accepted, total - flagged - accepted - left_out, left_out)
+def _check_same(known: dict[str, Any], facts: dict[str, Any], out: Path) -> None:
+    """A run goes on as what it was begun."""
+    for name in _SAME:
+        before, now = known.get(name), json.loads(json.dumps(facts[name]))
+        if name == "detector":
+            before, now = known["detector"]["sha256"], facts["detector"]["sha256"]
+        if before != now:
+            raise MedoodError(
+                f"{out} was begun with another {name}: {before!r}, now {now!r}. Give another folder with --out."
+            )
 
 
 def _total(sources: Sequence[str | Path]) -> int | None:
@@ -165,87 +186,144 @@ def _total(sources: Sequence[str | Path]) -> int | None:
     return total
 
 
-def _results(item: Source | Refusal, read: ReadConfig, seen: Seen) -> Iterator[tuple[Scan | Refusal, float]]:
-    """The item's results with the seconds each took to read."""
-    if isinstance(item, Refusal):
-        yield item, 0.0
-        return
-    started = time.perf_counter()
-    for result in read_source(item, read, seen):
-        yield result, time.perf_counter() - started
-        started = time.perf_counter()
+def listed(sources: Sequence[str | Path], options: ReadConfig, first: int = 0, expected: str = "") -> Iterator[Placed]:
+    """Every source with its place, from the file numbered ``first`` on; those before it are not opened.
+
+    Args:
+        sources: what to list.
+        options: limits of archives.
+        first: number of the first file.
+        expected: its name, where it is known.
+
+    Raises:
+        MedoodError: there is another file at that place.
+    """
+    files = itertools.chain.from_iterable(find_files(Path(source)) for source in sources)
+    there = itertools.islice(enumerate(files), first, None)
+    for number, file in there:
+        name = spelled(str(file.path) if isinstance(file, File) else file.identity.source)
+        if expected and name != expected:
+            raise MedoodError(_changed(first, expected, name))
+        expected = ""
+        for item, source in enumerate(open_file(file, options)):
+            yield Place(number, item), source
+    if expected:
+        raise MedoodError(_changed(first, expected, "no longer there"))
 
 
-def _prepared(result: Scan | Refusal, detector: Detector, seconds: float) -> _Waiting | Row:
-    if isinstance(result, Refusal):
-        return _refused(result, seconds)
-    try:
-        picture, kind = detector.prepare(result), stratum(result.attributes, detector.calibration.by)
-        return _Waiting(result.identity, _facts(result), picture, result.month, result.patient, kind, seconds)
-    except (RuntimeError, ValueError) as error:
-        refusal = Refusal(result.identity, Status.UNREADABLE, f"the picture cannot be resized: {error}")
-        return _refused(refusal, seconds)
+def _changed(number: int, expected: str, found: str) -> str:
+    return (
+        f"File {number + 1} was {expected} when the run stopped, now it is {found}: files were added or taken away. Screen "
+        "them as a new run, with another --out."
+    )
 
 
-def _decide(ledger: Ledger, detector: Detector, fdr: float, progress: Progress) -> None:
-    """Benjamini and Hochberg over the whole ledger."""
-    p = np.array(ledger.p_values())
-    flagged = flagged_at_fdr(p, fdr)
-    limit = float(p[flagged].max()) if flagged.any() else 0.0
-    ledger.decide(limit, f"the limit for a false-discovery rate of {fdr:g} over {len(p)} scans is {limit:.2g}")
-    reference = detector.calibration
-    score = None if reference.by or not limit else threshold(reference.scores, limit)
-    ledger.state(limit=limit, threshold=score)
-    most = max(reference.counts().values())
-    least = reachable(len(p), most, fdr)
-    if least > len(p):
-        progress.say(
-            f"false-discovery rate {fdr:g}: with {most} calibration scans nothing can be flagged among {len(p)} scans; "
-            "calibrate with more, or ask for a higher rate"
-        )
-    elif least > 1:
-        progress.say(
-            f"false-discovery rate {fdr:g}: with {most} calibration scans"
-            f"{' in the largest stratum' if reference.by else ''}, at least {least} of {len(p)} scans have to score above "
-            "all of them before any is flagged"
-        )
+class _Run:
+    """The loop from sources to rows.
+
+    Args:
+        ledger: where rows go.
+        detector: that judges.
+        fpr: the limit on p-values.
+        engine: that reads and embeds.
+        bar: moves by one a source.
+    """
+
+    def __init__(self, ledger: Ledger, detector: Detector, fpr: float, engine: Engine, bar: Bar) -> None:
+        self._ledger, self._detector, self._fpr, self._engine, self._bar = ledger, detector, fpr, engine, bar
+        self._whole = Whole(ledger)
+        self._met: dict[str, str] = {}  # contents whose rows are not in the ledger yet
+        self._embedding: deque[tuple[list[tuple[Place, Result]], Future[Embedded] | None]] = deque()
+        self._pace = Pace()
+
+    def through(self, sources: Sequence[str | Path], options: ReadConfig, stopped: Callable[[], bool]) -> None:
+        """Read, embed, judge and write all that is not in the ledger yet; whole batches alone where it is asked to end."""
+        end = self._ledger.end()
+        first, item, done, name = end or (0, 0, 0, "")
+        self._bar(first, "")  # most files hold one source
+        placed = (some for some in listed(sources, options, first, name) if (some[0].file, some[0].item) >= (first, item))
+        pending: list[tuple[Place, Result]] = []
+        for place, results in self._pace.waiting(self._engine.read(placed, stopped)):
+            resumed = end is not None and (place.file, place.item) == (first, item)
+            rest = results[done:] if resumed else self._told_over(results)
+            for result in rest:
+                self._pace.read(result)
+                pending.append((place, result))
+                if len(pending) == BATCH:
+                    self._embed(pending)
+                    pending = []
+            self._bar(1, self._pace.told())
+        if stopped():
+            return
+        self._embed(pending)
+        while self._embedding:
+            self._write()
+
+    def _told_over(self, results: list[Result]) -> list[Result]:
+        """The results, or that the same bytes were read before."""
+        if not results or not (sha256 := results[0].identity.sha256):
+            return results
+        identity = results[0].identity
+        first = self._met.get(sha256) or self._ledger.first(sha256)
+        if first is not None:
+            return [Result(identity, Status.DUPLICATE, f"the same bytes as {first}", host=results[0].host)]
+        if results[0].status != Status.UNREADABLE:
+            self._met[sha256] = identity.name
+        return results
+
+    def _embed(self, pending: list[tuple[Place, Result]]) -> None:
+        pictures = [result.network_input for _, result in pending if result.picture is not None]
+        future = self._engine.embed(torch.stack(pictures)) if pictures else None
+        self._embedding.append((pending, future))
+        while len(self._embedding) > _AHEAD or (self._embedding and _is_done(self._embedding[0][1])):
+            self._write()
+
+    def _write(self) -> None:
+        """Judge the oldest batch and commit its rows."""
+        pending, future = self._embedding.popleft()
+        verdicts: list[Verdict] = []
+        scored = [result for _, result in pending if result.picture is not None]
+        seconds = 0.0
+        if future is not None:
+            features, seconds = self._pace.embedded(future)
+            verdicts = self._detector.judge(features, self._fpr, [result.stratum for result in scored])
+        judged = iter(verdicts)
+        share = seconds / max(1, len(scored))
+        with self._ledger.writing():
+            for i, (result, verdict) in enumerate(zip(scored, verdicts, strict=True)):
+                row = features.features[i]
+                self._whole.add(result.identity.sha256, result.patient, row, result.month, verdict.p_value)
+            self._ledger.add(
+                _row(place, result, next(judged) if result.picture is not None else None, self._fpr, share)
+                for place, result in pending
+            )
+        for _, result in pending:
+            self._met.pop(result.identity.sha256, None)
 
 
-def _judged(pending: list[_Waiting | Row], detector: Detector, fpr: float, whole: Whole) -> list[Row]:
-    """Rows in the order in which they were found: those that wait for the network are judged in one batch."""
-    waiting = [item for item in pending if isinstance(item, _Waiting)]
-    if not waiting:
-        return [item for item in pending if isinstance(item, Row)]
-    started = time.perf_counter()
-    rows = detector.embed(torch.stack([item.picture for item in waiting]))
-    verdicts = detector.judge(rows, fpr, [item.stratum for item in waiting])
-    seconds = (time.perf_counter() - started) / len(waiting)
-    for item, features, verdict in zip(waiting, rows.features, verdicts, strict=True):
-        whole.add(item.identity.sha256, item.patient, features, item.month, verdict.p_value)
-    judged = iter(verdicts)
-    return [item if isinstance(item, Row) else _scored(item, next(judged), fpr, seconds) for item in pending]
+def _is_done(future: Future[Embedded] | None) -> bool:
+    return future is None or future.done()
 
 
-def _facts(scan: Scan) -> dict[str, Any]:
-    """What the ledger keeps of a scan, without its pixels."""
-    return {
-        "grayscale": asdict(scan.grayscale),
-        "attributes": scan.attributes,
-        "spacing": scan.spacing,
-        "spacing_source": scan.spacing_source,
-        "aspect": round(scan.aspect, 6),
-        "shape": list(scan.pixels.shape[1:]),
-    }
-
-
-def _scored(item: _Waiting, verdict: Verdict, fpr: float, seconds: float) -> Row:
-    identity = item.identity
+def _row(place: Place, result: Result, verdict: Verdict | None, fpr: float, seconds: float) -> Row:
+    identity = result.identity
+    row = Row(
+        identity.source,
+        identity.member,
+        identity.frame,
+        identity.sha256,
+        result.status,
+        result.reason,
+        facts=result.facts or {},
+        read_seconds=round(result.disk_seconds + result.decode_seconds, 6),
+        file=place.file,
+        item=place.item,
+        host=result.host,
+    )
+    if verdict is None:
+        return row
     flagged = verdict.decision == "out_of_distribution"
-    facts = {
-        **item.facts,
-        "nearest": [round(v, 4) for v in verdict.nearest],
-        "nearest_keys": verdict.nearest_keys,
-    }
+    facts = {**row.facts, "nearest": [round(v, 4) for v in verdict.nearest], "nearest_keys": verdict.nearest_keys}
     if verdict.stratum:
         facts["stratum"] = verdict.stratum
     reason = (
@@ -255,30 +333,12 @@ def _scored(item: _Waiting, verdict: Verdict, fpr: float, seconds: float) -> Row
         told = f"no calibration scan is of its kind ({verdict.stratum}), so only what all other kinds would flag is flagged"
         facts["uncalibrated"] = told
         reason = f"{reason}; {told}" if reason else told
-    return Row(
-        identity.source,
-        identity.member,
-        identity.frame,
-        identity.sha256,
-        Status.SCORED,
-        reason,
-        min(verdict.score, 1e308),
-        verdict.p_value,
-        verdict.decision,
-        facts,
-        round(item.read_seconds, 6),
-        round(seconds, 6),
-    )
-
-
-def _refused(refusal: Refusal, seconds: float) -> Row:
-    identity = refusal.identity
-    return Row(
-        identity.source,
-        identity.member,
-        identity.frame,
-        identity.sha256,
-        refusal.status,
-        refusal.reason,
-        read_seconds=round(seconds, 6),
+    return replace(
+        row,
+        reason=reason,
+        score=min(verdict.score, 1e308),
+        p_value=verdict.p_value,
+        decision=verdict.decision,
+        facts=facts,
+        score_seconds=round(seconds, 6),
     )

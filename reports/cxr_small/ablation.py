@@ -53,7 +53,11 @@ RUNS: dict[str, list[str]] = {
         "negatives.auxiliary=[WORK/auxiliary]",
         "negatives.auxiliary_mixture={image_as_is: 1, rot: 1}",
     ],
-    "domain's negatives without lesions": [f"negatives.mixture={ACQUISITION}"],
+    **{
+        f"domain's negatives without lesions seed {seed}": [f"negatives.mixture={ACQUISITION}", f"train.seed={seed}"]
+        for seed in (0, 1, 2)
+    },
+    "without lesions, equalised": [f"negatives.mixture={ACQUISITION}", "preprocess.equalize=true"],
     "backbone ViT": ["model.backbone=vit_tiny_patch16_224", f"model.arguments={VIT}"],
     "backbone ResNet": ["model.backbone=resnet10t"],
     "one epoch": ["train.epochs=1"],

@@ -166,7 +166,7 @@ def test_names_that_are_not_utf8_and_pictures_of_one_pixel(tiny_detector: Path, 
 
 def test_a_disk_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, create=True)
-    ledger._database.execute("PRAGMA query_only=1")
+    ledger.database.execute("PRAGMA query_only=1")
     with pytest.raises(MedoodError, match="cannot be written"):
         ledger.add([Row("a", "", 0, "", "unreadable", "why")])
 

@@ -1,0 +1,91 @@
+"""The parts of an archive that were screened apart, put together into one run."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from medood.detection.detector import Detector
+from medood.detection.shipped import find_detector
+from medood.errors import MedoodError
+from medood.progress import Progress
+from medood.screening.conclusion import Summary, conclude
+from medood.screening.ledger import Ledger, Row
+from medood.screening.lock import locked
+from medood.screening.whole import Whole
+
+_BATCH = 1000
+#: Facts of the parts that must be the same.
+_SAME = ("medood", "sources", "fpr", "fdr", "read", "calibration")
+
+
+def merge(
+    parts: Sequence[Path], out: Path, *, detector: str | Path | None = None, progress: Progress | None = None
+) -> Summary:
+    """Put the runs of all shards together into one run, with decisions and statements over the archive as a whole.
+
+    Rows stand in the order of the listing, as if the archive had been screened at once.
+
+    Args:
+        parts: folders of the shards' runs, each once.
+        out: the new run's folder; it must not hold a run.
+        detector: the detector's folder, where it is no longer the one noted in the ledgers.
+        progress: where to draw; none is quiet.
+
+    Raises:
+        MedoodError: a part is missing, twice, unfinished or of another run.
+    """
+    progress = progress or Progress(quiet=True)
+    facts = [Ledger.facts_of(part) for part in parts]
+    _check(parts, facts)
+    folder = detector or facts[0]["detector"]["folder"]
+    if not folder or not (find_detector(folder) / "detector.json").is_file():
+        raise MedoodError(f"The detector of {parts[0]} is no longer at {folder or 'any known place'}. Give --detector.")
+    loaded = Detector.load(folder, facts[0]["calibration"]["name"])
+    if loaded.sha256 != facts[0]["detector"]["sha256"]:
+        raise MedoodError(f"{parts[0]} was scored by another detector than {folder}. Give the right one with --detector.")
+    with locked(out):
+        ledger = Ledger(out, create=True)
+        ledgers = [Ledger(part) for part in parts]
+        try:
+            known = {name: value for name, value in facts[0].items() if name not in ("finished", "shard")}
+            ledger.state(**known | {"started": min(some["started"] for some in facts), "shard": "", "shards": len(parts)})
+            rows = heapq.merge(*(some.rows() for some in ledgers), key=lambda row: (row.file, row.item))
+            with progress.bar(sum(some.size() for some in ledgers), "merging") as bar:
+                for batch in _batches(rows):
+                    ledger.add(batch)
+                    bar(len(batch), "")
+            whole = Whole(ledger)
+            for some in ledgers:
+                whole.take(some)
+            return conclude(ledger, loaded, known["fdr"], progress)
+        finally:
+            for some in [ledger, *ledgers]:
+                some.close()
+
+
+def _check(parts: Sequence[Path], facts: list[dict[str, Any]]) -> None:
+    for part, some in zip(parts, facts, strict=True):
+        if "finished" not in some:
+            raise MedoodError(f"{part} was not finished. Go on with its command and --resume, then merge.")
+        if not some.get("shard"):
+            raise MedoodError(f"{part} is a whole run, not a part of one (medood screen --shard I/N).")
+        for name in _SAME:
+            if some[name] != facts[0][name]:
+                raise MedoodError(f"{part} and {parts[0]} differ in {name}: {some[name]!r} and {facts[0][name]!r}.")
+        if some["detector"]["sha256"] != facts[0]["detector"]["sha256"]:
+            raise MedoodError(f"{part} and {parts[0]} were scored by different detectors.")
+    count = int(facts[0]["shard"].partition("/")[2])
+    there = sorted(some["shard"] for some in facts)
+    wanted = sorted(f"{i + 1}/{count}" for i in range(count))
+    if there != wanted:
+        missing = ", ".join(sorted(set(wanted) - set(there))) or "none"
+        raise MedoodError(f"These are the parts {', '.join(there)}; each of {count} is needed once. Missing: {missing}.")
+
+
+def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    while batch := list(itertools.islice(rows, _BATCH)):
+        yield batch

@@ -1,0 +1,232 @@
+"""From a source to what the network and the ledger need of it: done in this process, in a worker process or on a cluster."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.transforms import Compose
+from torch import Tensor
+
+from medood.detection.reference import stratum
+from medood.errors import MedoodError
+from medood.scans.archive import Source, read_bytes
+from medood.scans.read import read_source
+from medood.scans.scan import Identity, Refusal, RefusedError, Scan, Status
+from medood.scans.transforms import network_input, preprocessing, to_levels
+from medood.schema import PreprocessConfig, ReadConfig
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of several parts that an archive is screened in: the files whose contents' digest falls to it.
+
+    Attributes:
+        index: from 0.
+        count: number of parts.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """``2/8`` is the second of eight.
+
+        Raises:
+            MedoodError: it is no such text.
+        """
+        index, slash, count = text.partition("/")
+        if not (slash and index.isascii() and count.isascii() and index.isdigit() and count.isdigit()):
+            raise MedoodError(f"--shard is {text!r}; expected I/N, such as 2/8 for the second of eight parts.")
+        if not 1 <= int(index) <= int(count):
+            raise MedoodError(f"--shard is {text!r}; expected a part from 1 to {count}.")
+        return cls(int(index) - 1, int(count))
+
+    def holds(self, sha256: str) -> bool:
+        """Whether contents with this digest are of this part."""
+        return int(sha256[:16], 16) % self.count == self.index
+
+    def holds_unread(self, name: str) -> bool:
+        """The same for what has no digest, by its name, so that just one part has its row."""
+        return self.holds(hashlib.sha256(name.encode("utf-8", "backslashreplace")).hexdigest())
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How sources are read in a run.
+
+    Attributes:
+        options: which frames and objects become scans, and the limits.
+        preprocess: from a scan to the network's input.
+        by: DICOM attributes that part scans into strata.
+        shard: the part of the archive that is read.
+    """
+
+    options: ReadConfig
+    preprocess: PreprocessConfig
+    by: tuple[str, ...] = ()
+    shard: Shard = Shard()
+
+    @cached_property
+    def chain(self) -> Compose:
+        """The transforms of ``preprocess``."""
+        return preprocessing(self.preprocess)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a source stands in the listing of a run.
+
+    Attributes:
+        file: number of the file, from 0.
+        item: number of the source in that file, from 0; an archive holds several.
+    """
+
+    file: int
+    item: int
+
+
+#: A source with its place in the listing.
+Placed = tuple[Place, Source | Refusal]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was read: one picture, or a refusal.
+
+    Attributes:
+        identity: where it came from.
+        status: ``scored`` for a picture that will be, else the refusal's.
+        reason: the refusal's sentence.
+        picture: uint8 ``[1, S, S]``, the network's input; none for a refusal.
+        facts: what the ledger keeps of the scan.
+        month: of acquisition; see :class:`medood.scans.scan.Scan`.
+        patient: likewise.
+        stratum: of the calibration.
+        disk_seconds: spent on getting the bytes.
+        decode_seconds: spent on decoding and preparing.
+        host: the machine that read it.
+    """
+
+    identity: Identity
+    status: Status
+    reason: str = ""
+    picture: Tensor | None = None
+    facts: dict[str, Any] | None = None
+    month: str = ""
+    patient: str = ""
+    stratum: str = ""
+    disk_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    host: str = field(default_factory=platform.node)
+
+    @property
+    def network_input(self) -> Tensor:
+        """float32 ``[1, S, S]`` in [0, 1]."""
+        assert self.picture is not None
+        return self.picture.float() / 255.0
+
+
+def read_results(source: Source | Refusal, reading: Reading) -> list[Result]:
+    """All that is read of a source, in order; nothing where another shard has it. Never raises for bad input."""
+    if isinstance(source, Refusal):
+        mine = reading.shard.holds_unread(source.identity.name)
+        return [Result(source.identity, source.status, source.reason)] if mine else []
+    started = time.perf_counter()
+    try:
+        source = replace(source, content=read_bytes(source, reading.options))
+    except RefusedError as refused:
+        return read_results(Refusal(source.identity, refused.status, refused.reason), reading)
+    except Exception as error:  # a damaged archive fails in many ways
+        why = f"the file cannot be read ({type(error).__name__})"
+        return read_results(Refusal(source.identity, Status.UNREADABLE, why), reading)
+    disk = time.perf_counter() - started
+    found = []
+    started = time.perf_counter()
+    for result in read_source(source, reading.options, wanted=reading.shard.holds):
+        prepared = _prepared(result, reading)
+        found.append(replace(prepared, disk_seconds=disk, decode_seconds=time.perf_counter() - started))
+        started, disk = time.perf_counter(), 0.0
+    if found and not found[0].identity.sha256 and not reading.shard.holds_unread(source.identity.name):
+        return []
+    return found
+
+
+def _prepared(result: Scan | Refusal, reading: Reading) -> Result:
+    if isinstance(result, Refusal):
+        return Result(result.identity, result.status, result.reason)
+    try:
+        picture = to_levels(network_input(result, reading.chain))
+    except (RuntimeError, ValueError) as error:
+        return Result(result.identity, Status.UNREADABLE, f"the picture cannot be resized: {error}")
+    facts = {
+        "grayscale": asdict(result.grayscale),
+        "attributes": result.attributes,
+        "spacing": result.spacing,
+        "spacing_source": result.spacing_source,
+        "aspect": round(result.aspect, 6),
+        "shape": list(result.pixels.shape[1:]),
+    }
+    kind = stratum(result.attributes, reading.by)
+    return Result(result.identity, Status.SCORED, "", picture, facts, result.month, result.patient, kind)
+
+
+def source_to_bytes(source: Source | Refusal) -> bytes:
+    """A source as a line of JSON, and its contents behind it where they are here."""
+    if isinstance(source, Refusal):
+        return json.dumps({"refusal": asdict(source)}).encode() + b"\n"
+    fields = asdict(replace(source, content=None)) | {"path": str(source.path)}
+    fields["content"] = source.content is not None
+    return json.dumps({"source": fields}).encode() + b"\n" + (source.content or b"")
+
+
+def source_from_bytes(message: bytes) -> Source | Refusal:
+    """What :func:`source_to_bytes` wrote."""
+    line, _, content = message.partition(b"\n")
+    told = json.loads(line)
+    if "refusal" in told:
+        fields = told["refusal"]
+        return Refusal(Identity(**fields["identity"]), Status(fields["status"]), fields["reason"])
+    fields = told["source"]
+    return Source(**fields | {"path": Path(fields["path"]), "content": content if fields["content"] else None})
+
+
+def results_to_bytes(results: list[Result]) -> bytes:
+    """Results as a line of JSON, and the pictures' grey levels one after the other."""
+    plain = [asdict(replace(result, picture=None)) for result in results]
+    shapes = [None if result.picture is None else list(result.picture.shape) for result in results]
+    levels = b"".join(result.picture.numpy().tobytes() for result in results if result.picture is not None)
+    return json.dumps({"results": plain, "shapes": shapes}).encode() + b"\n" + levels
+
+
+def results_from_bytes(message: bytes) -> list[Result]:
+    """What :func:`results_to_bytes` wrote."""
+    line, _, levels = message.partition(b"\n")
+    told = json.loads(line)
+    pictures = _pictures(told["shapes"], levels)
+    return [
+        Result(
+            **fields | {"identity": Identity(**fields["identity"]), "status": Status(fields["status"]), "picture": picture}
+        )
+        for fields, picture in zip(told["results"], pictures, strict=True)
+    ]
+
+
+def _pictures(shapes: list[list[int] | None], levels: bytes) -> Iterator[Tensor | None]:
+    place = 0
+    for shape in shapes:
+        if shape is None:
+            yield None
+        else:
+            size = shape[0] * shape[1] * shape[2]
+            yield torch.frombuffer(bytearray(levels[place : place + size]), dtype=torch.uint8).reshape(shape)
+            place += size

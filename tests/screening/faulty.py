@@ -1,0 +1,34 @@
+"""A reader for worker processes that does what damaged files make decoders do, by the file's name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from medood.scans.archive import Source
+from medood.scans.scan import Refusal
+from medood.screening.reading import Reading, Result, read_results
+
+
+def read(source: Source | Refusal, reading: Reading) -> list[Result]:
+    """Read as ever, but for the files named after a fault."""
+    name = Path(source.identity.source).stem
+    if "segfault" in name:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if "exit" in name:
+        os._exit(3)
+    if "forever" in name:
+        while True:
+            pass
+    if "oom" in name:
+        raise MemoryError
+    if "once" in name:  # dies the first time alone
+        flag = Path(source.identity.source).with_suffix(".flag")
+        if not flag.exists():
+            flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+    if "slow" in name:
+        time.sleep(0.05)
+    return read_results(source, reading)

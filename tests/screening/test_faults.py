@@ -1,0 +1,348 @@
+"""What a run survives: every fault costs at most the row of its file, and no row is lost or doubled."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medood.detection.detector import Detector
+from medood.errors import MedoodError
+from medood.phantom.chest import frontal_chest
+from medood.phantom.dicom import dicom_bytes
+from medood.screening import conclusion, engines
+from medood.screening.ledger import Ledger
+from medood.screening.lock import locked
+from medood.screening.merge import merge
+from medood.screening.pipeline import StoppedError, Work, screen
+from medood.screening.workers import Workers
+from tests.screening import faulty
+
+#: Rows of a ledger without what no two runs share.
+_ROWS = "SELECT source, member, frame, sha256, status, reason, score, p_value, decision, facts, file, item FROM scans"
+
+
+def rows(run: Path) -> list[tuple[Any, ...]]:
+    with contextlib.closing(sqlite3.connect(run / "ledger.sqlite")) as database:
+        return database.execute(f"{_ROWS} ORDER BY id").fetchall()
+
+
+def statuses(run: Path) -> dict[str, str]:
+    return {Path(row[0]).name: row[4] for row in rows(run)}
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """150 small files: DICOM with months and patients, PNG, a multi-page TIFF, copies, and such as no reader takes."""
+    root = tmp_path_factory.mktemp("archive")
+    rng = np.random.default_rng(0)
+    for i in range(150):
+        path = root / f"{i:03d}"
+        if i % 10 == 3:
+            path.with_suffix(".dcm").write_bytes(b"no scan %d" % i)
+        elif i % 10 == 5:
+            pages = [Image.fromarray(rng.integers(0, 255, (20, 20), dtype=np.uint8)) for _ in range(7)]
+            pages[0].save(path.with_suffix(".tif"), save_all=True, append_images=pages[1:])
+        elif i % 10 == 7:
+            shutil.copy(root / f"{i - 1:03d}.png", path.with_suffix(".png"))
+        elif i % 10 in (1, 6):
+            Image.fromarray(rng.integers(0, 255, (24, 24), dtype=np.uint8)).save(path.with_suffix(".png"))
+        else:
+            path.with_suffix(".dcm").write_bytes(dicom_bytes(frontal_chest(i, 32).picture, f"{i}"))
+    return root
+
+
+@pytest.fixture(scope="session")
+def whole_run(archive: Path, tiny_detector: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the archive that nothing disturbed."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    screen([archive], tiny_detector, out, fpr=0.1)
+    return out
+
+
+@pytest.fixture
+def with_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "Workers", partial(Workers, read=faulty.read))
+
+
+def test_worker_processes_give_the_same_ledger_bit_for_bit(
+    archive: Path, whole_run: Path, tiny_detector: Path, tmp_path: Path
+) -> None:
+    screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(workers=2))
+    assert rows(tmp_path / "run") == rows(whole_run)
+    assert Ledger.facts_of(tmp_path / "run")["whole"] == Ledger.facts_of(whole_run)["whole"]
+
+
+@pytest.mark.usefixtures("with_faults")
+def test_a_file_that_kills_or_hangs_its_reader_costs_its_own_row(tiny_detector: Path, tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    root.mkdir()
+    rng = np.random.default_rng(1)
+    names = [
+        f"{i:02d}-{kind}" for i, kind in enumerate(["ok", "segfault", "ok", "exit", "forever", "slow", "oom", "once"] * 2)
+    ]
+    for name in names:
+        Image.fromarray(rng.integers(0, 255, (16, 16), dtype=np.uint8)).save(root / f"{name}.png")
+    started = time.monotonic()
+    screen([root], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(workers=2, timeout=2.0))
+    assert time.monotonic() - started < 60
+    found = {name: status for name, status in statuses(tmp_path / "run").items() if name.endswith(".png")}
+    expected = {"segfault": "worker_died", "exit": "worker_died", "forever": "timed_out", "oom": "worker_died"}
+    assert found == {f"{name}.png": expected.get(name.partition("-")[2], "scored") for name in names}
+    reasons = {Path(row[0]).stem: row[5] for row in rows(tmp_path / "run")}
+    assert reasons["01-segfault"] == "the process that read this file ended (signal SIGSEGV), 2 times"
+    assert reasons["03-exit"] == "the process that read this file ended (exit code 3), 2 times"
+    assert reasons["04-forever"] == "the file was not read within 2 s"
+
+
+def test_workers_killed_at_random_lose_no_row(archive: Path, whole_run: Path, tiny_detector: Path, tmp_path: Path) -> None:
+    """Readers are killed every few milliseconds while they read; each file is tried twice, and few are hit twice."""
+    made: list[Workers] = []
+    draw, done = random.Random(0), threading.Event()
+
+    def make(*given: Any) -> Workers:
+        made.append(Workers(*given, read=faulty.read))
+        return made[0]
+
+    def kill() -> None:
+        while not done.wait(draw.uniform(0.1, 0.3)):
+            for workers in made:
+                with contextlib.suppress(OSError, AttributeError, TypeError):
+                    os.kill(draw.choice(workers._workers).process.pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engines, "Workers", make)
+        thread.start()
+        try:
+            screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(workers=2))
+        finally:
+            done.set()
+            thread.join()
+    undisturbed, found = rows(whole_run), rows(tmp_path / "run")
+    hit = {row[:2] for row in found if row[4] == "worker_died"}
+    assert len(hit) <= 3
+    # A file that was hit twice changes the batches, and with them perhaps the last bits of scores.
+    assert [row[:6] for row in found if row[:2] not in hit] == [row[:6] for row in undisturbed if row[:2] not in hit]
+    assert hit or found == undisturbed
+
+
+def _screen(archive: Path, detector: Path, out: Path) -> None:
+    screen([archive], detector, out, fpr=0.1, work=Work(resume=True))
+
+
+def kill_and_resume(archive: Path, detector: Path, out: Path, seed: int, kills: int, longest: float) -> int:
+    """Screen with a process that is killed at random moments, until it has ended by itself; how often it was killed."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["medood.screening.pipeline"])
+    draw, killed = random.Random(seed), 0
+    while True:
+        process = context.Process(target=_screen, args=(archive, detector, out))
+        process.start()
+        if killed < kills:
+            time.sleep(draw.uniform(0.0, longest))
+            os.kill(process.pid or 0, signal.SIGKILL)
+            killed += 1
+        process.join()
+        if process.exitcode == 0:
+            return killed
+        assert process.exitcode == -signal.SIGKILL
+
+
+def test_killed_at_random_moments_and_resumed_is_the_same_run(
+    archive: Path, whole_run: Path, tiny_detector: Path, tmp_path: Path
+) -> None:
+    for seed in range(3):
+        out = tmp_path / f"run{seed}"
+        kill_and_resume(archive, tiny_detector, out, seed, 4, 0.8)
+        assert rows(out) == rows(whole_run)
+        assert (out / "verdicts.csv").read_bytes() == (whole_run / "verdicts.csv").read_bytes()
+        assert Ledger.facts_of(out)["whole"] == Ledger.facts_of(whole_run)["whole"]
+        assert "patient_key" not in Ledger.facts_of(out)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_asked_to_end_it_can_go_on(
+    archive: Path, whole_run: Path, tiny_detector: Path, tmp_path: Path, workers: int
+) -> None:
+    asked: list[int] = []
+
+    def stopped_after(count: int) -> Callable[[], bool]:
+        def stopped() -> bool:
+            asked.append(0)
+            return len(asked) > count
+
+        return stopped
+
+    for count in (40, 90):
+        asked.clear()
+        with pytest.raises(StoppedError, match="--resume"):
+            screen(
+                [archive],
+                tiny_detector,
+                tmp_path / "run",
+                fpr=0.1,
+                work=Work(workers, resume=True, stopped=stopped_after(count)),
+            )
+        kept = rows(tmp_path / "run")
+        assert kept == rows(whole_run)[: len(kept)]
+    screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(workers, resume=True))
+    assert rows(tmp_path / "run") == rows(whole_run)
+    again = screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(workers, resume=True))
+    assert again.scanned == len(rows(whole_run))
+
+
+def test_a_run_goes_on_as_what_it_was_begun(archive: Path, tiny_detector: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    shutil.copytree(archive, few)
+    calls = iter(range(1000))
+    stop = Work(resume=True, stopped=lambda: next(calls) > 70)
+    with pytest.raises(StoppedError):
+        screen([few], tiny_detector, tmp_path / "run", fpr=0.1, work=stop)
+    with pytest.raises(MedoodError, match=r"begun with another fpr: 0\.1, now 0\.2"):
+        screen([few], tiny_detector, tmp_path / "run", fpr=0.2, work=Work(resume=True))
+    with pytest.raises(MedoodError, match="already holds a run"):
+        screen([few], tiny_detector, tmp_path / "run", fpr=0.1)
+    (few / "000.dcm").unlink()
+    with pytest.raises(MedoodError, match="files were added or taken away"):
+        screen([few], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(resume=True))
+
+
+def test_a_second_process_is_told(archive: Path, tiny_detector: Path, tmp_path: Path) -> None:
+    with locked(tmp_path / "run"), pytest.raises(MedoodError, match="being written by another process"):
+        screen([archive], tiny_detector, tmp_path / "run", fpr=0.1)
+
+
+def test_a_full_disk_ends_the_run_and_it_goes_on(
+    archive: Path, whole_run: Path, tiny_detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Ledger.__init__
+
+    def small(self: Ledger, folder: Path, **options: bool) -> None:
+        whole(self, folder, **options)
+        self.database.execute("PRAGMA max_page_count=40")
+
+    monkeypatch.setattr(Ledger, "__init__", small)
+    with pytest.raises(MedoodError, match=r"full.*--resume"):
+        screen([archive], tiny_detector, tmp_path / "run", fpr=0.1)
+    monkeypatch.setattr(Ledger, "__init__", whole)
+    kept = rows(tmp_path / "run")
+    assert 0 < len(kept) < len(rows(whole_run))
+    screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(resume=True))
+    assert rows(tmp_path / "run") == rows(whole_run)
+
+
+@pytest.mark.usefixtures("with_faults")
+def test_slow_disks_and_files_that_vanish(tiny_detector: Path, tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    root.mkdir()
+    rng = np.random.default_rng(2)
+    for i in range(20):
+        Image.fromarray(rng.integers(0, 255, (16, 16), dtype=np.uint8)).save(root / f"{i:02d}-slow.png")
+
+    def vanish() -> None:
+        time.sleep(0.2)
+        (root / "19-slow.png").unlink()
+
+    threading.Thread(target=vanish).start()
+    screen([root], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(workers=2))
+    found = rows(tmp_path / "run")
+    assert [row[4] for row in found[:19]] == ["scored"] * 19
+    assert found[19][4] == "unreadable"
+    assert "No such file" in found[19][5] or "is gone" in found[19][5]
+
+
+def test_a_clock_that_goes_backwards_changes_nothing(
+    archive: Path, whole_run: Path, tiny_detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = iter(range(10**9, 0, -1))
+    monkeypatch.setattr(time, "time", lambda: float(next(ticks)))
+    screen([archive], tiny_detector, tmp_path / "run", fpr=0.1)
+    assert rows(tmp_path / "run") == rows(whole_run)
+
+
+def test_shards_put_together_are_the_whole(archive: Path, whole_run: Path, tiny_detector: Path, tmp_path: Path) -> None:
+    """Batches differ, so that the last bits of scores may."""
+    parts = [tmp_path / f"part{i}" for i in range(3)]
+    for i, part in enumerate(parts):
+        screen([archive], tiny_detector, part, fpr=0.1, work=Work(shard=f"{i + 1}/3"))
+        assert len(rows(part)) > 20
+    found = merge(parts[::-1], tmp_path / "merged")
+    merged, expected = rows(tmp_path / "merged"), rows(whole_run)
+    assert found.scanned == len(expected)
+    for one, other in zip(merged, expected, strict=True):
+        assert one[:6] + one[8:9] + one[10:] == other[:6] + other[8:9] + other[10:]
+        assert (one[6] is None) == (other[6] is None)
+        assert one[6] is None or one[6] == pytest.approx(other[6], rel=1e-4)
+    whole = Ledger.facts_of(tmp_path / "merged")["whole"]
+    assert whole["shift"]["archive"] == Ledger.facts_of(whole_run)["whole"]["shift"]["archive"]
+    with pytest.raises(MedoodError, match="Missing: 2/3"):
+        merge([parts[0], parts[2]], tmp_path / "other")
+    with pytest.raises(MedoodError, match="is a whole run"):
+        merge([whole_run], tmp_path / "other")
+
+
+def test_a_false_discovery_rate_is_decided_when_shards_are_put_together(
+    archive: Path, tiny_detector: Path, tmp_path: Path
+) -> None:
+    screen([archive], tiny_detector, tmp_path / "whole", fdr=0.5)
+    for i in (1, 2):
+        screen([archive], tiny_detector, tmp_path / f"{i}", fdr=0.5, work=Work(shard=f"{i}/2"))
+    merge([tmp_path / "1", tmp_path / "2"], tmp_path / "merged")
+    facts = [Ledger.facts_of(tmp_path / name) for name in ("whole", "merged")]
+    assert facts[0]["limit"] == pytest.approx(facts[1]["limit"])
+    assert [row[8] for row in rows(tmp_path / "whole")] == [row[8] for row in rows(tmp_path / "merged")]
+
+
+def test_a_wrong_shard_is_told(tiny_detector: Path, archive: Path, tmp_path: Path) -> None:
+    for text in ("3/2", "0/2", "1", "a/b", "-1/2"):
+        with pytest.raises(MedoodError, match="--shard"):
+            screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(shard=text))
+
+
+def test_a_ledger_of_the_first_schema_is_brought_up(whole_run: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(whole_run, old)
+    with contextlib.closing(sqlite3.connect(old / "ledger.sqlite")) as database:
+        for table in ("sample", "months", "patients"):
+            database.execute(f"DROP TABLE {table}")
+        for index in ("scans_by_sha256", "scans_by_place"):
+            database.execute(f"DROP INDEX {index}")
+        for column in ("file", "item", "host"):
+            database.execute(f"ALTER TABLE scans DROP COLUMN {column}")
+        database.execute("PRAGMA user_version=1")
+        database.commit()
+    ledger = Ledger(old)
+    assert ledger.counts() == Ledger(whole_run).counts()
+    assert [row.file for row in ledger.rows()][:3] == [1, 2, 3]
+
+
+def test_a_crash_at_the_very_end_loses_nothing(
+    archive: Path, whole_run: Path, tiny_detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(*_: Any) -> None:
+        raise RuntimeError("the power went")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "write_csv", crash)
+        with pytest.raises(RuntimeError):
+            screen([archive], tiny_detector, tmp_path / "run", fpr=0.1)
+    screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(resume=True))
+    assert rows(tmp_path / "run") == rows(whole_run)
+    assert Ledger.facts_of(tmp_path / "run")["whole"] == Ledger.facts_of(whole_run)["whole"]
+    assert conclusion.summary(Ledger(tmp_path / "run")) == conclusion.summary(Ledger(whole_run))
+    assert Detector.load(tiny_detector).sha256 == Ledger.facts_of(whole_run)["detector"]["sha256"]
