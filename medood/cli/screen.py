@@ -58,6 +58,10 @@ def screen_command(
     timeout: Annotated[
         float, typer.Option("--timeout", min=0.1, help="Seconds that one file may take before it is given up.")
     ] = 300.0,
+    engine: Annotated[str, typer.Option("--engine", help="local, or dask for a cluster.")] = "local",
+    scheduler: Annotated[
+        str, typer.Option("--scheduler", help="An existing Dask cluster, tcp://HOST:PORT. [default: one on this machine]")
+    ] = "",
     select: Select = DEFAULTS.select,
     frames: Frames = DEFAULTS.frames,
     plane: Plane = DEFAULTS.plane,
@@ -84,7 +88,7 @@ def screen_command(
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with _signals() as asked:
-        work = Work(workers, timeout, shard, resume, lambda: bool(asked))
+        work = Work(workers, timeout, engine, scheduler, shard, resume, lambda: bool(asked))
         try:
             found = screen(
                 list(sources),

@@ -1,4 +1,8 @@
-"""Where the work of a run is done: in this process, or with worker processes that read."""
+"""Where the work of a run is done: in this process, with worker processes that read, or on a cluster.
+
+A batch goes through the network on one thread, wherever that is: with more, the last bits of scores depend on how many.
+Several batches go through it at once instead.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from medood.detection.detector import Detector
 from medood.detection.features import Features
+from medood.errors import MedoodError
 from medood.screening.reading import Place, Placed, Reading, Result, read_results
 from medood.screening.workers import Workers
 
+#: Names of the engines.
+ENGINES = ("local", "dask")
 #: Features of a batch, and the seconds that they took.
 Embedded = tuple[Features, float]
 
@@ -39,6 +47,7 @@ class Here:
 
     def __init__(self, reading: Reading, detector: Detector) -> None:
         self._reading, self._detector = reading, detector
+        self._threads = _one_thread()
 
     def read(self, placed: Iterator[Placed], stopped: Callable[[], bool]) -> Iterator[tuple[Place, list[Result]]]:
         """See :class:`Engine`."""
@@ -54,16 +63,18 @@ class Here:
         return future
 
     def close(self) -> None:
-        """Nothing was started."""
+        """See :class:`Engine`."""
+        torch.set_num_threads(self._threads)
 
 
 class Isolated:
-    """Worker processes read, a thread of this process embeds."""
+    """Worker processes read, as many threads of this process embed."""
 
     def __init__(self, reading: Reading, detector: Detector, workers: int, timeout: float) -> None:
         self._detector = detector
         self._workers = Workers(workers, reading, timeout)
-        self._thread = ThreadPoolExecutor(1, "embedding")
+        self._threads = _one_thread()
+        self._pool = ThreadPoolExecutor(min(workers, self._threads), "embedding")
 
     def read(self, placed: Iterator[Placed], stopped: Callable[[], bool]) -> Iterator[tuple[Place, list[Result]]]:
         """See :class:`Engine`."""
@@ -71,17 +82,39 @@ class Isolated:
 
     def embed(self, pictures: Tensor) -> Future[Embedded]:
         """See :class:`Engine`."""
-        return self._thread.submit(_embedded, self._detector, pictures)
+        return self._pool.submit(_embedded, self._detector, pictures)
 
     def close(self) -> None:
         """See :class:`Engine`."""
         self._workers.close()
-        self._thread.shutdown(cancel_futures=True)
+        self._pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(self._threads)
 
 
-def make_engine(reading: Reading, detector: Detector, workers: int, timeout: float) -> Engine:
-    """The engine for a number of worker processes."""
+def make_engine(
+    name: str, reading: Reading, detector: Detector, workers: int, timeout: float, scheduler: str = ""
+) -> Engine:
+    """An engine by its name.
+
+    Raises:
+        MedoodError: there is no such engine, or it cannot be started.
+    """
+    if name not in ENGINES:
+        raise MedoodError(f"--engine is {name!r}; expected one of {', '.join(ENGINES)}.")
+    if name == "dask":
+        from medood.screening.cluster import Cluster
+
+        return Cluster(reading, detector, workers, timeout, scheduler)
+    if scheduler:
+        raise MedoodError("--scheduler was given without --engine dask.")
     return Isolated(reading, detector, workers, timeout) if workers else Here(reading, detector)
+
+
+def _one_thread() -> int:
+    """Leave torch one thread; how many it had."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    return before
 
 
 def _embedded(detector: Detector, pictures: Tensor) -> Embedded:

@@ -39,8 +39,8 @@ from medood.screening.reading import Place, Placed, Reading, Result, Shard
 from medood.screening.whole import Whole
 
 BATCH = 32
-#: Batches that are embedded or wait for it while the next are read.
-_AHEAD = 2
+#: Batches that are embedded, or wait for it, while the next are read: for each worker, and besides.
+_AHEAD = 1
 #: Facts of a run that must be the same where it goes on.
 _SAME = ("medood", "sources", "fpr", "fdr", "read", "calibration", "detector", "shard")
 
@@ -56,6 +56,8 @@ class Work:
     Attributes:
         workers: processes that read; 0 reads in this one, where a decoder that crashes ends the run.
         timeout: seconds that one source may take, where there are workers.
+        engine: ``local``, or ``dask`` for a cluster.
+        scheduler: address of an existing Dask cluster; empty starts one on this machine.
         shard: screen this part alone, ``I/N``; empty is all. ``medood merge`` puts the parts together.
         resume: go on with the run in the folder, or begin it where there is none.
         stopped: asked now and then; where it says yes the run ends after the last whole batch.
@@ -63,6 +65,8 @@ class Work:
 
     workers: int = 0
     timeout: float = 300.0
+    engine: str = "local"
+    scheduler: str = ""
     shard: str = ""
     resume: bool = False
     stopped: Callable[[], bool] = lambda: False
@@ -144,10 +148,10 @@ def screen(
             else:
                 ledger.state(**facts)
             reading = Reading(read, loaded.preprocess, reference.by, shard)
-            engine = make_engine(reading, loaded, work.workers, work.timeout)
+            engine = make_engine(work.engine, reading, loaded, work.workers, work.timeout, work.scheduler)
             try:
                 with progress.bar(total, "screening") as bar:
-                    _Run(ledger, loaded, fpr, engine, bar).through(sources, read, work.stopped)
+                    _Run(ledger, loaded, fpr, engine, work.workers + _AHEAD, bar).through(sources, read, work.stopped)
             finally:
                 engine.close()
             if work.stopped():
@@ -226,11 +230,13 @@ class _Run:
         detector: that judges.
         fpr: the limit on p-values.
         engine: that reads and embeds.
+        ahead: batches that may be on their way through the network.
         bar: moves by one a source.
     """
 
-    def __init__(self, ledger: Ledger, detector: Detector, fpr: float, engine: Engine, bar: Bar) -> None:
-        self._ledger, self._detector, self._fpr, self._engine, self._bar = ledger, detector, fpr, engine, bar
+    def __init__(self, ledger: Ledger, detector: Detector, fpr: float, engine: Engine, ahead: int, bar: Bar) -> None:
+        self._ledger, self._detector, self._fpr, self._bar = ledger, detector, fpr, bar
+        self._engine, self._ahead = engine, ahead
         self._whole = Whole(ledger)
         self._met: dict[str, str] = {}  # contents whose rows are not in the ledger yet
         self._embedding: deque[tuple[list[tuple[Place, Result]], Future[Embedded] | None]] = deque()
@@ -275,7 +281,7 @@ class _Run:
         pictures = [result.network_input for _, result in pending if result.picture is not None]
         future = self._engine.embed(torch.stack(pictures)) if pictures else None
         self._embedding.append((pending, future))
-        while len(self._embedding) > _AHEAD or (self._embedding and _is_done(self._embedding[0][1])):
+        while len(self._embedding) > self._ahead or (self._embedding and _is_done(self._embedding[0][1])):
             self._write()
 
     def _write(self) -> None:

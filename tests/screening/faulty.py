@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medood.scans.archive import Source
 from medood.scans.scan import Refusal
-from medood.screening.reading import Reading, Result, read_results
+from medood.screening.reading import Reading, Result, read_results, results_to_bytes, source_from_bytes
 
 
 def read(source: Source | Refusal, reading: Reading) -> list[Result]:
@@ -32,3 +32,8 @@ def read(source: Source | Refusal, reading: Reading) -> list[Result]:
     if "slow" in name:
         time.sleep(0.05)
     return read_results(source, reading)
+
+
+def read_on_a_cluster(source: bytes, reading: Reading) -> bytes:
+    """The same, for a Dask worker."""
+    return results_to_bytes(read(source_from_bytes(source), reading))

@@ -1,0 +1,206 @@
+"""A Dask cluster reads and embeds; this process lists, judges and writes. ``medood[cluster]`` installs what it needs.
+
+A file that takes its worker with it is tried twice and is a row then, as with worker processes; so is what was on a machine
+that is lost too often. Results are the same as in one process: every batch holds the same pictures in the same order.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from medood.detection.features import Features, embed
+from medood.detection.scores import TURNED
+from medood.distillation.network import Network
+from medood.errors import MedoodError
+from medood.scans.scan import Refusal, Status
+from medood.screening.reading import (
+    Place,
+    Placed,
+    Reading,
+    Result,
+    read_results,
+    results_from_bytes,
+    results_to_bytes,
+    source_from_bytes,
+    source_to_bytes,
+)
+
+if TYPE_CHECKING:
+    from medood.detection.detector import Detector
+    from medood.screening.engines import Embedded
+
+try:
+    import dask
+    import distributed
+    from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin
+except ImportError as error:
+    raise MedoodError("--engine dask needs Dask, which is not installed. Install medood[cluster].") from error
+
+#: Sources on the way for each thread of the cluster.
+_AHEAD = 4
+#: How often a task may be on a worker that dies before it is given up.
+_TRIES = 2
+_TICK = 0.2
+#: Seconds in which a scheduler has to answer.
+_ANSWERS = 15
+_PLUGIN = "medood"
+
+
+class Cluster:
+    """See :class:`medood.screening.engines.Engine`.
+
+    Args:
+        reading: how sources are read.
+        detector: its network goes to every worker, once.
+        workers: processes of a cluster on this machine, where there is no ``scheduler``.
+        timeout: seconds that one source may take.
+        scheduler: address of an existing cluster, ``tcp://HOST:PORT``; empty starts one on this machine, on loopback.
+
+    Raises:
+        MedoodError: the scheduler does not answer.
+    """
+
+    def __init__(self, reading: Reading, detector: Detector, workers: int, timeout: float, scheduler: str) -> None:
+        self._reading, self._timeout, self._scheduler = reading, timeout, scheduler
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        self._local: LocalCluster | None = None
+        if not scheduler:
+            dask.config.set({"distributed.scheduler.allowed-failures": _TRIES - 1})
+            self._local = LocalCluster(
+                n_workers=workers or 1,
+                threads_per_worker=1,
+                host="127.0.0.1",
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,
+            )
+        try:
+            self._client = Client(self._local or scheduler, timeout=_ANSWERS, set_as_default=False)
+        except (OSError, ValueError, TimeoutError) as error:
+            raise MedoodError(f"No Dask scheduler answers at {scheduler}: {error}. Give tcp://HOST:PORT.") from error
+        model = _Model(detector.network, detector.score_name in TURNED)
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                self._client.register_plugin(model, name=_PLUGIN)
+                break
+            except OSError as error:  # a worker died just now
+                if not tries_left:
+                    self.close()
+                    raise self._gone() from error
+
+    def read(self, placed: Iterator[Placed], stopped: Callable[[], bool]) -> Iterator[tuple[Place, list[Result]]]:
+        """See :class:`medood.screening.engines.Engine`."""
+        on_the_way: deque[tuple[Place, Any, Any]] = deque()
+        more = True
+        while not stopped():
+            ahead = _AHEAD * max(1, sum(self._client.nthreads().values())) if more else 0
+            while more and len(on_the_way) < ahead:
+                found = next(placed, None)
+                if found is None:
+                    more = False
+                    break
+                place, source = found
+                if isinstance(source, Refusal):
+                    on_the_way.append((place, source, read_results(source, self._reading)))
+                else:
+                    task = self._client.submit(_read, source_to_bytes(source), self._reading, pure=False)
+                    on_the_way.append((place, source, task))
+            if not on_the_way:
+                return
+            place, source, task = on_the_way.popleft()
+            results = task if isinstance(task, list) else self._waited(task, source, stopped)
+            if results is None:
+                return
+            yield place, results
+
+    def embed(self, pictures: Tensor) -> Future[Embedded]:
+        """See :class:`medood.screening.engines.Engine`."""
+        task = self._client.submit(_embed, pictures.numpy(), pure=False, priority=10)
+        return _Embedding(task, self._gone)
+
+    def close(self) -> None:
+        """See :class:`medood.screening.engines.Engine`."""
+        self._client.close(timeout=5)
+        if self._local is not None:
+            self._local.close(timeout=10)
+
+    def _waited(self, task: Any, source: Any, stopped: Callable[[], bool]) -> list[Result] | None:
+        """What was read, once it is there; a refusal where it does not come; none where the run is asked to end."""
+        since = time.monotonic()
+        while not stopped():
+            try:
+                return results_from_bytes(task.result(timeout=_TICK))
+            except TimeoutError:
+                if self._client.status != "running":
+                    raise self._gone() from None
+                if time.monotonic() - since > self._timeout:
+                    self._give_up(task)
+                    return [Result(source.identity, Status.TIMED_OUT, f"the file was not read within {self._timeout:g} s")]
+            except KilledWorker:
+                why = f"the machine or process that read this file ended, {_TRIES} times"
+                return [Result(source.identity, Status.WORKER_DIED, why)]
+            except (CancelledError, OSError) as error:
+                raise self._gone() from error
+        return None
+
+    def _give_up(self, task: Any) -> None:
+        """Take a task that hangs away, and its worker with it: a thread cannot be ended."""
+        busy = [address for address, keys in self._client.processing().items() if task.key in map(str, keys)]
+        task.cancel(force=True)
+        if busy:
+            try:
+                self._client.restart_workers(busy, raise_for_error=False)
+            except ValueError:  # without a nanny nobody can start it anew; its other threads go on
+                logging.getLogger(__name__).warning("a worker hangs on a file and has no nanny to restart it")
+
+    def _gone(self) -> MedoodError:
+        where = self._scheduler or "this machine"
+        return MedoodError(f"The Dask cluster at {where} is gone. Start it, then go on with the same command and --resume.")
+
+
+class _Embedding(Future["Embedded"]):
+    """A batch on the cluster."""
+
+    def __init__(self, task: Any, gone: Callable[[], MedoodError]) -> None:
+        super().__init__()
+        self._task, self._gone = task, gone
+
+    def done(self) -> bool:
+        return bool(self._task.done())
+
+    def result(self, timeout: float | None = None) -> Embedded:
+        try:
+            features, outputs, turned, seconds = self._task.result(timeout)
+        except (CancelledError, KilledWorker, OSError) as error:
+            raise self._gone() from error
+        rows = [None if array is None else torch.from_numpy(array.copy()) for array in (features, outputs, turned)]
+        assert rows[0] is not None
+        assert rows[1] is not None
+        return Features(rows[0], rows[1], rows[2]), seconds
+
+
+class _Model(WorkerPlugin):  # type: ignore[misc]  # Dask is untyped
+    """The network on a worker."""
+
+    def __init__(self, network: Network, turned: bool) -> None:
+        self.network, self.turned = network, turned
+
+
+def _read(source: bytes, reading: Reading) -> bytes:
+    return results_to_bytes(read_results(source_from_bytes(source), reading))
+
+
+def _embed(pictures: Any) -> Any:
+    model = distributed.get_worker().plugins[_PLUGIN]
+    started = time.perf_counter()
+    torch.set_num_threads(1)  # as in every engine
+    rows = embed(model.network, torch.from_numpy(pictures.copy()), turned=model.turned)
+    arrays = [None if row is None else row.numpy() for row in (rows.features, rows.outputs, rows.turned)]
+    return (*arrays, time.perf_counter() - started)
