@@ -24,6 +24,7 @@ from medood.cli.faithfulness import faithfulness_command
 from medood.cli.inspect import inspect_command
 from medood.cli.merge import merge_command
 from medood.cli.negatives import negatives_command
+from medood.cli.push import push_command
 from medood.cli.report import report_command
 from medood.cli.runs import diff_command, runs_command, show_command
 from medood.cli.screen import screen_command
@@ -65,6 +66,7 @@ app.command("merge")(merge_command)
 app.command("inspect")(inspect_command)
 app.command("report")(report_command)
 app.command("dicom")(dicom_command)
+app.command("push")(push_command)
 app.command("export")(export_command)
 app.command("runs")(runs_command)
 app.command("show")(show_command)

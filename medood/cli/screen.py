@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
 
 def screen_command(
-    sources: Annotated[list[Path], typer.Argument(help="Files, folders, zip and tar archives, DICOMDIRs, CSV manifests.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(help="Files, folders, zip and tar archives, DICOMDIRs, CSV manifests, dicomweb+https:// addresses."),
+    ],
     out: Annotated[Path, typer.Option("--out", help="The run's folder; it must not hold a run yet, but with --resume.")],
     detector: Annotated[
         str, typer.Option("--detector", help="The folder that medood train wrote, or the name of a shipped detector.")

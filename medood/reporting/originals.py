@@ -14,8 +14,9 @@ from pydicom.dataset import Dataset
 from medood.scans.archive import Source, find_sources, read_bytes
 from medood.scans.containers import is_compressed, unpacked
 from medood.scans.dicom import is_dicom
+from medood.scans.pacs import is_dicomweb
 from medood.scans.read import read_source
-from medood.scans.scan import Scan
+from medood.scans.scan import Scan, UnavailableError
 from medood.schema import ReadConfig
 from medood.screening.ledger import Row, spelled
 
@@ -59,7 +60,8 @@ def originals(rows: Sequence[Row], base: Path, options: ReadConfig) -> Iterator[
         waiting = {(row.member, row.frame, row.sha256): row for row in some}
         changed = set[str]()
         try:
-            for member in find_sources(_spelled_out(base / source), options):
+            where = source if is_dicomweb(source) else _spelled_out(base / source)
+            for member in find_sources(where, options):
                 if not waiting:
                     break
                 name = spelled(member.member) if isinstance(member, Source) else ""
@@ -70,7 +72,7 @@ def originals(rows: Sequence[Row], base: Path, options: ReadConfig) -> Iterator[
                     if isinstance(result, Scan) and key in waiting:
                         yield waiting.pop(key), Original(member, result)
                 changed.add(name)  # what is still waited for was not in it
-        except OSError:
+        except (OSError, UnavailableError):
             pass
         for (name, _, _), row in waiting.items():
             yield row, CHANGED if name in changed else GONE

@@ -25,6 +25,7 @@ from medood.scans.containers import (
     zip_members,
 )
 from medood.scans.listings import Entry, file_sha256, is_file_set, is_manifest, read_file_set, read_manifest
+from medood.scans.pacs import fetch, find_instances, is_dicomweb
 from medood.scans.scan import Identity, Refusal, RefusedError, Status
 from medood.schema import ReadConfig
 
@@ -40,6 +41,7 @@ class Source:
         content: the bytes, where they had to be read on the way (tar, nested archives).
         patient: a hash that tells patients apart, where a manifest states one.
         sha256: the digest that a manifest states, empty where it states none.
+        url: address of an instance in a PACS; ``path`` is empty then.
     """
 
     path: Path
@@ -48,11 +50,12 @@ class Source:
     content: bytes | None = None
     patient: str = ""
     sha256: str = ""
+    url: str = ""
 
     @property
     def identity(self) -> Identity:
         """Its identity, before its bytes are read."""
-        return Identity(str(self.path), self.member)
+        return Identity(self.url or str(self.path), self.member)
 
 
 def check_there(path: Path) -> None:
@@ -69,18 +72,21 @@ def check_there(path: Path) -> None:
         raise FileNotFoundError(f"{path} does not exist")
 
 
-def find_sources(path: Path, options: ReadConfig | None = None) -> Iterator[Source | Refusal]:
+def find_sources(path: str | Path, options: ReadConfig | None = None) -> Iterator[Source | Refusal]:
     """List what lies at ``path``, one source at a time; memory does not grow with their number.
 
     A folder's files come sorted by name, to any depth; links that lead out of the folder, and links to folders, are not
     followed but refused. Zip and tar archives, compressed or not, are opened, and the archives in them, but no deeper. Of
-    the file given itself, a DICOMDIR stands for the files that it lists, and a CSV with a column ``file`` likewise.
+    the file given itself, a DICOMDIR stands for the files that it lists, and a CSV with a column ``file`` likewise. The
+    address of a PACS (:mod:`medood.scans.pacs`) stands for its instances.
 
     Raises:
         FileNotFoundError: nothing is there.
+        UnavailableError: the PACS does not answer, or refuses.
     """
     options = options or ReadConfig()
-    check_there(path)
+    if not is_dicomweb(path):
+        check_there(Path(path))
     for file in find_files(path):
         yield from open_file(file, options)
 
@@ -93,15 +99,26 @@ class File:
         path: where it lies.
         root: the folder that it was found in, which it must not lead out of; none for a file that was given or listed.
         listed: what a list of files states of it; none where it is on none.
+        url: address of an instance in a PACS; ``path`` is empty then.
     """
 
     path: Path
     root: Path | None = None
     listed: Entry | None = None
+    url: str = ""
+
+    @property
+    def name(self) -> str:
+        """As its rows name it."""
+        return self.url or str(self.path)
 
 
-def find_files(path: Path) -> Iterator[File | Refusal]:
-    """The files at ``path`` in the order of :func:`find_sources`, unopened but for a list of files itself."""
+def find_files(source: str | Path) -> Iterator[File | Refusal]:
+    """The files of a source in the order of :func:`find_sources`, unopened but for a list of files itself."""
+    if is_dicomweb(source):
+        yield from (File(Path(), url=address) for address in find_instances(str(source)))
+        return
+    path = Path(source)
     if path.is_dir():
         closed: list[OSError] = []
         root = path.resolve()
@@ -131,6 +148,8 @@ def open_file(file: File | Refusal, options: ReadConfig) -> Iterator[Source | Re
     """The sources of a file: itself, or an archive's members."""
     if isinstance(file, Refusal):
         yield file
+    elif file.url:
+        yield Source(file.path, url=file.url)
     elif file.listed is not None:
         yield from _open_listed(file.listed, options)
     elif file.root is None:
@@ -305,6 +324,8 @@ def read_bytes(source: Source, options: ReadConfig) -> bytes:
     """
     if source.content is not None:
         return source.content
+    if source.url:
+        return fetch(source.url)
     try:
         if source.member:
             return read_zip_member(_opened(source.path, source.path.stat().st_mtime_ns), source.index, options)

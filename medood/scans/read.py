@@ -14,7 +14,7 @@ from medood.scans.dicom import is_dicom, read_dicom
 from medood.scans.frames import wanted_frames
 from medood.scans.nifti import PLANES, is_nifti, read_nifti
 from medood.scans.raster import is_raster, read_raster
-from medood.scans.scan import Identity, Refusal, RefusedError, Scan, Status, sha256_of
+from medood.scans.scan import Identity, Refusal, RefusedError, Scan, Status, UnavailableError, sha256_of
 from medood.scans.selection import parse_selection
 from medood.schema import ReadConfig
 
@@ -60,7 +60,7 @@ def check_options(options: ReadConfig) -> None:
 
 
 def read_scans(path: str | Path, options: ReadConfig | None = None) -> Iterator[Scan | Refusal]:
-    """Read every scan of a file, folder, archive, DICOMDIR or CSV manifest, in a fixed order.
+    """Read every scan of a file, folder, archive, DICOMDIR, CSV manifest or PACS, in a fixed order.
 
     Args:
         path: what to read.
@@ -76,7 +76,7 @@ def read_scans(path: str | Path, options: ReadConfig | None = None) -> Iterator[
     options = options or ReadConfig()
     check_options(options)
     seen = Seen()
-    for found in find_sources(Path(path), options):
+    for found in find_sources(path, options):
         if isinstance(found, Refusal):
             yield found
         else:
@@ -116,6 +116,8 @@ def read_source(
             identity = replace(identity, frame=scan.identity.frame + 1)
     except RefusedError as refused:
         yield Refusal(identity, refused.status, refused.reason)
+    except UnavailableError:
+        raise
     except Exception as error:  # a parser or decoder may raise anything on a damaged file, and no file may stop a run
         yield Refusal(identity, Status.UNREADABLE, f"the file cannot be read ({type(error).__name__})")
 

@@ -9,6 +9,8 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
+from medood.errors import MedoodError
+
 Pixels = npt.NDArray[np.float32]
 
 
@@ -126,6 +128,10 @@ class RefusedError(Exception):
         super().__init__(reason)
         self.status = status
         self.reason = reason
+
+
+class UnavailableError(MedoodError):
+    """Where scans come from as a whole cannot be read now: no row would be true, so the run ends, and can go on later."""
 
 
 class ContradictionError(ValueError):

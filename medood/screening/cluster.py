@@ -20,7 +20,7 @@ from medood.detection.features import Features, embed
 from medood.detection.scores import TURNED
 from medood.distillation.network import Network
 from medood.errors import MedoodError
-from medood.scans.scan import Refusal, Status
+from medood.scans.scan import Refusal, Status, UnavailableError
 from medood.screening.reading import (
     Place,
     Placed,
@@ -194,7 +194,10 @@ class _Model(WorkerPlugin):  # type: ignore[misc]  # Dask is untyped
 
 
 def _read(source: bytes, reading: Reading) -> bytes:
-    return results_to_bytes(read_results(source_from_bytes(source), reading))
+    try:
+        return results_to_bytes(read_results(source_from_bytes(source), reading))
+    except UnavailableError as error:
+        return results_to_bytes(error)
 
 
 def _embed(pictures: Any) -> Any:

@@ -7,10 +7,9 @@ scores to the last bit.
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -26,16 +25,16 @@ from medood.detection.reference import TRAINING
 from medood.detection.shipped import find_detector
 from medood.errors import MedoodError
 from medood.progress import Bar, Progress
-from medood.scans.archive import File, check_there, count_sources, find_files, open_file
 from medood.scans.read import check_options
-from medood.scans.scan import Status
+from medood.scans.scan import Status, UnavailableError
 from medood.schema import ReadConfig
 from medood.screening.conclusion import Summary, conclude, summary
 from medood.screening.engines import Embedded, Engine, make_engine
-from medood.screening.ledger import Ledger, Row, spelled
+from medood.screening.ledger import Ledger, Row
+from medood.screening.listing import Listing
 from medood.screening.lock import locked
 from medood.screening.pace import Pace
-from medood.screening.reading import Place, Placed, Reading, Result, Shard
+from medood.screening.reading import Place, Reading, Result, Shard
 from medood.screening.whole import Whole
 
 BATCH = 32
@@ -84,7 +83,7 @@ def screen(
     work: Work | None = None,
     progress: Progress | None = None,
 ) -> Summary:
-    """Screen files, folders, archives, DICOMDIRs and CSV manifests into a run folder: ``ledger.sqlite``, ``verdicts.csv``.
+    """Screen files, folders, archives, DICOMDIRs, CSV manifests and PACS into a folder: ``ledger.sqlite``, ``verdicts.csv``.
 
     Args:
         sources: what to screen.
@@ -134,7 +133,8 @@ def screen(
             "training_scans": loaded.facts.get("data", {}).get("training_scans"),
         },
     }
-    total = _total(sources)
+    listing = Listing(sources, out, read)
+    total = listing.check()
     with locked(out):
         ledger = Ledger(out, create=True, resume=work.resume)
         try:
@@ -150,8 +150,11 @@ def screen(
             reading = Reading(read, loaded.preprocess, reference.by, shard)
             engine = make_engine(work.engine, reading, loaded, work.workers, work.timeout, work.scheduler)
             try:
+                listing.freeze(progress)
                 with progress.bar(total, "screening") as bar:
-                    _Run(ledger, loaded, fpr, engine, work.workers + _AHEAD, bar).through(sources, read, work.stopped)
+                    _Run(ledger, loaded, fpr, engine, work.workers + _AHEAD, bar).through(listing, work.stopped)
+            except UnavailableError as error:
+                raise UnavailableError(f"{error}. Then go on with the same command and --resume.") from error
             finally:
                 engine.close()
             if work.stopped():
@@ -175,53 +178,6 @@ def _check_same(known: dict[str, Any], facts: dict[str, Any], out: Path) -> None
             )
 
 
-def _total(sources: Sequence[str | Path]) -> int | None:
-    """Find out early that a source is missing, or that all are empty; and how many there are, where that can be told."""
-    counts: list[int | None] = []
-    for source in sources:
-        try:
-            check_there(Path(source))
-        except FileNotFoundError as error:
-            raise MedoodError(f"{error}. Give a file, a folder or an archive that is there.") from error
-        counts.append(count_sources(Path(source)))
-    total = None if None in counts else sum(count or 0 for count in counts)
-    if total == 0:
-        raise MedoodError(f"There is no file in {', '.join(str(s) for s in sources)}. Give a folder that holds scans.")
-    return total
-
-
-def listed(sources: Sequence[str | Path], options: ReadConfig, first: int = 0, expected: str = "") -> Iterator[Placed]:
-    """Every source with its place, from the file numbered ``first`` on; those before it are not opened.
-
-    Args:
-        sources: what to list.
-        options: limits of archives.
-        first: number of the first file.
-        expected: its name, where it is known.
-
-    Raises:
-        MedoodError: there is another file at that place.
-    """
-    files = itertools.chain.from_iterable(find_files(Path(source)) for source in sources)
-    there = itertools.islice(enumerate(files), first, None)
-    for number, file in there:
-        name = spelled(str(file.path) if isinstance(file, File) else file.identity.source)
-        if expected and name != expected:
-            raise MedoodError(_changed(first, expected, name))
-        expected = ""
-        for item, source in enumerate(open_file(file, options)):
-            yield Place(number, item), source
-    if expected:
-        raise MedoodError(_changed(first, expected, "no longer there"))
-
-
-def _changed(number: int, expected: str, found: str) -> str:
-    return (
-        f"File {number + 1} was {expected} when the run stopped, now it is {found}: files were added or taken away. Screen "
-        "them as a new run, with another --out."
-    )
-
-
 class _Run:
     """The loop from sources to rows.
 
@@ -242,12 +198,12 @@ class _Run:
         self._embedding: deque[tuple[list[tuple[Place, Result]], Future[Embedded] | None]] = deque()
         self._pace = Pace()
 
-    def through(self, sources: Sequence[str | Path], options: ReadConfig, stopped: Callable[[], bool]) -> None:
+    def through(self, listing: Listing, stopped: Callable[[], bool]) -> None:
         """Read, embed, judge and write all that is not in the ledger yet; whole batches alone where it is asked to end."""
         end = self._ledger.end()
         first, item, done, name = end or (0, 0, 0, "")
         self._bar(first, "")  # most files hold one source
-        placed = (some for some in listed(sources, options, first, name) if (some[0].file, some[0].item) >= (first, item))
+        placed = (some for some in listing.placed(first, name) if (some[0].file, some[0].item) >= (first, item))
         pending: list[tuple[Place, Result]] = []
         for place, results in self._pace.waiting(self._engine.read(placed, stopped)):
             resumed = end is not None and (place.file, place.item) == (first, item)

@@ -20,7 +20,7 @@ from medood.detection.reference import stratum
 from medood.errors import MedoodError
 from medood.scans.archive import Source, read_bytes
 from medood.scans.read import read_source
-from medood.scans.scan import Identity, Refusal, RefusedError, Scan, Status
+from medood.scans.scan import Identity, Refusal, RefusedError, Scan, Status, UnavailableError
 from medood.scans.transforms import network_input, preprocessing, to_levels
 from medood.schema import PreprocessConfig, ReadConfig
 
@@ -146,6 +146,8 @@ def read_results(source: Source | Refusal, reading: Reading) -> list[Result]:
         source = replace(source, content=read_bytes(source, reading.options))
     except RefusedError as refused:
         return read_results(Refusal(source.identity, refused.status, refused.reason), reading)
+    except UnavailableError:
+        raise
     except Exception as error:  # a damaged archive fails in many ways
         why = f"the file cannot be read ({type(error).__name__})"
         return read_results(Refusal(source.identity, Status.UNREADABLE, why), reading)
@@ -200,8 +202,10 @@ def source_from_bytes(message: bytes) -> Source | Refusal:
     return Source(**fields | {"path": Path(fields["path"]), "content": content if fields["content"] else None})
 
 
-def results_to_bytes(results: list[Result]) -> bytes:
-    """Results as a line of JSON, and the pictures' grey levels one after the other."""
+def results_to_bytes(results: list[Result] | UnavailableError) -> bytes:
+    """Results, or why none can be had, as a line of JSON, and the pictures' grey levels one after the other."""
+    if isinstance(results, UnavailableError):
+        return json.dumps({"unavailable": str(results)}).encode() + b"\n"
     plain = [asdict(replace(result, picture=None)) for result in results]
     shapes = [None if result.picture is None else list(result.picture.shape) for result in results]
     levels = b"".join(result.picture.numpy().tobytes() for result in results if result.picture is not None)
@@ -209,9 +213,15 @@ def results_to_bytes(results: list[Result]) -> bytes:
 
 
 def results_from_bytes(message: bytes) -> list[Result]:
-    """What :func:`results_to_bytes` wrote."""
+    """What :func:`results_to_bytes` wrote.
+
+    Raises:
+        UnavailableError: it was this.
+    """
     line, _, levels = message.partition(b"\n")
     told = json.loads(line)
+    if "unavailable" in told:
+        raise UnavailableError(told["unavailable"])
     pictures = _pictures(told["shapes"], levels)
     return [
         Result(

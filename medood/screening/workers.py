@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from medood.scans.archive import Source
-from medood.scans.scan import Refusal, Status
+from medood.scans.scan import Refusal, Status, UnavailableError
 from medood.screening.reading import (
     Place,
     Placed,
@@ -203,6 +203,10 @@ def _work(pipe: Connection, reading: Reading, timeout: float, read: Read) -> Non
         while True:
             source = source_from_bytes(pipe.recv_bytes())
             signal.setitimer(signal.ITIMER_REAL, timeout + _TICK * 20)
-            results = read(source, reading)
+            results: list[Result] | UnavailableError
+            try:
+                results = read(source, reading)
+            except UnavailableError as error:
+                results = error
             signal.setitimer(signal.ITIMER_REAL, 0)
             pipe.send_bytes(results_to_bytes(results))

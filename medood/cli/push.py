@@ -1,0 +1,39 @@
+"""``medood push``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def push_command(
+    run: Annotated[Path, typer.Argument(help="The folder that medood screen wrote, after medood dicom.")],
+    to: Annotated[str, typer.Option("--to", help="Where to: dicomweb+https://HOST/ROOT.")],
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only the number of stored objects.")] = False,
+) -> None:
+    """Store a run's DICOM objects (medood dicom) in a PACS.
+
+    Exit code 1 where the PACS took some of them only.
+    """
+    import pydicom
+
+    from medood.errors import MedoodError
+    from medood.progress import Progress
+    from medood.scans.pacs import is_dicomweb, store
+
+    if not is_dicomweb(to):
+        raise MedoodError(f"--to is {to!r}; expected dicomweb+https://HOST/ROOT.")
+    files = sorted((run / "dicom").rglob("*.dcm"))
+    if not files:
+        raise MedoodError(f"{run / 'dicom'} holds no DICOM object. Write them with medood dicom {run} first.")
+    progress, stored = Progress(quiet=quiet), 0
+    answers = store(to, (pydicom.dcmread(file) for file in files))
+    for file, why in zip(files, progress.track(answers, len(files), "storing"), strict=True):
+        if why:
+            progress.say(f"{file.name} was not stored: {why}")
+        stored += not why
+    print(f"{stored} of {len(files)} objects stored")
+    if stored < len(files):
+        raise typer.Exit(1)

@@ -1,0 +1,113 @@
+"""What a run screens, in an order that holds: files as they lie, and what a PACS has as it was when the run began."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from medood.errors import MedoodError
+from medood.progress import Progress
+from medood.scans.archive import File, check_there, count_sources, find_files, open_file
+from medood.scans.pacs import find_instances, is_dicomweb
+from medood.scans.scan import Refusal
+from medood.schema import ReadConfig
+from medood.screening.ledger import spelled
+from medood.screening.reading import Place, Placed
+
+
+class Listing:
+    """The sources of a run.
+
+    Args:
+        sources: files, folders, archives, lists and addresses of PACS.
+        out: the run's folder; what a PACS has is noted there.
+        options: limits of archives.
+    """
+
+    def __init__(self, sources: Sequence[str | Path], out: Path, options: ReadConfig) -> None:
+        self._sources, self._out, self._options = sources, out, options
+
+    def check(self) -> int | None:
+        """Find out early that a source is missing, or that all are empty; how many there are, where that can be told.
+
+        Raises:
+            MedoodError: nothing lies there.
+        """
+        counts: list[int | None] = []
+        for source in self._sources:
+            if is_dicomweb(source):
+                counts.append(None)
+                continue
+            try:
+                check_there(Path(source))
+            except FileNotFoundError as error:
+                raise MedoodError(f"{error}. Give a file, a folder or an archive that is there.") from error
+            counts.append(count_sources(Path(source)))
+        total = None if None in counts else sum(count or 0 for count in counts)
+        if total == 0:
+            raise MedoodError(f"There is no file in {', '.join(map(str, self._sources))}. Give a folder that holds scans.")
+        return total
+
+    def freeze(self, progress: Progress) -> None:
+        """Note what each PACS has, once: a run that goes on finds the same in the same order.
+
+        Raises:
+            MedoodError: a PACS does not answer, or nothing matches.
+        """
+        for source, noted in zip(self._sources, self._noted(), strict=True):
+            if noted is None or noted.exists():
+                continue
+            partial, count = noted.with_suffix(".part"), 0
+            with partial.open("w", encoding="utf-8") as stream, progress.bar(None, "asking the PACS") as bar:
+                for address in find_instances(str(source)):
+                    stream.write(address + "\n")
+                    count += 1
+                    bar(1, "")
+            if not count:
+                partial.unlink()
+                raise MedoodError(f"Nothing matches {source}.")
+            partial.replace(noted)
+
+    def placed(self, first: int = 0, expected: str = "") -> Iterator[Placed]:
+        """Every source with its place, from the file numbered ``first`` on; those before it are not opened.
+
+        Args:
+            first: number of the first file.
+            expected: its name, where it is known.
+
+        Raises:
+            MedoodError: there is another file at that place.
+        """
+        for number, file in itertools.islice(enumerate(self._files()), first, None):
+            name = spelled(file.name if isinstance(file, File) else file.identity.source)
+            if expected and name != expected:
+                raise MedoodError(_changed(first, expected, name))
+            expected = ""
+            for item, source in enumerate(open_file(file, self._options)):
+                yield Place(number, item), source
+        if expected:
+            raise MedoodError(_changed(first, expected, "no longer there"))
+
+    def _noted(self) -> list[Path | None]:
+        """Where the instances of each source are noted, of those that are a PACS."""
+        return [
+            self._out / f"instances-{number}.txt" if is_dicomweb(source) else None
+            for number, source in enumerate(self._sources)
+        ]
+
+    def _files(self) -> Iterator[File | Refusal]:
+        for source, noted in zip(self._sources, self._noted(), strict=True):
+            if noted is None:
+                yield from find_files(source)
+            else:
+                with noted.open(encoding="utf-8") as stream:
+                    for line in stream:
+                        yield File(Path(), url=line.rstrip("\n"))
+
+
+def _changed(number: int, expected: str, found: str) -> str:
+    return (
+        f"File {number + 1} was {expected} when the run stopped, now it is {found}: files were added or taken away. Screen "
+        "them as a new run, with another --out."
+    )
