@@ -22,6 +22,7 @@ from medood.cli.doctor import doctor_command
 from medood.cli.export import export_command
 from medood.cli.faithfulness import faithfulness_command
 from medood.cli.inspect import inspect_command
+from medood.cli.listen import listen_command
 from medood.cli.merge import merge_command
 from medood.cli.negatives import negatives_command
 from medood.cli.push import push_command
@@ -62,6 +63,7 @@ app.command("negatives")(negatives_command)
 app.command("sensitivity")(sensitivity_command)
 app.command("calibrate")(calibrate_command)
 app.command("screen")(screen_command)
+app.command("listen")(listen_command)
 app.command("merge")(merge_command)
 app.command("inspect")(inspect_command)
 app.command("report")(report_command)

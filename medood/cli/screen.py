@@ -51,6 +51,9 @@ def screen_command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out, or begin it where there is none.")
     ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Take files that come later too, once they are complete, until interrupted.")
+    ] = False,
     shard: Annotated[
         str, typer.Option("--shard", help="Screen one part alone, such as 2/8; medood merge puts them together.")
     ] = "",
@@ -65,6 +68,10 @@ def screen_command(
     scheduler: Annotated[
         str, typer.Option("--scheduler", help="An existing Dask cluster, tcp://HOST:PORT. [default: one on this machine]")
     ] = "",
+    metrics: Annotated[
+        Path | None, typer.Option("--metrics", help="A file for figures in Prometheus' text format, every few seconds.")
+    ] = None,
+    log: Annotated[Path | None, typer.Option("--log", help="A file for events as lines of JSON.")] = None,
     select: Select = DEFAULTS.select,
     frames: Frames = DEFAULTS.frames,
     plane: Plane = DEFAULTS.plane,
@@ -81,6 +88,7 @@ def screen_command(
     asked to end, it stops after the last whole batch, and --resume goes on.
     """
     from medood.progress import Progress
+    from medood.screening.metrics import Metrics
     from medood.screening.pipeline import StoppedError, Work, screen
 
     if fpr is not None and fdr is not None:
@@ -88,10 +96,19 @@ def screen_command(
     progress = Progress(quiet=quiet)
     read = ReadConfig(frames, plane, select, max_pixels, max_bytes, max_members, max_unpacked, max_ratio)
     rate = 0.05 if fpr is None else fpr
-    if workers is None:
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with _signals() as asked:
-        work = Work(workers, timeout, engine, scheduler, shard, resume, lambda: bool(asked))
+    with signals() as asked:
+        told = Metrics(metrics, log)
+        work = Work(
+            cores() if workers is None else workers,
+            timeout,
+            engine,
+            scheduler,
+            shard,
+            resume,
+            watch,
+            told,
+            lambda: bool(asked),
+        )
         try:
             found = screen(
                 list(sources),
@@ -126,8 +143,13 @@ def tell(found: Summary, out: Path, progress: Progress) -> None:
     print(out / "verdicts.csv")
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
+def signals() -> Iterator[list[int]]:
     """A list that the first SIGINT or SIGTERM is put into; a second one interrupts at once."""
     asked: list[int] = []
 

@@ -35,6 +35,11 @@ class Seen:
             return None
         return str(self._database.execute("SELECT name FROM seen WHERE sha256 = ?", (digest,)).fetchone()[0])
 
+    def has(self, sha256: str) -> bool:
+        """Whether these bytes were met before."""
+        found = self._database.execute("SELECT 1 FROM seen WHERE sha256 = ?", (bytes.fromhex(sha256),))
+        return found.fetchone() is not None
+
 
 def _text(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()

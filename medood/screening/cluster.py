@@ -22,9 +22,10 @@ from medood.distillation.network import Network
 from medood.errors import MedoodError
 from medood.scans.scan import Refusal, Status, UnavailableError
 from medood.screening.reading import (
+    Listed,
     Place,
-    Placed,
     Reading,
+    Readout,
     Result,
     read_results,
     results_from_bytes,
@@ -46,12 +47,15 @@ except ImportError as error:
 
 #: Sources on the way for each thread of the cluster.
 _AHEAD = 4
+#: Seconds after which the cluster's threads are counted anew.
+_COUNTED = 5.0
 #: How often a task may be on a worker that dies before it is given up.
 _TRIES = 2
 _TICK = 0.2
 #: Seconds in which a scheduler has to answer.
 _ANSWERS = 15
 _PLUGIN = "medood"
+_END = "the listing has ended"
 
 
 class Cluster:
@@ -95,16 +99,19 @@ class Cluster:
                     self.close()
                     raise self._gone() from error
 
-    def read(self, placed: Iterator[Placed], stopped: Callable[[], bool]) -> Iterator[tuple[Place, list[Result]]]:
+    def read(self, listed: Iterator[Listed], stopped: Callable[[], bool]) -> Iterator[Readout]:
         """See :class:`medood.screening.engines.Engine`."""
         on_the_way: deque[tuple[Place, Any, Any]] = deque()
-        more = True
+        more, threads, counted = True, 1, -_COUNTED
         while not stopped():
-            ahead = _AHEAD * max(1, sum(self._client.nthreads().values())) if more else 0
-            while more and len(on_the_way) < ahead:
-                found = next(placed, None)
-                if found is None:
+            if time.monotonic() > counted + _COUNTED:
+                threads, counted = max(1, sum(self._client.nthreads().values())), time.monotonic()
+            while more and len(on_the_way) < _AHEAD * threads:
+                found = next(listed, _END)
+                if isinstance(found, str):
                     more = False
+                    break
+                if found is None:
                     break
                 place, source = found
                 if isinstance(source, Refusal):
@@ -113,7 +120,11 @@ class Cluster:
                     task = self._client.submit(_read, source_to_bytes(source), self._reading, pure=False)
                     on_the_way.append((place, source, task))
             if not on_the_way:
-                return
+                if not more:
+                    return
+                yield None
+                time.sleep(_TICK)
+                continue
             place, source, task = on_the_way.popleft()
             results = task if isinstance(task, list) else self._waited(task, source, stopped)
             if results is None:

@@ -36,11 +36,18 @@ class Summary:
 
 
 def conclude(
-    ledger: Ledger, detector: Detector, fdr: float | None, progress: Progress, *, is_shard: bool = False
+    ledger: Ledger,
+    detector: Detector,
+    fdr: float | None,
+    progress: Progress,
+    *,
+    is_shard: bool = False,
+    goes_on: bool = False,
 ) -> Summary:
     """Decide what is decided over all scans, note what is to be said of them, and write ``verdicts.csv``.
 
-    A shard keeps what it gathered for ``medood merge``, and its scans are decided by their own p-values alone.
+    A shard keeps what it gathered for ``medood merge``, and its scans are decided by their own p-values alone. So does a run
+    that may go on keep it, but for the digests of patients.
     """
     whole, found = Whole(ledger), dict[str, Any]()
     if is_shard:
@@ -51,7 +58,7 @@ def conclude(
         found = {"whole": whole.conclude(detector.calibration), "uncalibrated": ledger.uncalibrated()}
     ledger.write_csv(ledger.path.parent / "verdicts.csv")
     ledger.state(**found, finished=datetime.now(UTC).isoformat(timespec="seconds"))  # all at once
-    if not is_shard:
+    if not (is_shard or goes_on):
         whole.forget()
     return summary(ledger)
 

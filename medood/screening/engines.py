@@ -17,19 +17,21 @@ from torch import Tensor
 from medood.detection.detector import Detector
 from medood.detection.features import Features
 from medood.errors import MedoodError
-from medood.screening.reading import Place, Placed, Reading, Result, read_results
+from medood.screening.reading import Listed, Reading, Readout, read_results
 from medood.screening.workers import Workers
 
 #: Names of the engines.
 ENGINES = ("local", "dask")
 #: Features of a batch, and the seconds that they took.
 Embedded = tuple[Features, float]
+#: Seconds between two questions for a new source.
+_TICK = 0.2
 
 
 class Engine(Protocol):
     """Reads sources and embeds batches. All engines give the same, in the same order."""
 
-    def read(self, placed: Iterator[Placed], stopped: Callable[[], bool]) -> Iterator[tuple[Place, list[Result]]]:
+    def read(self, listed: Iterator[Listed], stopped: Callable[[], bool]) -> Iterator[Readout]:
         """What is read of every source, in their order; ends early where ``stopped`` says yes."""
         ...
 
@@ -49,12 +51,16 @@ class Here:
         self._reading, self._detector = reading, detector
         self._threads = _one_thread()
 
-    def read(self, placed: Iterator[Placed], stopped: Callable[[], bool]) -> Iterator[tuple[Place, list[Result]]]:
+    def read(self, listed: Iterator[Listed], stopped: Callable[[], bool]) -> Iterator[Readout]:
         """See :class:`Engine`."""
-        for place, source in placed:
+        for found in listed:
             if stopped():
                 return
-            yield place, read_results(source, self._reading)
+            if found is None:
+                yield None
+                time.sleep(_TICK)
+            else:
+                yield found[0], read_results(found[1], self._reading)
 
     def embed(self, pictures: Tensor) -> Future[Embedded]:
         """See :class:`Engine`."""
@@ -76,9 +82,9 @@ class Isolated:
         self._threads = _one_thread()
         self._pool = ThreadPoolExecutor(min(workers, self._threads), "embedding")
 
-    def read(self, placed: Iterator[Placed], stopped: Callable[[], bool]) -> Iterator[tuple[Place, list[Result]]]:
+    def read(self, listed: Iterator[Listed], stopped: Callable[[], bool]) -> Iterator[Readout]:
         """See :class:`Engine`."""
-        return self._workers.read(placed, stopped)
+        return self._workers.read(listed, stopped)
 
     def embed(self, pictures: Tensor) -> Future[Embedded]:
         """See :class:`Engine`."""

@@ -35,6 +35,7 @@ _MIGRATIONS = {
         "UPDATE scans SET file = id",
         "CREATE INDEX scans_by_sha256 ON scans (sha256)",
         "CREATE INDEX scans_by_place ON scans (file, item)",
+        "CREATE INDEX scans_by_source ON scans (source)",
         # What medood.screening.whole gathers while a run goes on.
         "CREATE TABLE sample (sha256 TEXT PRIMARY KEY, month TEXT NOT NULL, p_value REAL NOT NULL, features BLOB NOT NULL)",
         "CREATE TABLE months (month TEXT PRIMARY KEY, scans INTEGER NOT NULL, p_value REAL NOT NULL, "
@@ -149,6 +150,11 @@ class Ledger:
         """The facts of the run."""
         return {name: json.loads(value) for name, value in self.database.execute("SELECT name, value FROM run")}
 
+    def forget(self, name: str) -> None:
+        """Remove a fact of the run."""
+        with self.database:
+            self.database.execute("DELETE FROM run WHERE name = ?", (name,))
+
     @classmethod
     def facts_of(cls, folder: Path) -> dict[str, Any]:
         """The facts of the run in a folder."""
@@ -233,6 +239,10 @@ class Ledger:
         """Number of rows by (status, decision)."""
         query = "SELECT status, decision, COUNT(*) FROM scans GROUP BY status, decision ORDER BY status, decision"
         return {(status, decision): count for status, decision, count in self.database.execute(query)}
+
+    def knows(self, source: str) -> bool:
+        """Whether a source has rows."""
+        return self.database.execute("SELECT 1 FROM scans WHERE source = ? LIMIT 1", (source,)).fetchone() is not None
 
     def size(self) -> int:
         """Number of rows."""

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 from medood.errors import MedoodError
 from medood.progress import Progress
 from medood.scans.archive import File, check_there, count_sources, find_files, open_file
 from medood.scans.pacs import find_instances, is_dicomweb
+from medood.scans.read import Seen
 from medood.scans.scan import Refusal
 from medood.schema import ReadConfig
 from medood.screening.ledger import spelled
-from medood.screening.reading import Place, Placed
+from medood.screening.reading import Listed, Place, Placed
+
+#: Seconds between two looks at a watched folder, at least.
+_LOOK = 1.0
 
 
 class Listing:
@@ -80,7 +86,7 @@ class Listing:
             MedoodError: there is another file at that place.
         """
         for number, file in itertools.islice(enumerate(self._files()), first, None):
-            name = spelled(file.name if isinstance(file, File) else file.identity.source)
+            name = _name(file)
             if expected and name != expected:
                 raise MedoodError(_changed(first, expected, name))
             expected = ""
@@ -88,6 +94,41 @@ class Listing:
                 yield Place(number, item), source
         if expected:
             raise MedoodError(_changed(first, expected, "no longer there"))
+
+    def watched(self, first: int, last: str, known: Callable[[str], bool]) -> Iterator[Listed]:
+        """Every file once it is complete, for ever; none where there is no new one at present.
+
+        A file is complete when a second look finds its size and time of change as the first did.
+
+        Args:
+            first: number of the first file.
+            last: name of the file that has that number already; empty where none has.
+            known: whether a file is in the ledger.
+        """
+        number, handed, growing, then = first + bool(last), Seen(), dict[str, tuple[int, int]](), 0.0
+        while True:
+            if time.monotonic() < then:
+                yield None
+                continue
+            began, seen = time.monotonic(), dict[str, tuple[int, int]]()
+            for file in self._files():
+                name = _name(file)
+                if handed.has(sha256(name.encode()).hexdigest()) or (name != last and known(name)):
+                    continue
+                if isinstance(file, File):
+                    try:
+                        there = file.path.lstat()
+                    except OSError:  # gone again
+                        continue
+                    seen[name] = (there.st_size, there.st_mtime_ns)
+                    if growing.get(name) != seen[name]:
+                        continue
+                handed.first(sha256(name.encode()).hexdigest(), name)
+                place = first if name == last else number
+                number += name != last
+                for item, source in enumerate(open_file(file, self._options)):
+                    yield Place(place, item), source
+            growing, then = seen, time.monotonic() + max(_LOOK, 10 * (time.monotonic() - began))
 
     def _noted(self) -> list[Path | None]:
         """Where the instances of each source are noted, of those that are a PACS."""
@@ -104,6 +145,10 @@ class Listing:
                 with noted.open(encoding="utf-8") as stream:
                     for line in stream:
                         yield File(Path(), url=line.rstrip("\n"))
+
+
+def _name(file: File | Refusal) -> str:
+    return spelled(file.name if isinstance(file, File) else file.identity.source)
 
 
 def _changed(number: int, expected: str, found: str) -> str:

@@ -27,10 +27,12 @@ class Pace:
         source = iter(results)
         while True:
             started = time.perf_counter()
-            found = next(source, None)
-            self.for_readers += time.perf_counter() - started
-            if found is None:
+            try:
+                found = next(source)
+            except StopIteration:
                 return
+            finally:
+                self.for_readers += time.perf_counter() - started
             yield found
 
     def read(self, result: Result) -> None:
@@ -46,6 +48,10 @@ class Pace:
         self.for_network += time.perf_counter() - started
         return found
 
+    def rate(self) -> float:
+        """Scans a second."""
+        return self.scans / max(time.perf_counter() - self.began, 1e-9)
+
     def shares(self) -> dict[str, float]:
         """Shares of the time that the run waited for the disk, for decoding and for the network."""
         passed = max(time.perf_counter() - self.began, 1e-9)
@@ -58,6 +64,5 @@ class Pace:
 
     def told(self) -> str:
         """For a progress line."""
-        rate = self.scans / max(time.perf_counter() - self.began, 1e-9)
         waits = ", ".join(f"{name} {share:.0%}" for name, share in self.shares().items())
-        return f"{rate:.1f} scans/s, waiting for {waits}"
+        return f"{self.rate():.1f} scans/s, waiting for {waits}"

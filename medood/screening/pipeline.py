@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +25,7 @@ from medood.detection.reference import TRAINING
 from medood.detection.shipped import find_detector
 from medood.errors import MedoodError
 from medood.progress import Bar, Progress
+from medood.scans.pacs import is_dicomweb
 from medood.scans.read import check_options
 from medood.scans.scan import Status, UnavailableError
 from medood.schema import ReadConfig
@@ -33,15 +34,16 @@ from medood.screening.engines import Embedded, Engine, make_engine
 from medood.screening.ledger import Ledger, Row
 from medood.screening.listing import Listing
 from medood.screening.lock import locked
+from medood.screening.metrics import Metrics
 from medood.screening.pace import Pace
-from medood.screening.reading import Place, Reading, Result, Shard
+from medood.screening.reading import Listed, Place, Reading, Result, Shard
 from medood.screening.whole import Whole
 
 BATCH = 32
 #: Batches that are embedded, or wait for it, while the next are read: for each worker, and besides.
 _AHEAD = 1
 #: Facts of a run that must be the same where it goes on.
-_SAME = ("medood", "sources", "fpr", "fdr", "read", "calibration", "detector", "shard")
+_SAME = ("medood", "sources", "fpr", "fdr", "read", "calibration", "detector", "shard", "watch")
 
 
 class StoppedError(MedoodError):
@@ -59,6 +61,8 @@ class Work:
         scheduler: address of an existing Dask cluster; empty starts one on this machine.
         shard: screen this part alone, ``I/N``; empty is all. ``medood merge`` puts the parts together.
         resume: go on with the run in the folder, or begin it where there is none.
+        watch: take files that come later too, until asked to end; the run is concluded then, and can go on.
+        metrics: where figures and events go.
         stopped: asked now and then; where it says yes the run ends after the last whole batch.
     """
 
@@ -68,6 +72,8 @@ class Work:
     scheduler: str = ""
     shard: str = ""
     resume: bool = False
+    watch: bool = False
+    metrics: Metrics = field(default_factory=Metrics)
     stopped: Callable[[], bool] = lambda: False
 
 
@@ -122,6 +128,7 @@ def screen(
         "limit": fpr,
         "read": asdict(read),
         "shard": work.shard,
+        "watch": work.watch,
         "threshold": None if reference.by else threshold(reference.scores, fpr),
         "true_rate": None if fdr is not None else list(true_rate(min(reference.counts().values()), fpr)),
         "calibration": reference.stated(),
@@ -133,35 +140,42 @@ def screen(
             "training_scans": loaded.facts.get("data", {}).get("training_scans"),
         },
     }
+    if work.watch and (work.shard or any(is_dicomweb(source) for source in sources)):
+        raise MedoodError("--watch is for folders, without --shard.")
     listing = Listing(sources, out, read)
-    total = listing.check()
+    total = None if work.watch else listing.check()
     with locked(out):
         ledger = Ledger(out, create=True, resume=work.resume)
         try:
             known = ledger.run()
-            if "finished" in known:
+            if "finished" in known and not known.get("watch"):
                 Whole(ledger).forget()
                 progress.say(f"{out} is finished already")
                 return summary(ledger)
             if known:
                 _check_same(known, facts, out)
+                ledger.forget("finished")
             else:
                 ledger.state(**facts)
             reading = Reading(read, loaded.preprocess, reference.by, shard)
+            work.metrics.event("resumed" if known else "started", rows=ledger.size())
             engine = make_engine(work.engine, reading, loaded, work.workers, work.timeout, work.scheduler)
             try:
                 listing.freeze(progress)
                 with progress.bar(total, "screening") as bar:
-                    _Run(ledger, loaded, fpr, engine, work.workers + _AHEAD, bar).through(listing, work.stopped)
+                    _Run(ledger, loaded, fpr, engine, work, bar).through(listing)
             except UnavailableError as error:
                 raise UnavailableError(f"{error}. Then go on with the same command and --resume.") from error
             finally:
                 engine.close()
-            if work.stopped():
+                work.metrics.write()
+            if work.stopped() and not work.watch:
                 raise StoppedError(
                     f"Asked to end; {out} holds {ledger.size()} rows. Go on with the same command and --resume."
                 )
-            return conclude(ledger, loaded, fdr, progress, is_shard=bool(work.shard))
+            found = conclude(ledger, loaded, fdr, progress, is_shard=bool(work.shard), goes_on=work.watch)
+            work.metrics.event("finished", rows=found.scanned, flagged=found.flagged)
+            return found
         finally:
             ledger.close()
 
@@ -186,26 +200,34 @@ class _Run:
         detector: that judges.
         fpr: the limit on p-values.
         engine: that reads and embeds.
-        ahead: batches that may be on their way through the network.
+        work: how it is worked through.
         bar: moves by one a source.
     """
 
-    def __init__(self, ledger: Ledger, detector: Detector, fpr: float, engine: Engine, ahead: int, bar: Bar) -> None:
+    def __init__(self, ledger: Ledger, detector: Detector, fpr: float, engine: Engine, work: Work, bar: Bar) -> None:
         self._ledger, self._detector, self._fpr, self._bar = ledger, detector, fpr, bar
-        self._engine, self._ahead = engine, ahead
+        self._engine, self._work = engine, work
         self._whole = Whole(ledger)
         self._met: dict[str, str] = {}  # contents whose rows are not in the ledger yet
         self._embedding: deque[tuple[list[tuple[Place, Result]], Future[Embedded] | None]] = deque()
         self._pace = Pace()
 
-    def through(self, listing: Listing, stopped: Callable[[], bool]) -> None:
+    def through(self, listing: Listing) -> None:
         """Read, embed, judge and write all that is not in the ledger yet; whole batches alone where it is asked to end."""
         end = self._ledger.end()
         first, item, done, name = end or (0, 0, 0, "")
         self._bar(first, "")  # most files hold one source
-        placed = (some for some in listing.placed(first, name) if (some[0].file, some[0].item) >= (first, item))
+        listed: Iterator[Listed] = listing.placed(first, name)
+        if self._work.watch:
+            listed = listing.watched(first, name, self._ledger.knows)
+        listed = (some for some in listed if some is None or (some[0].file, some[0].item) >= (first, item))
         pending: list[tuple[Place, Result]] = []
-        for place, results in self._pace.waiting(self._engine.read(placed, stopped)):
+        for found in self._pace.waiting(self._engine.read(listed, self._work.stopped)):
+            if found is None:  # nothing else to do than what waits
+                self._finish(pending)
+                pending = []
+                continue
+            place, results = found
             resumed = end is not None and (place.file, place.item) == (first, item)
             rest = results[done:] if resumed else self._told_over(results)
             for result in rest:
@@ -215,9 +237,13 @@ class _Run:
                     self._embed(pending)
                     pending = []
             self._bar(1, self._pace.told())
-        if stopped():
-            return
-        self._embed(pending)
+        if not self._work.stopped() or self._work.watch:
+            self._finish(pending)
+
+    def _finish(self, pending: list[tuple[Place, Result]]) -> None:
+        """Write everything that was read."""
+        if pending:
+            self._embed(pending)
         while self._embedding:
             self._write()
 
@@ -237,7 +263,7 @@ class _Run:
         pictures = [result.network_input for _, result in pending if result.picture is not None]
         future = self._engine.embed(torch.stack(pictures)) if pictures else None
         self._embedding.append((pending, future))
-        while len(self._embedding) > self._ahead or (self._embedding and _is_done(self._embedding[0][1])):
+        while len(self._embedding) > self._work.workers + _AHEAD or (self._embedding and _is_done(self._embedding[0][1])):
             self._write()
 
     def _write(self) -> None:
@@ -255,10 +281,12 @@ class _Run:
             for i, (result, verdict) in enumerate(zip(scored, verdicts, strict=True)):
                 row = features.features[i]
                 self._whole.add(result.identity.sha256, result.patient, row, result.month, verdict.p_value)
-            self._ledger.add(
+            rows = [
                 _row(place, result, next(judged) if result.picture is not None else None, self._fpr, share)
                 for place, result in pending
-            )
+            ]
+            self._ledger.add(rows)
+        self._work.metrics.rows(rows, self._pace)
         for _, result in pending:
             self._met.pop(result.identity.sha256, None)
 

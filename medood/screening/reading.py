@@ -97,6 +97,8 @@ class Place:
 
 #: A source with its place in the listing.
 Placed = tuple[Place, Source | Refusal]
+#: What a listing yields: sources, and in a watched folder that there is no other at present.
+Listed = Placed | None
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,10 @@ class Result:
         """float32 ``[1, S, S]`` in [0, 1]."""
         assert self.picture is not None
         return self.picture.float() / 255.0
+
+
+#: What an engine yields: a source's place and all that was read of it, or none where it waits for another source.
+Readout = tuple[Place, list[Result]] | None
 
 
 def read_results(source: Source | Refusal, reading: Reading) -> list[Result]:

@@ -20,9 +20,10 @@ from typing import Any
 from medood.scans.archive import Source
 from medood.scans.scan import Refusal, Status, UnavailableError
 from medood.screening.reading import (
+    Listed,
     Place,
-    Placed,
     Reading,
+    Readout,
     Result,
     read_results,
     results_from_bytes,
@@ -43,6 +44,12 @@ _TICK = 0.5
 #: What reads a source: all that is read of it, in order.
 Read = Callable[[Source | Refusal, Reading], list[Result]]
 
+
+class _End:
+    """That the listing has ended."""
+
+
+_END = _End()
 #: In the place of a source that has been read, so that its contents are let go.
 _NOTHING = Source(Path())
 
@@ -82,18 +89,22 @@ class Workers:
         self._order: deque[_Task] = deque()  # in the order of the listing, until they are handed on
         self._unsent: deque[_Task] = deque()
         self._held = 0
+        self._waits = False  # for a source to come
 
-    def read(self, placed: Iterator[Placed], stopped: Callable[[], bool]) -> Iterator[tuple[Place, list[Result]]]:
+    def read(self, listed: Iterator[Listed], stopped: Callable[[], bool]) -> Iterator[Readout]:
         """Read every source; what is read comes out in their order.
 
         Args:
-            placed: the sources.
+            listed: the sources.
             stopped: asked now and then; where it says yes, reading ends.
+
+        Yields:
+            place and results; none where all is read and there is no other source at present.
         """
         more = True
         while not stopped():
             if more or self._unsent:
-                more = self._fill(placed) and more
+                more = self._fill(listed) and more
             self._collect(_TICK if self._order and self._order[0].results is None else 0)
             while self._order and self._order[0].results is not None:
                 task = self._order.popleft()
@@ -102,6 +113,9 @@ class Workers:
                 yield task.place, task.results
             if not more and not self._order:
                 return
+            if self._waits and not self._order:
+                yield None
+                time.sleep(_TICK)
 
     def close(self) -> None:
         """End all processes."""
@@ -118,13 +132,17 @@ class Workers:
         theirs.close()
         return _Worker(process, ours, since=time.monotonic())
 
-    def _fill(self, placed: Iterator[Placed]) -> bool:
+    def _fill(self, listed: Iterator[Listed]) -> bool:
         """Give the workers what they have room for; false where the listing has ended."""
+        self._waits = False
         while self._unsent or (self._held < _WAITING_BYTES and len(self._order) < _WAITING):
             if not self._unsent:
-                found = next(placed, None)
-                if found is None:
+                found = next(listed, _END)
+                if isinstance(found, _End):
                     return False
+                if found is None:
+                    self._waits = True
+                    return True
                 task = _Task(*found, size=_size(found[1]))
                 self._order.append(task)
                 self._held += task.size

@@ -24,7 +24,7 @@ from medood.detection.detector import Detector
 from medood.errors import MedoodError
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
-from medood.screening import conclusion, engines
+from medood.screening import conclusion, engines, listing
 from medood.screening.ledger import Ledger
 from medood.screening.lock import locked
 from medood.screening.merge import merge
@@ -320,7 +320,7 @@ def test_a_ledger_of_the_first_schema_is_brought_up(whole_run: Path, tmp_path: P
     with contextlib.closing(sqlite3.connect(old / "ledger.sqlite")) as database:
         for table in ("sample", "months", "patients"):
             database.execute(f"DROP TABLE {table}")
-        for index in ("scans_by_sha256", "scans_by_place"):
+        for index in ("scans_by_sha256", "scans_by_place", "scans_by_source"):
             database.execute(f"DROP INDEX {index}")
         for column in ("file", "item", "host"):
             database.execute(f"ALTER TABLE scans DROP COLUMN {column}")
@@ -346,3 +346,51 @@ def test_a_crash_at_the_very_end_loses_nothing(
     assert Ledger.facts_of(tmp_path / "run")["whole"] == Ledger.facts_of(whole_run)["whole"]
     assert conclusion.summary(Ledger(tmp_path / "run")) == conclusion.summary(Ledger(whole_run))
     assert Detector.load(tiny_detector).sha256 == Ledger.facts_of(whole_run)["detector"]["sha256"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_watched_folder_is_screened_as_files_come(
+    tiny_detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr(listing, "_LOOK", 0.2)
+    root, out = tmp_path / "in", tmp_path / "run"
+    root.mkdir()
+    seen: list[int] = []
+    done = threading.Event()
+
+    def bring(name: str, i: int) -> None:
+        (root / name).write_bytes(dicom_bytes(frontal_chest(i, 32).picture, name))
+
+    def until(count: int) -> None:
+        for _ in range(200):
+            with contextlib.suppress(MedoodError, sqlite3.Error):
+                if len(rows(out)) >= count:
+                    break
+            time.sleep(0.1)
+        seen.append(len(rows(out)))
+
+    def scene(first: int) -> None:
+        bring(f"b{first}.dcm", first)
+        until(first + 1)
+        content = dicom_bytes(frontal_chest(first + 1, 32).picture, "slowly")
+        with (root / f"a{first}.dcm").open("wb") as stream:  # comes before the other by name, and slowly
+            for start in range(0, len(content), 400):
+                stream.write(content[start : start + 400])
+                stream.flush()
+                time.sleep(0.1)
+        until(first + 2)
+        done.set()
+
+    for first in (0, 2):
+        done.clear()
+        thread = threading.Thread(target=scene, args=(first,))
+        thread.start()
+        work = Work(workers=workers, watch=True, resume=True, stopped=done.is_set)
+        found = screen([root], tiny_detector, out, fpr=0.1, work=work)
+        thread.join()
+        assert found.scanned == first + 2
+        assert "finished" in Ledger.facts_of(out)
+    assert seen == [1, 2, 3, 4]
+    assert [Path(row[0]).name for row in rows(out)] == ["b0.dcm", "a0.dcm", "b2.dcm", "a2.dcm"]
+    assert [row[4] for row in rows(out)] == ["scored"] * 4
+    assert [row[10] for row in rows(out)] == [0, 1, 2, 3]

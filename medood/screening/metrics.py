@@ -1,0 +1,87 @@
+"""What a run tells machines while it goes on: figures for Prometheus, events as JSON lines; no file or person is named."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest, write_to_textfile
+
+from medood.errors import MedoodError
+from medood.screening.ledger import Row
+from medood.screening.pace import Pace
+
+#: Seconds between two writings of the figures, at least.
+_EVERY = 5.0
+
+
+class Metrics:
+    """Figures and events of one run.
+
+    Args:
+        figures: a file that is written anew every few seconds, whole each time, in Prometheus' text format; or none.
+        events: a file that lines of JSON are added to; none writes none.
+    """
+
+    def __init__(self, figures: Path | None = None, events: Path | None = None) -> None:
+        self._figures, self._events, self._written = figures, events, 0.0
+        self._registry = CollectorRegistry()
+        self._rows = Counter("medood_rows", "Rows written", ["status", "decision"], registry=self._registry)
+        self._seconds = Counter("medood_seconds", "Seconds spent, over all processes", ["stage"], registry=self._registry)
+        self._waiting = Gauge("medood_waiting_share", "Share of the time waited", ["stage"], registry=self._registry)
+        self._rate = Gauge(
+            "medood_scans_per_second", "Scans a second since the run began or went on", registry=self._registry
+        )
+        self._last = Gauge("medood_last_row_timestamp_seconds", "When rows were written last", registry=self._registry)
+
+    def rows(self, rows: Sequence[Row], pace: Pace) -> None:
+        """Rows have been committed."""
+        for row in rows:
+            self._rows.labels(row.status, row.decision).inc()
+            self._seconds.labels("read").inc(row.read_seconds)
+            self._seconds.labels("network").inc(row.score_seconds)
+        for stage, share in pace.shares().items():
+            self._waiting.labels(stage).set(share)
+        self._rate.set(pace.rate())
+        self._last.set(time.time())
+        faults = sum(row.status in ("worker_died", "timed_out") for row in rows)
+        flagged = sum(row.decision == "out_of_distribution" for row in rows)
+        self.event("rows", count=len(rows), flagged=flagged, faults=faults, scans_per_second=round(pace.rate(), 2))
+        if time.monotonic() > self._written + _EVERY:
+            self.write()
+
+    def event(self, name: str, **figures: float | str) -> None:
+        """Note an event.
+
+        Raises:
+            MedoodError: the file cannot be written.
+        """
+        if self._events is None:
+            return
+        line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": name, **figures})
+        try:
+            with self._events.open("a", encoding="utf-8") as stream:
+                stream.write(line + "\n")
+        except OSError as error:
+            raise MedoodError(f"--log {self._events} cannot be written: {error.strerror or error}.") from error
+
+    def write(self) -> None:
+        """Write the figures.
+
+        Raises:
+            MedoodError: the file cannot be written.
+        """
+        self._written = time.monotonic()
+        if self._figures is None:
+            return
+        try:
+            write_to_textfile(str(self._figures), self._registry)
+        except OSError as error:
+            raise MedoodError(f"--metrics {self._figures} cannot be written: {error.strerror or error}.") from error
+
+    def text(self) -> bytes:
+        """The figures, in Prometheus' text format."""
+        return bytes(generate_latest(self._registry))
