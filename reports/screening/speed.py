@@ -1,0 +1,136 @@
+"""How fast an archive is screened, against its parts and against a plain loop. Prints CSV.
+
+Films of about 2 MB, half in JPEG 2000, half in JPEG Lossless, each with bytes of its own. In each round, one after another:
+decoding alone and the network alone, each on all cores; a run, end to end, with worker processes, in one process, and on
+two Dask workers; and, on the first films, a plain loop of MONAI's LoadImaged and transforms with the same network.
+
+Usage: python reports/screening/speed.py WORK [FILMS ROUNDS]
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pydicom
+import torch
+from monai.transforms import Compose, LoadImaged, Resized, ScaleIntensityd
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1
+
+from medood.detection.detector import Detector
+from medood.phantom.chest import frontal_chest
+from medood.phantom.dicom import dicom_bytes
+from medood.schema import ReadConfig
+from medood.screening.listing import Listing
+from medood.screening.pipeline import Work, screen
+from medood.screening.reading import Reading
+from medood.screening.workers import Workers
+
+SIDE, BASES, CORES = 1180, 8, len(os.sched_getaffinity(0))
+
+
+def films(folder: Path, count: int) -> None:
+    """Write them, but where they are there."""
+    if folder.exists() and len(list(folder.iterdir())) == count:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    bases = []
+    for seed in range(BASES):
+        picture = frontal_chest(seed, 256).picture
+        large = np.kron(picture, np.ones((SIDE // 256 + 1,) * 2))[:SIDE, :SIDE] * 3800.0
+        pixels = np.clip(large + rng.normal(0, 60, large.shape), 0, 4095).astype(np.uint16)
+        dataset = pydicom.dcmread(io.BytesIO(dicom_bytes(picture, f"{seed}")))
+        dataset.Rows, dataset.Columns = pixels.shape
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
+        for name in ("WindowCenter", "WindowWidth", "PixelSpacing"):
+            if name in dataset:
+                delattr(dataset, name)
+        even = seed % 2 == 0
+        packed = imagecodecs.jpeg2k_encode(pixels, level=0) if even else imagecodecs.ljpeg_encode(pixels, bitspersample=12)
+        dataset.PixelData = encapsulate([bytes(packed)])
+        dataset["PixelData"].VR = "OB"
+        dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless if even else JPEGLosslessSV1
+        bases.append(dataset)
+    for i in range(count):
+        dataset = bases[i % BASES]
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.826.0.1.3680043.8.498.{i + 1}"
+        dataset.save_as(folder / f"{i:06d}.dcm", enforce_file_format=True)
+
+
+def decode_alone(folder: Path, detector: Detector) -> None:
+    workers = Workers(CORES, Reading(ReadConfig(), detector.preprocess), 300.0)
+    try:
+        for _ in workers.read(Listing([folder], folder, ReadConfig()).placed(), lambda: False):
+            pass
+    finally:
+        workers.close()
+
+
+def network_alone(pictures: torch.Tensor, detector: Detector) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with ThreadPoolExecutor(CORES) as pool:
+        list(pool.map(detector.embed, torch.split(pictures, 32)))
+    torch.set_num_threads(before)
+
+
+def plain_loop(paths: list[Path], detector: Detector) -> None:
+    side = detector.preprocess.size
+    chain = Compose(
+        [
+            LoadImaged("image", ensure_channel_first=True),
+            ScaleIntensityd("image"),
+            Resized("image", (side, side), mode="area"),
+        ]
+    )
+    for path in paths:
+        picture = chain({"image": str(path)})["image"].as_tensor().float()
+        detector.judge(detector.embed(picture.reshape(1, 1, side, side)), 0.05)
+
+
+def main() -> None:
+    work, count, rounds = Path(sys.argv[1]), *(int(text) for text in sys.argv[2:4] or ("600", "3"))
+    films(work / "films", count)
+    detector = Detector.load("cxr-small")
+    paths = sorted((work / "films").iterdir())
+    size = sum(path.stat().st_size for path in paths) / count / 1e6
+    pictures = torch.rand(count, 1, detector.preprocess.size, detector.preprocess.size)
+
+    def run(**options: object) -> Callable[[], object]:
+        def begin() -> object:
+            shutil.rmtree(work / "run", ignore_errors=True)
+            return screen([work / "films"], detector, work / "run", work=Work(**options))  # type: ignore[arg-type]
+
+        return begin
+
+    few = paths[: max(20, count // 8)]
+    sides = {
+        "decoding alone, all cores": (count, lambda: decode_alone(work / "films", detector)),
+        "network alone, all cores": (count, lambda: network_alone(pictures, detector)),
+        "a run with a worker process a core": (count, run(workers=CORES)),
+        "a run in one process": (count, run()),
+        "a run on two Dask workers": (count, run(workers=2, engine="dask")),
+        "a plain loop, one scan at a time": (len(few), lambda: plain_loop(few, detector)),
+    }
+    print(f"round,what,films,megabytes_each,seconds,films_per_second,cores={CORES}")
+    for number in range(rounds):
+        for what, (films_, side) in sides.items():
+            started = time.perf_counter()
+            side()
+            passed = time.perf_counter() - started
+            print(f'{number},"{what}",{films_},{size:.2f},{passed:.2f},{films_ / passed:.3f},', flush=True)
+
+
+if __name__ == "__main__":
+    main()
