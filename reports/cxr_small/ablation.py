@@ -35,6 +35,7 @@ ACQUISITION = (
     "{rot: 1, rot_360: 0.5, mirror: 3, upside_down: 0.7, perm4: 1, perm16: 0.5, inverted: 0.7, wrong_window: 0.5, "
     "framing: 0.8}"
 )
+LONG = ("train.epochs=30", "model.drop_path=0.05", "train.teacher_momentum=[0.98,0.998]", "detector.half=true")
 VIT = "{patch_size: 8, embed_dim: 128, depth: 6, num_heads: 4, global_pool: avg, class_token: false}"
 #: Run to what it changes in ablation.yaml; ``WORK`` stands for the folder of the study.
 RUNS: dict[str, list[str]] = {
@@ -57,6 +58,8 @@ RUNS: dict[str, list[str]] = {
         f"domain's negatives without lesions seed {seed}": [f"negatives.mixture={ACQUISITION}", f"train.seed={seed}"]
         for seed in (0, 1, 2)
     },
+    "without lesions, 30 epochs": [f"negatives.mixture={ACQUISITION}", *LONG],
+    "without lesions, equalised, 30 epochs": [f"negatives.mixture={ACQUISITION}", "preprocess.equalize=true", *LONG],
     "without lesions, equalised": [f"negatives.mixture={ACQUISITION}", "preprocess.equalize=true"],
     "backbone ViT": ["model.backbone=vit_tiny_patch16_224", f"model.arguments={VIT}"],
     "backbone ResNet": ["model.backbone=resnet10t"],
