@@ -7,6 +7,7 @@ that is lost too often. Results are the same as in one process: every batch hold
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -144,16 +145,18 @@ class Cluster:
 
     def _waited(self, task: Any, source: Any, stopped: Callable[[], bool]) -> list[Result] | None:
         """What was read, once it is there; a refusal where it does not come; none where the run is asked to end."""
-        since = time.monotonic()
+        since, there = time.monotonic(), threading.Event()
+        task.add_done_callback(lambda _: there.set())
         while not stopped():
-            try:
-                return results_from_bytes(task.result(timeout=_TICK))
-            except TimeoutError:
+            if not there.wait(_TICK):  # Dask's own wait with a time limit can fail when the result comes just then
                 if self._client.status != "running":
-                    raise self._gone() from None
+                    raise self._gone()
                 if time.monotonic() - since > self._timeout:
                     self._give_up(task)
                     return [Result(source.identity, Status.TIMED_OUT, f"the file was not read within {self._timeout:g} s")]
+                continue
+            try:
+                return results_from_bytes(task.result())
             except KilledWorker:
                 why = f"the machine or process that read this file ended, {_TRIES} times"
                 return [Result(source.identity, Status.WORKER_DIED, why)]
