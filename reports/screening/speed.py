@@ -107,21 +107,22 @@ def main() -> None:
     size = sum(path.stat().st_size for path in paths) / count / 1e6
     pictures = torch.rand(count, 1, detector.preprocess.size, detector.preprocess.size)
 
-    def run(**options: object) -> Callable[[], object]:
+    def run(sources: list[Path] | None = None, **options: object) -> Callable[[], object]:
         def begin() -> object:
             shutil.rmtree(work / "run", ignore_errors=True)
-            return screen([work / "films"], detector, work / "run", work=Work(**options))  # type: ignore[arg-type]
+            return screen(sources or [work / "films"], detector, work / "run", work=Work(**options))  # type: ignore[arg-type]
 
         return begin
 
-    few = paths[: max(20, count // 8)]
+    few = paths[: count // 3]
     sides = {
+        "a plain loop, one scan at a time": (len(few), lambda: plain_loop(few, detector)),
         "decoding alone, all cores": (count, lambda: decode_alone(work / "films", detector)),
         "network alone, all cores": (count, lambda: network_alone(pictures, detector)),
         "a run with a worker process a core": (count, run(workers=CORES)),
         "a run in one process": (count, run()),
         "a run on two Dask workers": (count, run(workers=2, engine="dask")),
-        "a plain loop, one scan at a time": (len(few), lambda: plain_loop(few, detector)),
+        "the same of one film: starting up": (1, run(paths[:1], workers=2, engine="dask")),
     }
     print(f"round,what,films,megabytes_each,seconds,films_per_second,cores={CORES}")
     for number in range(rounds):
