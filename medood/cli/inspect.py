@@ -23,7 +23,9 @@ from medood.schema import PreprocessConfig, ReadConfig
 
 
 def inspect_command(
-    path: Annotated[Path, typer.Argument(help="A file, folder, zip or tar archive, DICOMDIR or CSV manifest.")],
+    path: Annotated[
+        str, typer.Argument(help="A file, folder, archive, DICOMDIR, CSV manifest or dicomweb+https:// address.")
+    ],
     png: Annotated[Path | None, typer.Option("--png", help="A folder for what a network would see of each scan.")] = None,
     detector: Annotated[
         str | None, typer.Option("--detector", help="Prepare the pictures as this detector does; else squash to 224 x 224.")

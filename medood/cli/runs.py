@@ -43,6 +43,9 @@ def show_command(
         print(f"detector  {facts['detector']['name']} {facts['detector']['sha256']}, score {facts['detector']['score']}")
         rate = f"false-discovery rate {facts['fdr']:g}" if facts["fdr"] is not None else f"false-alarm rate {facts['fpr']:g}"
         print(f"decided   at a {rate}")
+        if facts.get("shard"):
+            rule = f"by --fpr {facts['limit']:g} alone until medood merge" if facts["fdr"] is not None else "as the whole is"
+            print(f"part      {facts['shard']} of the archive, decided {rule}")
         if "finished" in facts:
             for sentence in sentences(facts):
                 print(f"          {sentence}")

@@ -325,7 +325,10 @@ def read_bytes(source: Source, options: ReadConfig) -> bytes:
     if source.content is not None:
         return source.content
     if source.url:
-        return fetch(source.url)
+        content = fetch(source.url)
+        if len(content) > options.max_bytes:
+            raise RefusedError(Status.TOO_LARGE, f"the object is larger than {options.max_bytes:,} bytes")
+        return content
     try:
         if source.member:
             return read_zip_member(_opened(source.path, source.path.stat().st_mtime_ns), source.index, options)

@@ -10,7 +10,9 @@ a process makes. ``medood[pacs]`` installs what it needs.
 from __future__ import annotations
 
 import io
+import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
@@ -27,6 +29,10 @@ PREFIX = "dicomweb+"
 TOKEN, USER, PASSWORD, RATE = (f"MEDOOD_DICOMWEB_{name}" for name in ("TOKEN", "USER", "PASSWORD", "RATE"))
 _PAGE = 500
 _TRIES = 4
+#: Between them, twice this, four times, eight times.
+_PAUSE_MILLISECONDS = 1000
+#: What a server, or what stands before it, answers when it is not there for anybody.
+_DOWN = (429, 502, 503, 504)
 _TIMEOUT = (10.0, 120.0)
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 _UIDS = ("0020000D", "0020000E", "00080018")  # study, series, instance
@@ -36,6 +42,15 @@ T = TypeVar("T")
 def is_dicomweb(source: object) -> bool:
     """True where a source is the address of a PACS."""
     return str(source).startswith(PREFIX)
+
+
+def check_address(address: str) -> None:
+    """Find a mistake in an address before anything is asked.
+
+    Raises:
+        MedoodError: the address makes no sense, or dicomweb-client is missing.
+    """
+    _client(_parsed(address)[0])
 
 
 def find_instances(address: str) -> Iterator[str]:
@@ -49,15 +64,23 @@ def find_instances(address: str) -> Iterator[str]:
     if "/instances/" in root:
         yield address
         return
-    client, found, offset = _client(root), 0, 0
+    client, offset, before = _client(root), 0, list[str]()
     while True:
-        page = _asked(root, partial(client.search_for_instances, search_filters=dict(query), limit=_PAGE, offset=offset))
-        for instance in page:
-            study, series, uid = (str(instance[tag]["Value"][0]) for tag in _UIDS)
-            yield f"{PREFIX}{root}/studies/{study}/series/{series}/instances/{uid}"
-        found, offset = len(page), offset + len(page)
-        if not found:
+        search = partial(client.search_for_instances, search_filters=dict(query), limit=_PAGE, offset=offset)
+        try:
+            page = [_address(root, instance) for instance in _asked(root, search)]
+        except (RefusedError, KeyError, IndexError, TypeError) as error:
+            why = error.reason if isinstance(error, RefusedError) else "it does not name study, series and instance"
+            raise MedoodError(f"The search at {root} failed: {why}. Check the address behind {PREFIX}.") from error
+        if not page or page == before:  # the latter where a server knows no offset
             return
+        yield from page
+        before, offset = page, offset + len(page)
+
+
+def _address(root: str, instance: dict[str, Any]) -> str:
+    study, series, uid = (str(instance[tag]["Value"][0]) for tag in _UIDS)
+    return f"{PREFIX}{root}/studies/{study}/series/{series}/instances/{uid}"
 
 
 def fetch(address: str) -> bytes:
@@ -99,8 +122,15 @@ def store(address: str, datasets: Iterable[pydicom.Dataset]) -> Iterator[str]:
 
 def _parsed(address: str) -> tuple[str, list[tuple[str, str]]]:
     """The service's root without the prefix, and the search's keywords and values."""
-    parts = urlsplit(address.removeprefix(PREFIX))
     example = "Expected dicomweb+https://HOST/ROOT?Modality=DX."
+    try:
+        parts = urlsplit(address.removeprefix(PREFIX))
+        rate = float(os.environ.get(RATE) or 0)
+    except ValueError as error:
+        raise MedoodError(f"{address} is no address of a PACS, or {RATE} no number. {example}") from error
+    whole = re.fullmatch(r".*/studies/[0-9.]+/series/[0-9.]+/instances/[0-9.]+", parts.path)
+    if rate < 0 or ("/studies" in parts.path and not whole) or parts.path.count("/studies") > 1:
+        raise MedoodError(f"{address} is neither a service's root nor one instance, or {RATE} is below 0. {example}")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise MedoodError(f"{address} is no address of a PACS. {example}")
     if parts.username or parts.password:
@@ -109,6 +139,8 @@ def _parsed(address: str) -> tuple[str, list[tuple[str, str]]]:
     for keyword, _ in query:
         if keyword not in keyword_dict:
             raise MedoodError(f"{keyword!r} in the address of {parts.hostname} is no DICOM keyword. {example}")
+        if "Patient" in keyword and keyword not in ("PatientSex", "PatientAge"):
+            raise MedoodError(f"{keyword} would stand in the ledger and in reports as it is. Search by something else.")
     if parts.scheme == "http" and parts.hostname not in _LOCAL and (os.environ.get(TOKEN) or os.environ.get(USER)):
         raise MedoodError(f"Credentials would go to {parts.hostname} unencrypted. Use https.")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}", query
@@ -124,6 +156,7 @@ def _client(root: str) -> Any:
         raise MedoodError(
             "A PACS as a source needs dicomweb-client, which is not installed. Install medood[pacs]."
         ) from error
+    logging.getLogger("retrying").setLevel(logging.CRITICAL)  # it would print tracebacks of what is tried again
     session = Session()
     token, user = os.environ.get(TOKEN), os.environ.get(USER)
     if token:
@@ -132,7 +165,9 @@ def _client(root: str) -> Any:
         session.auth = HTTPBasicAuth(user.encode(), os.environ.get(PASSWORD, "").encode())
     client = DICOMwebClient(root, session=session, timeout=_TIMEOUT)
     client.set_http_retry_params(
-        max_attempts=_TRIES, wait_exponential_multiplier=100, retriable_error_codes=(408, 429, 500, 502, 503, 504)
+        max_attempts=_TRIES,
+        wait_exponential_multiplier=_PAUSE_MILLISECONDS,
+        retriable_error_codes=(408, 429, 500, 502, 503, 504),
     )
     return client
 
@@ -149,6 +184,8 @@ def _asked(root: str, ask: Callable[[], T]) -> T:
         return ask()
     except RetryError as error:  # after every try
         answer = error.last_attempt.value
+        if answer.status_code in _DOWN:
+            raise UnavailableError(f"{host} answers {answer.status_code} {answer.reason} alone") from error
         raise RefusedError(Status.UNREADABLE, f"the PACS answered {answer.status_code} {answer.reason}") from error
     except HTTPError as error:
         code = error.response.status_code if error.response is not None else 0

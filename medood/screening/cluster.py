@@ -145,12 +145,14 @@ class Cluster:
 
     def _waited(self, task: Any, source: Any, stopped: Callable[[], bool]) -> list[Result] | None:
         """What was read, once it is there; a refusal where it does not come; none where the run is asked to end."""
-        since, there = time.monotonic(), threading.Event()
+        since, there = float("inf"), threading.Event()  # the clock runs once a worker reads it
         task.add_done_callback(lambda _: there.set())
         while not stopped():
             if not there.wait(_TICK):  # Dask's own wait with a time limit can fail when the result comes just then
                 if self._client.status != "running":
                     raise self._gone()
+                if since == float("inf") and self._client.call_stack([task]):
+                    since = time.monotonic()
                 if time.monotonic() - since > self._timeout:
                     self._give_up(task)
                     return [Result(source.identity, Status.TIMED_OUT, f"the file was not read within {self._timeout:g} s")]

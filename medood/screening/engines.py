@@ -97,22 +97,30 @@ class Isolated:
         torch.set_num_threads(self._threads)
 
 
+def check_engine(name: str, scheduler: str) -> None:
+    """Find a mistake before anything is written.
+
+    Raises:
+        MedoodError: there is no such engine, or it takes no scheduler.
+    """
+    if name not in ENGINES:
+        raise MedoodError(f"--engine is {name!r}; expected one of {', '.join(ENGINES)}.")
+    if scheduler and name != "dask":
+        raise MedoodError("--scheduler was given without --engine dask.")
+
+
 def make_engine(
     name: str, reading: Reading, detector: Detector, workers: int, timeout: float, scheduler: str = ""
 ) -> Engine:
     """An engine by its name.
 
     Raises:
-        MedoodError: there is no such engine, or it cannot be started.
+        MedoodError: it cannot be started.
     """
-    if name not in ENGINES:
-        raise MedoodError(f"--engine is {name!r}; expected one of {', '.join(ENGINES)}.")
     if name == "dask":
         from medood.screening.cluster import Cluster
 
         return Cluster(reading, detector, workers, timeout, scheduler)
-    if scheduler:
-        raise MedoodError("--scheduler was given without --engine dask.")
     return Isolated(reading, detector, workers, timeout) if workers else Here(reading, detector)
 
 

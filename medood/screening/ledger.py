@@ -86,6 +86,29 @@ class Row:
     host: str = ""
 
 
+@dataclass(frozen=True)
+class End:
+    """The source that the rows of an unfinished run end with.
+
+    Attributes:
+        file: its file's number in the listing.
+        item: its number in that file.
+        source: path or address.
+        member: name inside an archive, or empty.
+        sha256: of its last row.
+        status: likewise.
+        rows: that it has.
+    """
+
+    file: int
+    item: int
+    source: str
+    member: str
+    sha256: str
+    status: str
+    rows: int
+
+
 _COLUMNS = tuple(item.name for item in fields(Row))
 
 
@@ -143,8 +166,8 @@ class Ledger:
     def state(self, **values: Any) -> None:
         """Note facts of the run, as JSON."""
         rows = [(name, json.dumps(value)) for name, value in values.items()]
-        self.database.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", rows)
-        self.database.commit()
+        with self.writing():
+            self.database.executemany("INSERT OR REPLACE INTO run VALUES (?, ?)", rows)
 
     def run(self) -> dict[str, Any]:
         """The facts of the run."""
@@ -152,7 +175,7 @@ class Ledger:
 
     def forget(self, name: str) -> None:
         """Remove a fact of the run."""
-        with self.database:
+        with self.writing():
             self.database.execute("DELETE FROM run WHERE name = ?", (name,))
 
     @classmethod
@@ -192,13 +215,14 @@ class Ledger:
         found = self.database.execute(query, (sha256, Status.DUPLICATE, Status.UNREADABLE)).fetchone()
         return None if found is None else Identity(*found).name
 
-    def end(self) -> tuple[int, int, int, str] | None:
-        """Where the rows end: file and item of the last source, how many rows it has, its name; none without rows."""
-        found = self.database.execute("SELECT file, item, source FROM scans ORDER BY id DESC LIMIT 1").fetchone()
+    def end(self) -> End | None:
+        """Where the rows end; none without rows."""
+        query = "SELECT file, item, source, member, sha256, status FROM scans ORDER BY id DESC LIMIT 1"
+        found = self.database.execute(query).fetchone()
         if found is None:
             return None
-        query = "SELECT COUNT(*) FROM scans WHERE file = ? AND item = ?"
-        return found[0], found[1], int(self.database.execute(query, found[:2]).fetchone()[0]), found[2]
+        counted = self.database.execute("SELECT COUNT(*) FROM scans WHERE file = ? AND item = ?", found[:2]).fetchone()
+        return End(*(*found, int(counted[0])))
 
     def rows(self, where: str = "1", order: str = "id", limit: int = -1) -> Iterator[Row]:
         """Rows in the order they were found, or another order of columns; ``where`` and ``order`` are our own SQL."""
@@ -219,7 +243,7 @@ class Ledger:
 
     def decide(self, limit: float, rule: str) -> None:
         """Decide every scored scan by a limit on its p-value; ``rule`` ends the sentence of those flagged."""
-        with self.database:
+        with self.writing():
             self.database.execute(
                 "UPDATE scans SET decision = 'in_distribution', reason = '' WHERE status = 'scored'",
             )

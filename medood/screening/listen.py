@@ -102,9 +102,13 @@ def listen(
         raise MedoodError("medood listen needs pynetdicom, which is not installed. Install medood[pacs].") from error
     incoming = out / "incoming"
     incoming.mkdir(parents=True, exist_ok=True)
-    entity, counts = AE(doors.title), _Counts()
+    counts = _Counts()
+    try:
+        entity = AE(doors.title)
+        entity.require_calling_aet = list(doors.callers)
+    except ValueError as error:
+        raise MedoodError(f"--title and --caller are 1 to 16 characters each: {error}.") from error
     entity.require_called_aet = True
-    entity.require_calling_aet = list(doors.callers)
     entity.maximum_associations = doors.associations
     entity.add_supported_context(Verification)
     for context in AllStoragePresentationContexts:

@@ -11,11 +11,11 @@ from pathlib import Path
 from medood.errors import MedoodError
 from medood.progress import Progress
 from medood.scans.archive import File, check_there, count_sources, find_files, open_file
-from medood.scans.pacs import find_instances, is_dicomweb
+from medood.scans.pacs import check_address, find_instances, is_dicomweb
 from medood.scans.read import Seen
-from medood.scans.scan import Refusal
+from medood.scans.scan import Refusal, UnavailableError
 from medood.schema import ReadConfig
-from medood.screening.ledger import spelled
+from medood.screening.ledger import End, spelled
 from medood.screening.reading import Listed, Place, Placed
 
 #: Seconds between two looks at a watched folder, at least.
@@ -34,8 +34,11 @@ class Listing:
     def __init__(self, sources: Sequence[str | Path], out: Path, options: ReadConfig) -> None:
         self._sources, self._out, self._options = sources, out, options
 
-    def check(self) -> int | None:
+    def check(self, *, empty: bool = False) -> int | None:
         """Find out early that a source is missing, or that all are empty; how many there are, where that can be told.
+
+        Args:
+            empty: they may be.
 
         Raises:
             MedoodError: nothing lies there.
@@ -43,6 +46,7 @@ class Listing:
         counts: list[int | None] = []
         for source in self._sources:
             if is_dicomweb(source):
+                check_address(str(source))
                 counts.append(None)
                 continue
             try:
@@ -51,12 +55,16 @@ class Listing:
                 raise MedoodError(f"{error}. Give a file, a folder or an archive that is there.") from error
             counts.append(count_sources(Path(source)))
         total = None if None in counts else sum(count or 0 for count in counts)
-        if total == 0:
+        if total == 0 and not empty:
             raise MedoodError(f"There is no file in {', '.join(map(str, self._sources))}. Give a folder that holds scans.")
-        return total
+        return None if empty else total
 
-    def freeze(self, progress: Progress) -> None:
+    def freeze(self, progress: Progress, stopped: Callable[[], bool] = lambda: False) -> None:
         """Note what each PACS has, once: a run that goes on finds the same in the same order.
+
+        Args:
+            progress: where to draw.
+            stopped: asked now and then; where it says yes, nothing is noted.
 
         Raises:
             MedoodError: a PACS does not answer, or nothing matches.
@@ -70,42 +78,47 @@ class Listing:
                     stream.write(address + "\n")
                     count += 1
                     bar(1, "")
+                    if stopped():
+                        raise UnavailableError("Asked to end while the PACS was still listing")
             if not count:
                 partial.unlink()
                 raise MedoodError(f"Nothing matches {source}.")
             partial.replace(noted)
 
-    def placed(self, first: int = 0, expected: str = "") -> Iterator[Placed]:
-        """Every source with its place, from the file numbered ``first`` on; those before it are not opened.
+    def placed(self, end: End | None = None) -> Iterator[Placed]:
+        """Every source with its place, from where a run stopped on; files before that are not opened.
 
         Args:
-            first: number of the first file.
-            expected: its name, where it is known.
+            end: the source that the run stopped in.
 
         Raises:
-            MedoodError: there is another file at that place.
+            MedoodError: there is another source at that place.
         """
+        first, found = end.file if end else 0, False
         for number, file in itertools.islice(enumerate(self._files()), first, None):
-            name = _name(file)
-            if expected and name != expected:
-                raise MedoodError(_changed(first, expected, name))
-            expected = ""
+            found = True
+            if end and number == first:
+                yield from self._continued(file, end)
+                continue
             for item, source in enumerate(open_file(file, self._options)):
                 yield Place(number, item), source
-        if expected:
-            raise MedoodError(_changed(first, expected, "no longer there"))
+        if end and not found:
+            raise MedoodError(_changed(first, end.source, "no longer there"))
 
-    def watched(self, first: int, last: str, known: Callable[[str], bool]) -> Iterator[Listed]:
+    def watched(self, end: End | None, known: Callable[[str], bool]) -> Iterator[Listed]:
         """Every file once it is complete, for ever; none where there is no new one at present.
 
         A file is complete when a second look finds its size and time of change as the first did.
 
         Args:
-            first: number of the first file.
-            last: name of the file that has that number already; empty where none has.
+            end: the source that the run stopped in; what is left of its file comes first.
             known: whether a file is in the ledger.
         """
-        number, handed, growing, then = first + bool(last), Seen(), dict[str, tuple[int, int]](), 0.0
+        number, handed, growing, then = end.file + 1 if end else 0, Seen(), dict[str, tuple[int, int]](), 0.0
+        if end:
+            for file in self._files():
+                if _name(file) == end.source:
+                    yield from self._continued(file, end)
         while True:
             if time.monotonic() < then:
                 yield None
@@ -113,7 +126,8 @@ class Listing:
             began, seen = time.monotonic(), dict[str, tuple[int, int]]()
             for file in self._files():
                 name = _name(file)
-                if handed.has(sha256(name.encode()).hexdigest()) or (name != last and known(name)):
+                digest = sha256(name.encode()).hexdigest()
+                if handed.has(digest) or known(name):
                     continue
                 if isinstance(file, File):
                     try:
@@ -123,12 +137,21 @@ class Listing:
                     seen[name] = (there.st_size, there.st_mtime_ns)
                     if growing.get(name) != seen[name]:
                         continue
-                handed.first(sha256(name.encode()).hexdigest(), name)
-                place = first if name == last else number
-                number += name != last
+                handed.first(digest, name)
                 for item, source in enumerate(open_file(file, self._options)):
-                    yield Place(place, item), source
+                    yield Place(number, item), source
+                number += 1
             growing, then = seen, time.monotonic() + max(_LOOK, 10 * (time.monotonic() - began))
+
+    def _continued(self, file: File | Refusal, end: End) -> Iterator[Placed]:
+        """The sources of the file that a run stopped in, from that source on."""
+        if _name(file) != end.source:
+            raise MedoodError(_changed(end.file, end.source, _name(file)))
+        for item, source in enumerate(open_file(file, self._options)):
+            if item == end.item and spelled(source.identity.member) != end.member:
+                raise MedoodError(f"{end.source} has changed since the run stopped. Screen it anew, with another --out.")
+            if item >= end.item:
+                yield Place(end.file, item), source
 
     def _noted(self) -> list[Path | None]:
         """Where the instances of each source are noted, of those that are a PACS."""

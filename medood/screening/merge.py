@@ -12,12 +12,15 @@ from medood.detection.detector import Detector
 from medood.detection.shipped import find_detector
 from medood.errors import MedoodError
 from medood.progress import Progress
+from medood.scans.scan import Status
 from medood.screening.conclusion import Summary, conclude
 from medood.screening.ledger import Ledger, Row
 from medood.screening.lock import locked
 from medood.screening.whole import Whole
 
 _BATCH = 1000
+#: Statuses of sources whose contents were never known, and so neither which part has them.
+_UNREAD = (Status.WORKER_DIED, Status.TIMED_OUT)
 #: Facts of the parts that must be the same.
 _SAME = ("medood", "sources", "fpr", "fdr", "read", "calibration")
 
@@ -53,7 +56,7 @@ def merge(
         try:
             known = {name: value for name, value in facts[0].items() if name not in ("finished", "shard")}
             ledger.state(**known | {"started": min(some["started"] for some in facts), "shard": "", "shards": len(parts)})
-            rows = heapq.merge(*(some.rows() for some in ledgers), key=lambda row: (row.file, row.item))
+            rows = _each_once(heapq.merge(*map(_with_part, range(len(ledgers)), ledgers), key=lambda pair: _place(pair[1])))
             with progress.bar(sum(some.size() for some in ledgers), "merging") as bar:
                 for batch in _batches(rows):
                     ledger.add(batch)
@@ -84,6 +87,23 @@ def _check(parts: Sequence[Path], facts: list[dict[str, Any]]) -> None:
     if there != wanted:
         missing = ", ".join(sorted(set(wanted) - set(there))) or "none"
         raise MedoodError(f"These are the parts {', '.join(there)}; each of {count} is needed once. Missing: {missing}.")
+
+
+def _with_part(part: int, ledger: Ledger) -> Iterator[tuple[int, Row]]:
+    return ((part, row) for row in ledger.rows())
+
+
+def _place(row: Row) -> tuple[int, int]:
+    return row.file, row.item
+
+
+def _each_once(rows: Iterator[tuple[int, Row]]) -> Iterator[Row]:
+    """The rows of each source of one part alone: one that could not be read has a row in every part that tried."""
+    for _, group in itertools.groupby(rows, key=lambda pair: _place(pair[1])):
+        some = list(group)
+        read = [part for part, row in some if row.status not in _UNREAD]
+        chosen = read[0] if read else some[0][0]
+        yield from (row for part, row in some if part == chosen)
 
 
 def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:

@@ -37,6 +37,16 @@ class Metrics:
         )
         self._last = Gauge("medood_last_row_timestamp_seconds", "When rows were written last", registry=self._registry)
 
+    def check(self) -> None:
+        """Find out early that a file cannot be written.
+
+        Raises:
+            MedoodError: it cannot.
+        """
+        for option, file in (("--metrics", self._figures), ("--log", self._events)):
+            if file is not None and not file.parent.is_dir():
+                raise MedoodError(f"{option} {file} cannot be written: there is no folder {file.parent}.")
+
     def rows(self, rows: Sequence[Row], pace: Pace) -> None:
         """Rows have been committed."""
         for row in rows:

@@ -30,8 +30,8 @@ from medood.scans.read import check_options
 from medood.scans.scan import Status, UnavailableError
 from medood.schema import ReadConfig
 from medood.screening.conclusion import Summary, conclude, summary
-from medood.screening.engines import Embedded, Engine, make_engine
-from medood.screening.ledger import Ledger, Row
+from medood.screening.engines import Embedded, Engine, check_engine, make_engine
+from medood.screening.ledger import End, Ledger, Row
 from medood.screening.listing import Listing
 from medood.screening.lock import locked
 from medood.screening.metrics import Metrics
@@ -42,6 +42,10 @@ from medood.screening.whole import Whole
 BATCH = 32
 #: Batches that are embedded, or wait for it, while the next are read: for each worker, and besides.
 _AHEAD = 1
+#: Statuses of a source's only row, or last one: nothing more comes of it.
+_ALONE = (Status.DUPLICATE, Status.WORKER_DIED, Status.TIMED_OUT)
+#: The longest time limit for a source, in seconds: a day.
+_LONGEST = 86_400.0
 #: Facts of a run that must be the same where it goes on.
 _SAME = ("medood", "sources", "fpr", "fdr", "read", "calibration", "detector", "shard", "watch")
 
@@ -127,7 +131,7 @@ def screen(
         "fdr": fdr,
         "limit": fpr,
         "read": asdict(read),
-        "shard": work.shard,
+        "shard": f"{shard.index + 1}/{shard.count}" if work.shard else "",
         "watch": work.watch,
         "threshold": None if reference.by else threshold(reference.scores, fpr),
         "true_rate": None if fdr is not None else list(true_rate(min(reference.counts().values()), fpr)),
@@ -143,17 +147,23 @@ def screen(
     if work.watch and (work.shard or any(is_dicomweb(source) for source in sources)):
         raise MedoodError("--watch is for folders, without --shard.")
     listing = Listing(sources, out, read)
-    total = None if work.watch else listing.check()
+    if not 0 < work.timeout <= _LONGEST:
+        raise MedoodError(f"--timeout is {work.timeout:g}; expected seconds up to {_LONGEST:g}, a day.")
+    check_engine(work.engine, work.scheduler)
+    work.metrics.check()
+    total = listing.check(empty=work.watch)
     with locked(out):
         ledger = Ledger(out, create=True, resume=work.resume)
         try:
             known = ledger.run()
-            if "finished" in known and not known.get("watch"):
-                Whole(ledger).forget()
+            if known:
+                _check_same(known, facts, out)
+            if "finished" in known and not work.watch:
+                if not work.shard:
+                    Whole(ledger).forget()
                 progress.say(f"{out} is finished already")
                 return summary(ledger)
             if known:
-                _check_same(known, facts, out)
                 ledger.forget("finished")
             else:
                 ledger.state(**facts)
@@ -161,7 +171,7 @@ def screen(
             work.metrics.event("resumed" if known else "started", rows=ledger.size())
             engine = make_engine(work.engine, reading, loaded, work.workers, work.timeout, work.scheduler)
             try:
-                listing.freeze(progress)
+                listing.freeze(progress, work.stopped)
                 with progress.bar(total, "screening") as bar:
                     _Run(ledger, loaded, fpr, engine, work, bar).through(listing)
             except UnavailableError as error:
@@ -215,12 +225,8 @@ class _Run:
     def through(self, listing: Listing) -> None:
         """Read, embed, judge and write all that is not in the ledger yet; whole batches alone where it is asked to end."""
         end = self._ledger.end()
-        first, item, done, name = end or (0, 0, 0, "")
-        self._bar(first, "")  # most files hold one source
-        listed: Iterator[Listed] = listing.placed(first, name)
-        if self._work.watch:
-            listed = listing.watched(first, name, self._ledger.knows)
-        listed = (some for some in listed if some is None or (some[0].file, some[0].item) >= (first, item))
+        self._bar(end.file if end else 0, "")  # most files hold one source
+        listed: Iterator[Listed] = listing.watched(end, self._ledger.knows) if self._work.watch else listing.placed(end)
         pending: list[tuple[Place, Result]] = []
         for found in self._pace.waiting(self._engine.read(listed, self._work.stopped)):
             if found is None:  # nothing else to do than what waits
@@ -228,9 +234,8 @@ class _Run:
                 pending = []
                 continue
             place, results = found
-            resumed = end is not None and (place.file, place.item) == (first, item)
-            rest = results[done:] if resumed else self._told_over(results)
-            for result in rest:
+            resumed = end is not None and (place.file, place.item) == (end.file, end.item)
+            for result in _rest(results, end) if end and resumed else self._told_over(results):
                 self._pace.read(result)
                 pending.append((place, result))
                 if len(pending) == BATCH:
@@ -289,6 +294,23 @@ class _Run:
         self._work.metrics.rows(rows, self._pace)
         for _, result in pending:
             self._met.pop(result.identity.sha256, None)
+
+
+def _rest(results: list[Result], end: End) -> list[Result]:
+    """What is still to come of the source that a run stopped in.
+
+    Raises:
+        MedoodError: the source holds other bytes now.
+    """
+    if end.status in _ALONE or not results:
+        return []
+    last = results[-1]
+    if last.status in _ALONE:  # it could not be read once more
+        return [replace(last, identity=replace(last.identity, frame=end.rows))]
+    if end.sha256 and last.identity.sha256 != end.sha256:
+        name = results[0].identity.name
+        raise MedoodError(f"{name} has changed since the run stopped. Screen it as a new run, with another --out.")
+    return results[end.rows :]
 
 
 def _is_done(future: Future[Embedded] | None) -> bool:

@@ -152,8 +152,8 @@ def read_results(source: Source | Refusal, reading: Reading) -> list[Result]:
         source = replace(source, content=read_bytes(source, reading.options))
     except RefusedError as refused:
         return read_results(Refusal(source.identity, refused.status, refused.reason), reading)
-    except UnavailableError:
-        raise
+    except MedoodError as error:  # it is no matter of this source
+        raise UnavailableError(str(error)) from error
     except Exception as error:  # a damaged archive fails in many ways
         why = f"the file cannot be read ({type(error).__name__})"
         return read_results(Refusal(source.identity, Status.UNREADABLE, why), reading)

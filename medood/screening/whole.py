@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hmac
+import json
 import secrets
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,11 +37,15 @@ class Whole:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger, self._database = ledger, ledger.database
-        key = ledger.run().get(_KEY)
+
+    @cached_property
+    def _key(self) -> bytes:
+        """What patients' digests are made with; it is noted with the rows that it is first needed for."""
+        key = self._ledger.run().get(_KEY)
         if key is None:
             key = secrets.token_hex(32)
-            ledger.state(**{_KEY: key})
-        self._key = bytes.fromhex(key)
+            self._database.execute("INSERT INTO run VALUES (?, ?)", (_KEY, json.dumps(key)))
+        return bytes.fromhex(key)
 
     def add(self, sha256: str, patient: str, features: Tensor, month: str, p_value: float) -> None:
         """Take a scored scan in; its month is ``YYYY-MM`` or empty, its patient a hash or empty."""
@@ -88,7 +94,7 @@ class Whole:
 
     def count_patients(self) -> None:
         """Put numbers of patients in the place of their digests, and forget these with their key."""
-        with self._database:
+        with self._ledger.writing():
             self._database.execute(
                 "UPDATE months SET patients = "
                 "max(patients, (SELECT COUNT(*) FROM patients AS p WHERE p.month = months.month))"
@@ -98,7 +104,7 @@ class Whole:
 
     def take(self, shard: Ledger) -> None:
         """Add what another part of the archive has gathered. A month is told where one part alone has enough patients."""
-        with self._database:
+        with self._ledger.writing():
             self._database.executemany(
                 "INSERT INTO months VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET scans = scans + excluded.scans, "
                 "p_value = p_value + excluded.p_value, patients = max(patients, excluded.patients)",
@@ -110,7 +116,7 @@ class Whole:
 
     def forget(self) -> None:
         """Remove what was gathered."""
-        with self._database:
+        with self._ledger.writing():
             for table in ("sample", "months", "patients"):
                 self._database.execute(f"DELETE FROM {table}")  # noqa: S608 - our own names
 

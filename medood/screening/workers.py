@@ -170,10 +170,10 @@ class Workers:
             worker = pipes[ready]  # type: ignore[index]
             try:
                 self._done(worker, results_from_bytes(worker.pipe.recv_bytes()))
-            except (EOFError, OSError, ValueError, KeyError, TypeError):
+            except (EOFError, OSError, ValueError, KeyError, TypeError, IndexError):
                 worker.process.join(1)
                 code = worker.process.exitcode
-                how = f"signal {signal.Signals(-code).name}" if code and code < 0 else f"exit code {code}"
+                how = f"signal {_signal(-code)}" if code and code < 0 else f"exit code {code}"
                 why = f"the process that read this file ended ({how}), {_TRIES} times"
                 self._replace(worker, Status.WORKER_DIED, why, _TRIES)
         for worker in self._workers:
@@ -202,6 +202,13 @@ class Workers:
         self._unsent.extendleft(reversed(worker.tasks))
         fresh = self._started()
         worker.process, worker.pipe, worker.tasks = fresh.process, fresh.pipe, deque()
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # one without a name
+        return str(number)
 
 
 def _size(source: Source | Refusal) -> int:

@@ -19,6 +19,7 @@ from medood.phantom.dicom import dicom_bytes
 from medood.scans import pacs
 from medood.scans.read import read_scans
 from medood.scans.scan import Refusal, Scan, UnavailableError
+from medood.schema import ReadConfig
 from medood.screening.ledger import Ledger
 from medood.screening.pipeline import Work, screen
 
@@ -29,7 +30,7 @@ class Pacs:
     def __init__(self, count: int) -> None:
         self.count, self.faults, self.asked = count, dict[int, str](), list[str]()
         self.stored = list[bytes]()
-        self.token, self.page = "", 500
+        self.token, self.page, self.knows_offset = "", 500, True
         played = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -58,11 +59,13 @@ class Pacs:
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         parts = urlsplit(request.path)
         self.asked.append(request.path)
-        if self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
+        if not parts.path.startswith("/root/"):
+            _send(request, 404, "text/plain", b"")
+        elif self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
             _send(request, 401, "text/plain", b"")
         elif parts.path == "/root/instances":
             query = parse_qs(parts.query)
-            first = int(query["offset"][0])
+            first = int(query["offset"][0]) if self.knows_offset else 0
             page = range(first, min(self.count, first + min(self.page, int(query["limit"][0]))))
             found = [
                 {tag: {"vr": "UI", "Value": [f"1.2.{i}"]} for tag in ("0020000D", "0020000E", "00080018")} for i in page
@@ -74,7 +77,9 @@ class Pacs:
             content = dicom_bytes(frontal_chest(number, 32).picture, f"{number}")
             body = b"--b\r\nContent-Type: application/dicom\r\n\r\n" + content + b"\r\n--b--\r\n"
             kind = 'multipart/related; type="application/dicom"; boundary=b'
-            if fault == "500":
+            if fault == "503":
+                _send(request, 503, "text/plain", b"")
+            elif fault == "500":
                 _send(request, 500, "text/plain", b"")
             elif fault == "404":
                 _send(request, 404, "text/plain", b"")
@@ -115,6 +120,7 @@ def _send(request: BaseHTTPRequestHandler, code: int, kind: str, body: bytes, cu
 def played(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pacs]:
     for name in (pacs.TOKEN, pacs.USER, pacs.PASSWORD, pacs.RATE):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pacs, "_PAUSE_MILLISECONDS", 20)
     pacs._client.cache_clear()
     server = Pacs(5)
     yield server
@@ -208,15 +214,42 @@ def test_objects_are_stored(played: Pacs, tmp_path: Path) -> None:
     assert all(b"DICM" in body for body in played.stored)
 
 
+def test_a_pacs_that_is_down_for_all_ends_the_run(played: Pacs, tiny_detector: Path, tmp_path: Path) -> None:
+    played.faults = dict.fromkeys(range(5), "503")
+    with pytest.raises(UnavailableError, match=r"answers 503.*--resume"):
+        screen([played.address], tiny_detector, tmp_path / "run", fpr=0.1)
+    assert Ledger(tmp_path / "run").size() == 0
+    played.faults = {}
+    assert screen([played.address], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(resume=True)).scanned == 5
+
+
+def test_odd_servers_are_told_and_never_asked_for_ever(played: Pacs, tiny_detector: Path, tmp_path: Path) -> None:
+    played.count, played.knows_offset = 600, False
+    assert len(list(pacs.find_instances(played.address))) == 500
+    with pytest.raises(MedoodError, match=r"search at .* failed"):
+        list(pacs.find_instances(played.address.replace("/root", "/other")))
+    small = ReadConfig(max_bytes=100)
+    played.count, played.knows_offset = 2, True
+    screen([played.address], tiny_detector, tmp_path / "run", fpr=0.1, read=small)
+    assert {row.status for row in Ledger(tmp_path / "run").rows()} == {"too_large"}
+
+
 def test_mistakes_in_an_address_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for address, words in {
         "dicomweb+ftp://host/root": "is no address of a PACS",
         "dicomweb+https://me:secret@host/root": "holds a name or password",
         "dicomweb+https://host/root?Colour=red": "'Colour'.*is no DICOM keyword",
+        "dicomweb+https://host/root?PatientName=Doe": "PatientName would stand in the ledger",
+        "dicomweb+https://host/root/studies/1.2": "neither a service's root nor one instance",
+        "dicomweb+https://[host": "is no address of a PACS",
     }.items():
         with pytest.raises(MedoodError, match=words) as told:
             list(pacs.find_instances(address))
         assert "secret" not in str(told.value)
+    monkeypatch.setenv(pacs.RATE, "fast")
+    with pytest.raises(MedoodError, match="MEDOOD_DICOMWEB_RATE no number"):
+        list(pacs.find_instances("dicomweb+https://host/root"))
+    monkeypatch.delenv(pacs.RATE)
     monkeypatch.setenv(pacs.TOKEN, "t")
     with pytest.raises(MedoodError, match="unencrypted"):
         list(pacs.find_instances("dicomweb+http://host/root"))

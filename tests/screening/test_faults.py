@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import threading
 import time
+import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,10 +25,11 @@ from medood.detection.detector import Detector
 from medood.errors import MedoodError
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
-from medood.screening import conclusion, engines, listing
+from medood.screening import conclusion, engines, listing, pipeline
 from medood.screening.ledger import Ledger
 from medood.screening.lock import locked
 from medood.screening.merge import merge
+from medood.screening.metrics import Metrics
 from medood.screening.pipeline import StoppedError, Work, screen
 from medood.screening.workers import Workers
 from tests.screening import faulty
@@ -394,3 +396,135 @@ def test_a_watched_folder_is_screened_as_files_come(
     assert [Path(row[0]).name for row in rows(out)] == ["b0.dcm", "a0.dcm", "b2.dcm", "a2.dcm"]
     assert [row[4] for row in rows(out)] == ["scored"] * 4
     assert [row[10] for row in rows(out)] == [0, 1, 2, 3]
+
+
+def stopping_after(count: int) -> Callable[[], bool]:
+    calls = iter(range(10**6))
+    return lambda: next(calls) >= count
+
+
+def pages(path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    some = [Image.fromarray(rng.integers(0, 255, (20, 20), dtype=np.uint8)) for _ in range(7)]
+    some[0].save(path, save_all=True, append_images=some[1:])
+
+
+def test_a_copy_of_many_pages_at_a_batchs_border_is_one_row(tiny_detector: Path, tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    root.mkdir()
+    pages(root / "000.tif", 0)
+    for i in range(1, 25):
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (20, 20), dtype=np.uint8)).save(root / f"{i:03d}.png")
+    shutil.copy(root / "000.tif", root / "025.tif")  # row 32, the last of the first batch
+    for i in range(26, 60):
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (20, 20), dtype=np.uint8)).save(root / f"{i:03d}.png")
+    screen([root], tiny_detector, tmp_path / "whole", fpr=0.1)
+    with pytest.raises(StoppedError):
+        screen([root], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(stopped=stopping_after(30)))
+    assert rows(tmp_path / "run")[-1][4] == "duplicate"
+    screen([root], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(resume=True))
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+
+
+def test_a_file_that_cannot_be_read_again_where_the_run_stopped_in_it_keeps_its_rows(
+    tiny_detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five of its pages are in the first batch; then it hangs, or holds other bytes."""
+    root = tmp_path / "in"
+    root.mkdir()
+    for i in range(27):
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (20, 20), dtype=np.uint8)).save(root / f"{i:03d}.png")
+    pages(root / "100-later.tif", 0)
+    for name in ("hangs", "changes"):
+        with pytest.raises(StoppedError):
+            screen([root], tiny_detector, tmp_path / name, fpr=0.1, work=Work(stopped=stopping_after(28)))
+        assert len(rows(tmp_path / name)) == 32
+    with monkeypatch.context() as patch:
+        patch.setattr(engines, "Workers", partial(Workers, read=faulty.read_later))
+        screen([root], tiny_detector, tmp_path / "hangs", fpr=0.1, work=Work(workers=1, timeout=1.0, resume=True))
+    last = rows(tmp_path / "hangs")[-1]
+    assert (len(rows(tmp_path / "hangs")), last[2], last[4]) == (33, 5, "timed_out")
+    pages(root / "100-later.tif", 1)
+    with pytest.raises(MedoodError, match="has changed since the run stopped"):
+        screen([root], tiny_detector, tmp_path / "changes", fpr=0.1, work=Work(resume=True))
+
+
+def test_a_watched_archive_goes_on_before_what_came_since(
+    tiny_detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "_LOOK", 0.05)
+    root, out = tmp_path / "in", tmp_path / "run"
+    root.mkdir()
+
+    def packed(name: str, first: int) -> None:
+        with zipfile.ZipFile(root / name, "w") as archive:
+            for i in range(first, first + 40):
+                archive.writestr(f"{i:03d}.dcm", dicom_bytes(frontal_chest(i, 32).picture, f"{i}"))
+
+    finish = pipeline._Run._finish
+
+    def interrupted(run: Any, pending: Any) -> None:
+        if run._work.stopped():
+            raise KeyboardInterrupt
+        finish(run, pending)
+
+    def killed_after(count: int) -> None:
+        """As a kill does it: what is not in a batch is lost, and nothing is concluded."""
+        with monkeypatch.context() as patch:
+            patch.setattr(pipeline._Run, "_finish", interrupted)
+            work = Work(watch=True, resume=True, stopped=stopping_after(count))
+            with pytest.raises(KeyboardInterrupt):
+                screen([root], tiny_detector, out, fpr=0.1, work=work)
+
+    packed("m.zip", 0)
+    killed_after(36)
+    assert len(rows(out)) == 32
+    packed("a.zip", 40)
+    killed_after(46)
+    assert 40 < len(rows(out)) < 80
+    screen([root], tiny_detector, out, fpr=0.1, work=Work(watch=True, resume=True, stopped=stopping_after(120)))
+    found = [(Path(row[0]).name, row[1]) for row in rows(out)]
+    assert found == [("m.zip", f"{i:03d}.dcm") for i in range(40)] + [("a.zip", f"{i:03d}.dcm") for i in range(40, 80)]
+    assert [row[10] for row in rows(out)] == [0] * 40 + [1] * 40
+
+
+def test_a_file_that_no_part_could_read_is_one_row_of_the_whole(
+    tiny_detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "in"
+    root.mkdir()
+    for i in range(8):
+        name = "segfault" if i == 5 else "ok"
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (20, 20), dtype=np.uint8)).save(root / f"{i}-{name}.png")
+    monkeypatch.setattr(engines, "Workers", partial(Workers, read=faulty.read))
+    for text in ("01/3", "2/3", "3/03"):
+        out = tmp_path / f"part{int(text[:2].strip('/'))}"
+        screen([root], tiny_detector, out, fpr=0.1, work=Work(workers=1, shard=text))
+    merge([tmp_path / f"part{i}" for i in (1, 2, 3)], tmp_path / "merged")
+    assert [row[4] for row in rows(tmp_path / "merged")] == ["scored"] * 5 + ["worker_died"] + ["scored"] * 2
+
+
+def test_mistakes_leave_no_folder_behind_and_a_finished_run_is_the_one_that_was_asked_for(
+    archive: Path, whole_run: Path, tiny_detector: Path, tmp_path: Path
+) -> None:
+    for work in (
+        Work(timeout=float("inf")),
+        Work(timeout=0),
+        Work(engine="spark"),
+        Work(scheduler="tcp://127.0.0.1:1"),
+        Work(metrics=Metrics(tmp_path / "none" / "a")),
+        Work(metrics=Metrics(None, tmp_path / "none" / "a")),
+    ):
+        with pytest.raises(MedoodError):
+            screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, work=work)
+    with pytest.raises(MedoodError, match="does not exist"):
+        screen([tmp_path / "typo"], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(watch=True))
+    assert not (tmp_path / "run").exists()
+    copy = tmp_path / "copy"
+    shutil.copytree(whole_run, copy)
+    with pytest.raises(MedoodError, match="begun with another fpr"):
+        screen([archive], tiny_detector, copy, fpr=0.2, work=Work(resume=True))
+    with pytest.raises(MedoodError, match="begun with another watch"):
+        screen([archive], tiny_detector, copy, fpr=0.1, work=Work(resume=True, watch=True))
+    screen([archive], tiny_detector, copy, fpr=0.1, work=Work(resume=True))
+    assert Ledger.facts_of(copy) == Ledger.facts_of(whole_run)

@@ -162,3 +162,6 @@ def test_a_run_of_arrivals_goes_on_and_an_object_sent_again_is_no_new_row(tiny_d
 def test_a_port_that_is_taken_is_told(tiny_detector: Path, tmp_path: Path) -> None:
     with listening(Doors(0), tiny_detector, tmp_path / "one") as (port, _), pytest.raises(MedoodError, match="listened on"):
         listen(Doors(port), tiny_detector, tmp_path / "two", work=Work(), progress=Progress(quiet=True))
+    for doors in (Doors(0, title="A" * 17), Doors(0, callers=["B" * 17])):
+        with pytest.raises(MedoodError, match="1 to 16 characters"):
+            listen(doors, tiny_detector, tmp_path / "three", work=Work(), progress=Progress(quiet=True))
