@@ -96,13 +96,13 @@ class File:
     """A file that was found and not yet opened.
 
     Attributes:
-        path: where it lies.
+        place: where it lies, as text: of a million files that are skipped none becomes a path.
         root: the folder that it was found in, which it must not lead out of; none for a file that was given or listed.
         listed: what a list of files states of it; none where it is on none.
-        url: address of an instance in a PACS; ``path`` is empty then.
+        url: address of an instance in a PACS; ``place`` is empty then.
     """
 
-    path: Path
+    place: str
     root: Path | None = None
     listed: Entry | None = None
     url: str = ""
@@ -112,11 +112,16 @@ class File:
         """As its rows name it."""
         return self.url or str(self.path)
 
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        return Path(self.place)
+
 
 def find_files(source: str | Path) -> Iterator[File | Refusal]:
     """The files of a source in the order of :func:`find_sources`, unopened but for a list of files itself."""
     if is_dicomweb(source):
-        yield from (File(Path(), url=address) for address in find_instances(str(source)))
+        yield from (File("", url=address) for address in find_instances(str(source)))
         return
     path = Path(source)
     if path.is_dir():
@@ -126,7 +131,7 @@ def find_files(source: str | Path) -> Iterator[File | Refusal]:
             folders.sort()
             linked = [name for name in folders if (Path(folder) / name).is_symlink()]
             for name in sorted([*names, *linked]):
-                yield File(Path(folder) / name, root)
+                yield File(os.path.join(folder, name), root)  # noqa: PTH118 - see place
         for denied in closed:
             yield Refusal(
                 Identity(str(denied.filename)), Status.UNREADABLE, f"the folder cannot be opened: {denied.strerror}"
@@ -139,9 +144,9 @@ def find_files(source: str | Path) -> Iterator[File | Refusal]:
                 start = stream.read(PEEK)
     if is_file_set(path, start) or is_manifest(path, start):
         for entry in read_file_set(path) if is_file_set(path, start) else read_manifest(path):
-            yield entry if isinstance(entry, Refusal) else File(entry.path, listed=entry)
+            yield entry if isinstance(entry, Refusal) else File(str(entry.path), listed=entry)
     else:
-        yield File(path)
+        yield File(str(path))
 
 
 def open_file(file: File | Refusal, options: ReadConfig) -> Iterator[Source | Refusal]:
@@ -169,13 +174,16 @@ def open_file(file: File | Refusal, options: ReadConfig) -> Iterator[Source | Re
 
 def count_sources(path: Path) -> int | None:
     """How many sources :func:`find_sources` will list, for a progress bar; none where only reading it all would tell."""
-    files = [path] if not path.is_dir() else (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
+    walked = os.walk(path) if path.is_dir() else [(str(path.parent), [], [path.name])]
     count = 0
-    for file in files:
-        if file.suffix in (".tar", ".tgz", ".txz", ".tzst", ".csv") or ".tar." in file.name:
-            return None
-        count += 1
-        if file.suffix == ".zip":
+    for folder, _, names in walked:
+        count += len(names)
+        for name in names:
+            if name.endswith((".tar", ".tgz", ".txz", ".tzst", ".csv")) or ".tar." in name:
+                return None
+            if not name.endswith(".zip"):
+                continue
+            file = Path(folder) / name
             with contextlib.suppress(Exception):  # a damaged one will be refused when it is opened for reading
                 count += len(_opened(file, file.stat().st_mtime_ns).infolist()) - 1
     return count

@@ -167,7 +167,7 @@ class Listing:
             else:
                 with noted.open(encoding="utf-8") as stream:
                     for line in stream:
-                        yield File(Path(), url=line.rstrip("\n"))
+                        yield File("", url=line.rstrip("\n"))
 
 
 def _name(file: File | Refusal) -> str:
