@@ -6,12 +6,12 @@ that is lost too often. Results are the same as in one process: every batch hold
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, wait
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,6 +34,7 @@ from medood.screening.reading import (
     source_from_bytes,
     source_to_bytes,
 )
+from medood.screening.workers import WAITING_BYTES, size_of
 
 if TYPE_CHECKING:
     from medood.detection.detector import Detector
@@ -75,6 +76,7 @@ class Cluster:
 
     def __init__(self, reading: Reading, detector: Detector, workers: int, timeout: float, scheduler: str) -> None:
         self._reading, self._timeout, self._scheduler = reading, timeout, scheduler
+        self._stopped: Callable[[], bool] = lambda: False
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         self._local: LocalCluster | None = None
         if not scheduler:
@@ -98,16 +100,20 @@ class Cluster:
             except OSError as error:  # a worker died just now
                 if not tries_left:
                     self.close()
-                    raise self._gone() from error
+                    raise self.gone() from error
+            except Exception as error:  # what a worker lacks shows in many ways
+                self.close()
+                raise self.unable(error) from error
 
     def read(self, listed: Iterator[Listed], stopped: Callable[[], bool]) -> Iterator[Readout]:
         """See :class:`medood.screening.engines.Engine`."""
         on_the_way: deque[tuple[Place, Any, Any]] = deque()
-        more, threads, counted = True, 1, -_COUNTED
+        more, threads, counted, held = True, 1, -_COUNTED, 0
+        self._stopped = stopped
         while not stopped():
             if time.monotonic() > counted + _COUNTED:
                 threads, counted = max(1, sum(self._client.nthreads().values())), time.monotonic()
-            while more and len(on_the_way) < _AHEAD * threads:
+            while more and len(on_the_way) < _AHEAD * threads and held < WAITING_BYTES:
                 found = next(listed, _END)
                 if isinstance(found, str):
                     more = False
@@ -115,11 +121,12 @@ class Cluster:
                 if found is None:
                     break
                 place, source = found
+                held += size_of(source)
                 if isinstance(source, Refusal):
                     on_the_way.append((place, source, read_results(source, self._reading)))
                 else:
                     task = self._client.submit(_read, source_to_bytes(source), self._reading, pure=False)
-                    on_the_way.append((place, source, task))
+                    on_the_way.append((place, source, _Coming(task, self)))
             if not on_the_way:
                 if not more:
                     return
@@ -127,6 +134,7 @@ class Cluster:
                 time.sleep(_TICK)
                 continue
             place, source, task = on_the_way.popleft()
+            held -= size_of(source)
             results = task if isinstance(task, list) else self._waited(task, source, stopped)
             if results is None:
                 return
@@ -135,7 +143,7 @@ class Cluster:
     def embed(self, pictures: Tensor) -> Future[Embedded]:
         """See :class:`medood.screening.engines.Engine`."""
         task = self._client.submit(_embed, pictures.numpy(), pure=False, priority=10)
-        return _Embedding(task, self._gone)
+        return _Embedding(task, self)
 
     def close(self) -> None:
         """See :class:`medood.screening.engines.Engine`."""
@@ -143,28 +151,34 @@ class Cluster:
         if self._local is not None:
             self._local.close(timeout=10)
 
-    def _waited(self, task: Any, source: Any, stopped: Callable[[], bool]) -> list[Result] | None:
+    def _waited(self, coming: _Coming, source: Any, stopped: Callable[[], bool]) -> list[Result] | None:
         """What was read, once it is there; a refusal where it does not come; none where the run is asked to end."""
-        since, there = float("inf"), threading.Event()  # the clock runs once a worker reads it
-        task.add_done_callback(lambda _: there.set())
+        since = float("inf")  # the clock runs once a worker reads it
         while not stopped():
-            if not there.wait(_TICK):  # Dask's own wait with a time limit can fail when the result comes just then
-                if self._client.status != "running":
-                    raise self._gone()
-                if since == float("inf") and self._client.call_stack([task]):
+            if not coming.there(_TICK):
+                if since == float("inf") and self._client.call_stack([coming.task]):
                     since = time.monotonic()
                 if time.monotonic() - since > self._timeout:
-                    self._give_up(task)
+                    self._give_up(coming.task)
                     return [Result(source.identity, Status.TIMED_OUT, f"the file was not read within {self._timeout:g} s")]
                 continue
             try:
-                return results_from_bytes(task.result())
+                return results_from_bytes(coming.result())
             except KilledWorker:
                 why = f"the machine or process that read this file ended, {_TRIES} times"
                 return [Result(source.identity, Status.WORKER_DIED, why)]
-            except (CancelledError, OSError) as error:
-                raise self._gone() from error
+            except MemoryError:
+                return [Result(source.identity, Status.WORKER_DIED, "memory ran out where this file was read")]
         return None
+
+    def check(self) -> None:
+        """Find out that waiting is of no use.
+
+        Raises:
+            MedoodError: the scheduler is gone, or the run is asked to end and there is no worker to end it with.
+        """
+        if self._client.status != "running" or (self._stopped() and not self._client.nthreads()):
+            raise self.gone()
 
     def _give_up(self, task: Any) -> None:
         """Take a task that hangs away, and its worker with it: a thread cannot be ended."""
@@ -176,26 +190,82 @@ class Cluster:
             except ValueError:  # without a nanny nobody can start it anew; its other threads go on
                 logging.getLogger(__name__).warning("a worker hangs on a file and has no nanny to restart it")
 
-    def _gone(self) -> MedoodError:
-        where = self._scheduler or "this machine"
-        return MedoodError(f"The Dask cluster at {where} is gone. Start it, then go on with the same command and --resume.")
+    def gone(self) -> MedoodError:
+        """What is said where the cluster is gone."""
+        return MedoodError(
+            f"The Dask cluster at {self._where} is gone. Start it, then go on with the same command and --resume."
+        )
+
+    def unable(self, error: Exception) -> MedoodError:
+        """What is said where its workers lack something."""
+        return MedoodError(
+            f"Workers of the Dask cluster at {self._where} cannot do the work ({type(error).__name__}: {error}). Install "
+            "the same medood[cluster] there as here, then go on with the same command and --resume."
+        )
+
+    @property
+    def _where(self) -> str:
+        return self._scheduler or "this machine"
+
+
+class _Coming:
+    """The result of a task, on its way here. A worker that is lost once the task is done has it done anew elsewhere."""
+
+    def __init__(self, task: Any, cluster: Cluster) -> None:
+        self.task, self._cluster = task, cluster
+        # Dask's own wait with a time limit can fail when the result comes just then.
+        self._future = asyncio.run_coroutine_threadsafe(_gathered(task), task.client.loop.asyncio_loop)
+
+    def there(self, seconds: float) -> bool:
+        """Whether it is there, or will not come, after waiting for it.
+
+        Raises:
+            MedoodError: waiting is of no use.
+        """
+        if not wait([self._future], seconds).done:
+            self._cluster.check()
+            return False
+        return True
+
+    def result(self) -> Any:
+        """What came.
+
+        Raises:
+            KilledWorker: it has taken too many workers with it.
+            MemoryError: a worker had too little.
+            MedoodError: the cluster is gone, or cannot do it.
+        """
+        try:
+            return self._future.result()
+        except (KilledWorker, MemoryError):
+            raise
+        except (CancelledError, OSError) as error:
+            raise self._cluster.gone() from error
+        except Exception as error:  # what a worker lacks shows in many ways
+            raise self._cluster.unable(error) from error
+
+
+async def _gathered(task: Any) -> Any:
+    return await task.client.gather(task, asynchronous=True)
 
 
 class _Embedding(Future["Embedded"]):
     """A batch on the cluster."""
 
-    def __init__(self, task: Any, gone: Callable[[], MedoodError]) -> None:
+    def __init__(self, task: Any, cluster: Cluster) -> None:
         super().__init__()
-        self._task, self._gone = task, gone
+        self._coming, self._cluster = _Coming(task, cluster), cluster
 
     def done(self) -> bool:
-        return bool(self._task.done())
+        return self._coming.there(0)
 
     def result(self, timeout: float | None = None) -> Embedded:
+        while not self._coming.there(_TICK):
+            pass
         try:
-            features, outputs, turned, seconds = self._task.result(timeout)
-        except (CancelledError, KilledWorker, OSError) as error:
-            raise self._gone() from error
+            features, outputs, turned, seconds = self._coming.result()
+        except (KilledWorker, MemoryError) as error:
+            raise self._cluster.gone() from error
         rows = [None if array is None else torch.from_numpy(array.copy()) for array in (features, outputs, turned)]
         assert rows[0] is not None
         assert rows[1] is not None

@@ -1,13 +1,14 @@
 """A DICOM storage provider (C-STORE SCP) in front of a watched folder: what arrives is kept, screened and in the ledger.
 
-Each object becomes a file of the run's folder ``incoming`` before its sender is told that it is stored. ``medood[pacs]``
-installs what it needs.
+Each object becomes a file of the run's folder ``incoming``, on the disk and not in its cache alone, before its sender is
+told that it is stored. ``medood[pacs]`` installs what it needs.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import threading
 from collections.abc import Callable, Sequence
@@ -151,8 +152,16 @@ def _stored(event: Any, incoming: Path, doors: Doors) -> int:
     target = incoming / f"{hashlib.sha256(content).hexdigest()}.dcm"
     partial = incoming.parent / f".{target.name}.{threading.get_ident()}.part"
     try:
-        partial.write_bytes(content)
+        with partial.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
         partial.replace(target)
+        folder = os.open(incoming, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     except OSError:
         partial.unlink(missing_ok=True)
         return _OUT_OF_RESOURCES

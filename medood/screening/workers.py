@@ -37,7 +37,7 @@ _AHEAD = 3
 #: Contents that are sent whole wait until their worker has nothing else: both ends might wait for each other otherwise.
 _SMALL = 16_384
 #: Bytes of what is read, and of contents on the way, that wait for their turn; and sources.
-_WAITING_BYTES, _WAITING = 32 * 1024**2, 4096
+WAITING_BYTES, _WAITING = 32 * 1024**2, 4096
 #: How often a source is tried: a worker may die of something else than its file.
 _TRIES = 2
 _TICK = 0.5
@@ -135,7 +135,7 @@ class Workers:
     def _fill(self, listed: Iterator[Listed]) -> bool:
         """Give the workers what they have room for; false where the listing has ended."""
         self._waits = False
-        while self._unsent or (self._held < _WAITING_BYTES and len(self._order) < _WAITING):
+        while self._unsent or (self._held < WAITING_BYTES and len(self._order) < _WAITING):
             if not self._unsent:
                 found = next(listed, _END)
                 if isinstance(found, _End):
@@ -143,7 +143,7 @@ class Workers:
                 if found is None:
                     self._waits = True
                     return True
-                task = _Task(*found, size=_size(found[1]))
+                task = _Task(*found, size=size_of(found[1]))
                 self._order.append(task)
                 self._held += task.size
                 if isinstance(task.source, Refusal):
@@ -151,7 +151,7 @@ class Workers:
                     continue
                 self._unsent.append(task)
             worker = min(self._workers, key=lambda worker: len(worker.tasks))
-            if len(worker.tasks) > (0 if _size(self._unsent[0].source) > _SMALL else _AHEAD):
+            if len(worker.tasks) > (0 if size_of(self._unsent[0].source) > _SMALL else _AHEAD):
                 return True
             self._send(worker, self._unsent.popleft())
         return True
@@ -211,7 +211,8 @@ def _signal(number: int) -> str:
         return str(number)
 
 
-def _size(source: Source | Refusal) -> int:
+def size_of(source: Source | Refusal) -> int:
+    """Bytes of contents that a source carries with it."""
     return len(source.content or b"") if isinstance(source, Source) else 0
 
 

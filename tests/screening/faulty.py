@@ -39,6 +39,11 @@ def read_on_a_cluster(source: bytes, reading: Reading) -> bytes:
     return results_to_bytes(read(source_from_bytes(source), reading))
 
 
+def read_where_something_is_missing(source: bytes, reading: Reading) -> bytes:
+    """On a Dask worker without what is needed."""
+    raise ModuleNotFoundError("No module named 'something'")
+
+
 def read_later(source: Source | Refusal, reading: Reading) -> list[Result]:
     """Hang on the files named so."""
     while "later" in source.identity.source:

@@ -68,7 +68,7 @@ def test_files_that_kill_or_hang_a_worker_and_a_worker_that_is_killed(
     root = tmp_path / "in"
     root.mkdir()
     rng = np.random.default_rng(1)
-    names = [f"{i:02d}-{kind}" for i, kind in enumerate(["ok", "slow", "segfault", "slow", "forever", *["slow"] * 40])]
+    names = [f"{i:02d}-{kind}" for i, kind in enumerate(["ok", "oom", "segfault", "slow", "forever", *["slow"] * 40])]
     for name in names:
         Image.fromarray(rng.integers(0, 255, (16, 16), dtype=np.uint8)).save(root / f"{name}.png")
     killed: list[int] = []
@@ -88,13 +88,14 @@ def test_files_that_kill_or_hang_a_worker_and_a_worker_that_is_killed(
     found = statuses(tmp_path / "run")
     assert found.pop("04-forever.png") in ("timed_out", "worker_died")  # the latter where its worker was the one killed
     assert found.pop("02-segfault.png") == "worker_died"
+    assert found.pop("01-oom.png") == "worker_died"
     assert set(found.values()) == {"scored"}
-    assert len(found) == len(names) - 2
+    assert len(found) == len(names) - 3
 
 
 @pytest.fixture
-def scheduler(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """An existing cluster, as somebody else would have started it: a scheduler and a worker."""
+def scheduler(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes], subprocess.Popen[bytes]]]:
+    """An existing cluster, as somebody else would have started it: its address, a scheduler and a worker."""
     note = tmp_path / "scheduler.json"
     dask = [str(Path(sys.executable).parent / "dask")]
     start = [*dask, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(note)]
@@ -111,7 +112,7 @@ def scheduler(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     import json
 
     try:
-        yield json.loads(note.read_text())["address"], first
+        yield json.loads(note.read_text())["address"], first, second
     finally:
         for process in (second, first):
             process.terminate()
@@ -123,9 +124,13 @@ def scheduler(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 
 
 def test_a_scheduler_that_dies_ends_the_run_in_a_sentence_and_it_goes_on(
-    scheduler: tuple[str, subprocess.Popen[bytes]], archive: Path, whole_run: Path, tiny_detector: Path, tmp_path: Path
+    scheduler: tuple[str, subprocess.Popen[bytes], subprocess.Popen[bytes]],
+    archive: Path,
+    whole_run: Path,
+    tiny_detector: Path,
+    tmp_path: Path,
 ) -> None:
-    address, process = scheduler
+    address, process, _ = scheduler
     out = tmp_path / "run"
 
     def kill() -> None:
@@ -141,6 +146,45 @@ def test_a_scheduler_that_dies_ends_the_run_in_a_sentence_and_it_goes_on(
     assert 0 < len(rows(out)) < len(rows(whole_run))
     screen([archive], tiny_detector, out, fpr=0.1, work=Work(resume=True))
     assert rows(out) == rows(whole_run)
+
+
+def test_a_cluster_without_workers_can_be_left(
+    scheduler: tuple[str, subprocess.Popen[bytes], subprocess.Popen[bytes]],
+    archive: Path,
+    whole_run: Path,
+    tiny_detector: Path,
+    tmp_path: Path,
+) -> None:
+    address, _, worker = scheduler
+    out, asked = tmp_path / "run", threading.Event()
+
+    def kill() -> None:
+        while not (out / "ledger.sqlite").exists() or not _size(out):
+            time.sleep(0.05)
+        subprocess.run(["pkill", "-KILL", "-P", str(worker.pid)], check=False)  # its nanny would start another
+        worker.kill()
+        time.sleep(2)
+        asked.set()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    with pytest.raises(MedoodError, match="--resume"):
+        screen([archive], tiny_detector, out, fpr=0.1, work=Work(engine="dask", scheduler=address, stopped=asked.is_set))
+    thread.join()
+    assert asked.is_set()
+    screen([archive], tiny_detector, out, fpr=0.1, work=Work(resume=True))
+    assert rows(out) == rows(whole_run)
+
+
+def test_workers_that_lack_something_end_the_run_in_a_sentence(
+    archive: Path, whole_run: Path, tiny_detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster, "_read", faulty.read_where_something_is_missing)
+        with pytest.raises(MedoodError, match=r"ModuleNotFoundError: No module named 'something'\).*--resume"):
+            screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, work=TWO)
+    screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(resume=True))
+    assert rows(tmp_path / "run") == rows(whole_run)
 
 
 def _size(run: Path) -> int:
