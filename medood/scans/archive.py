@@ -110,7 +110,7 @@ class File:
     @property
     def name(self) -> str:
         """As its rows name it."""
-        return self.url or str(self.path)
+        return self.url or self.place
 
     @property
     def path(self) -> Path:

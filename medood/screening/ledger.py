@@ -127,9 +127,7 @@ class Ledger:
     def __init__(self, folder: Path, *, create: bool = False, resume: bool = False) -> None:
         self.path = folder / "ledger.sqlite"
         if create and not resume and self.path.exists():
-            raise MedoodError(
-                f"{folder} already holds a run. Give another folder with --out, go on with it by --resume, or remove it."
-            )
+            raise taken(folder)
         if not create and not self.path.is_file():
             raise MedoodError(f"{folder} is not a run: it holds no ledger.sqlite. Give the folder of medood screen --out.")
         try:
@@ -288,6 +286,13 @@ class Ledger:
     def close(self) -> None:
         """Close the file; the write-ahead log is folded in."""
         self.database.close()
+
+
+def taken(folder: Path) -> MedoodError:
+    """What is said where a folder holds a run."""
+    return MedoodError(
+        f"{folder} already holds a run. Give another folder with --out, go on with it by --resume, or remove it."
+    )
 
 
 def _stored(value: Any) -> Any:

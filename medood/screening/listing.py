@@ -29,10 +29,15 @@ class Listing:
         sources: files, folders, archives, lists and addresses of PACS.
         out: the run's folder; what a PACS has is noted there.
         options: limits of archives.
+        digested: make a digest of the names.
+
+    Attributes:
+        digest: number and SHA-256 of all names, once :meth:`placed` has come to its end; empty before.
     """
 
-    def __init__(self, sources: Sequence[str | Path], out: Path, options: ReadConfig) -> None:
-        self._sources, self._out, self._options = sources, out, options
+    def __init__(self, sources: Sequence[str | Path], out: Path, options: ReadConfig, *, digested: bool = False) -> None:
+        self._sources, self._out, self._options, self._digested = sources, out, options, digested
+        self.digest = ""
 
     def check(self, *, empty: bool = False) -> int | None:
         """Find out early that a source is missing, or that all are empty; how many there are, where that can be told.
@@ -95,7 +100,9 @@ class Listing:
             MedoodError: there is another source at that place.
         """
         first, found = end.file if end else 0, False
-        for number, file in itertools.islice(enumerate(self._files()), first, None):
+        names = _Names()
+        files = map(names.noted, self._files()) if self._digested else self._files()
+        for number, file in itertools.islice(enumerate(files), first, None):
             found = True
             if end and number == first:
                 yield from self._continued(file, end)
@@ -104,6 +111,7 @@ class Listing:
                 yield Place(number, item), source
         if end and not found:
             raise MedoodError(_changed(first, end.source, "no longer there"))
+        self.digest = names.told() if self._digested else ""
 
     def watched(self, end: End | None, known: Callable[[str], bool]) -> Iterator[Listed]:
         """Every file once it is complete, for ever; none where there is no new one at present.
@@ -168,6 +176,21 @@ class Listing:
                 with noted.open(encoding="utf-8") as stream:
                     for line in stream:
                         yield File("", url=line.rstrip("\n"))
+
+
+class _Names:
+    """A digest of names as they go by."""
+
+    def __init__(self) -> None:
+        self._count, self._digest = 0, sha256()
+
+    def noted(self, file: File | Refusal) -> File | Refusal:
+        self._count += 1
+        self._digest.update(_name(file).encode() + b"\0")
+        return file
+
+    def told(self) -> str:
+        return f"{self._count} files, {self._digest.hexdigest()}"
 
 
 def _name(file: File | Refusal) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from medood.errors import MedoodError
 from medood.progress import Progress
 from medood.scans.scan import Status
 from medood.screening.conclusion import Summary, conclude
-from medood.screening.ledger import Ledger, Row
+from medood.screening.ledger import Ledger, Row, taken
 from medood.screening.lock import locked
 from medood.screening.whole import Whole
 
@@ -51,23 +52,37 @@ def merge(
     if loaded.sha256 != facts[0]["detector"]["sha256"]:
         raise MedoodError(f"{parts[0]} was scored by another detector than {folder}. Give the right one with --detector.")
     with locked(out):
-        ledger = Ledger(out, create=True)
-        ledgers = [Ledger(part) for part in parts]
-        try:
-            known = {name: value for name, value in facts[0].items() if name not in ("finished", "shard")}
-            ledger.state(**known | {"started": min(some["started"] for some in facts), "shard": "", "shards": len(parts)})
-            rows = _each_once(heapq.merge(*map(_with_part, range(len(ledgers)), ledgers), key=lambda pair: _place(pair[1])))
-            with progress.bar(sum(some.size() for some in ledgers), "merging") as bar:
-                for batch in _batches(rows):
-                    ledger.add(batch)
-                    bar(len(batch), "")
-            whole = Whole(ledger)
-            for some in ledgers:
-                whole.take(some)
-            return conclude(ledger, loaded, known["fdr"], progress)
-        finally:
-            for some in [ledger, *ledgers]:
-                some.close()
+        if (out / "ledger.sqlite").exists():
+            raise taken(out)
+        unfinished = out / ".merging"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        found = _merged(parts, facts, unfinished, loaded, progress)
+        for name in ("verdicts.csv", "ledger.sqlite"):  # the latter makes it a run
+            (unfinished / name).replace(out / name)
+        unfinished.rmdir()
+    return found
+
+
+def _merged(
+    parts: Sequence[Path], facts: list[dict[str, Any]], out: Path, detector: Detector, progress: Progress
+) -> Summary:
+    ledger = Ledger(out, create=True)
+    ledgers = [Ledger(part) for part in parts]
+    try:
+        known = {name: value for name, value in facts[0].items() if name not in ("finished", "shard", "listing")}
+        ledger.state(**known | {"started": min(some["started"] for some in facts), "shard": "", "shards": len(parts)})
+        rows = _each_once(heapq.merge(*map(_with_part, range(len(ledgers)), ledgers), key=lambda pair: _place(pair[1])))
+        with progress.bar(sum(some.size() for some in ledgers), "merging") as bar:
+            for batch in _batches(rows):
+                ledger.add(batch)
+                bar(len(batch), "")
+        whole = Whole(ledger)
+        for some in ledgers:
+            whole.take(some)
+        return conclude(ledger, detector, known["fdr"], progress)
+    finally:
+        for some in [ledger, *ledgers]:
+            some.close()
 
 
 def _check(parts: Sequence[Path], facts: list[dict[str, Any]]) -> None:
@@ -81,12 +96,21 @@ def _check(parts: Sequence[Path], facts: list[dict[str, Any]]) -> None:
                 raise MedoodError(f"{part} and {parts[0]} differ in {name}: {some[name]!r} and {facts[0][name]!r}.")
         if some["detector"]["sha256"] != facts[0]["detector"]["sha256"]:
             raise MedoodError(f"{part} and {parts[0]} were scored by different detectors.")
+        if some["listing"] != facts[0]["listing"]:
+            raise MedoodError(
+                f"{part} and {parts[0]} did not find the same files ({_files(some)}, {_files(facts[0])}): some came or went "
+                "or were renamed. Screen the parts anew, on a CSV manifest of the files or a folder that stays as it is."
+            )
     count = int(facts[0]["shard"].partition("/")[2])
     there = sorted(some["shard"] for some in facts)
     wanted = sorted(f"{i + 1}/{count}" for i in range(count))
     if there != wanted:
         missing = ", ".join(sorted(set(wanted) - set(there))) or "none"
         raise MedoodError(f"These are the parts {', '.join(there)}; each of {count} is needed once. Missing: {missing}.")
+
+
+def _files(facts: dict[str, Any]) -> str:
+    return str(facts["listing"]).partition(",")[0]
 
 
 def _with_part(part: int, ledger: Ledger) -> Iterator[tuple[int, Row]]:

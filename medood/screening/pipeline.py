@@ -146,7 +146,7 @@ def screen(
     }
     if work.watch and (work.shard or any(is_dicomweb(source) for source in sources)):
         raise MedoodError("--watch is for folders, without --shard.")
-    listing = Listing(sources, out, read)
+    listing = Listing(sources, out, read, digested=bool(work.shard))
     if not 0 < work.timeout <= _LONGEST:
         raise MedoodError(f"--timeout is {work.timeout:g}; expected seconds up to {_LONGEST:g}, a day.")
     check_engine(work.engine, work.scheduler)
@@ -183,6 +183,8 @@ def screen(
                 raise StoppedError(
                     f"Asked to end; {out} holds {ledger.size()} rows. Go on with the same command and --resume."
                 )
+            if work.shard:
+                ledger.state(listing=listing.digest)
             found = conclude(ledger, loaded, fdr, progress, is_shard=bool(work.shard), goes_on=work.watch)
             work.metrics.event("finished", rows=found.scanned, flagged=found.flagged)
             return found

@@ -296,6 +296,42 @@ def test_shards_put_together_are_the_whole(archive: Path, whole_run: Path, tiny_
         merge([parts[0], parts[2]], tmp_path / "other")
     with pytest.raises(MedoodError, match="is a whole run"):
         merge([whole_run], tmp_path / "other")
+    assert sorted(path.name for path in (tmp_path / "merged").iterdir()) == [".lock", "ledger.sqlite", "verdicts.csv"]
+    with pytest.raises(MedoodError, match="already holds a run"):
+        merge(parts, tmp_path / "merged")
+
+
+def test_a_merge_that_is_stopped_leaves_no_run_and_can_be_done_again(
+    archive: Path, tiny_detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [tmp_path / f"part{i}" for i in range(2)]
+    for i, part in enumerate(parts):
+        screen([archive], tiny_detector, part, fpr=0.1, work=Work(shard=f"{i + 1}/2"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "write_csv", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            merge(parts, tmp_path / "merged")
+    with pytest.raises(MedoodError, match="is not a run"):
+        Ledger(tmp_path / "merged")
+    assert merge(parts, tmp_path / "merged").scanned == sum(len(rows(part)) for part in parts)
+
+
+def test_parts_that_did_not_find_the_same_files_are_not_put_together(
+    tiny_detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "in"
+    root.mkdir()
+    for i in range(40):
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (20, 20), dtype=np.uint8)).save(root / f"{i}.png")
+    screen([root], tiny_detector, tmp_path / "1", fpr=0.1, work=Work(shard="1/2"))
+    with pytest.raises(StoppedError):  # what is noted of a run that goes on is the same
+        screen([root], tiny_detector, tmp_path / "2", fpr=0.1, work=Work(shard="2/2", stopped=stopping_after(35)))
+    screen([root], tiny_detector, tmp_path / "2", fpr=0.1, work=Work(shard="2/2", resume=True))
+    merge([tmp_path / "1", tmp_path / "2"], tmp_path / "merged")
+    (root / "0.png").rename(root / "other.png")
+    screen([root], tiny_detector, tmp_path / "3", fpr=0.1, work=Work(shard="2/2"))
+    with pytest.raises(MedoodError, match=r"the same files \(40 files, 40 files\).*CSV manifest"):
+        merge([tmp_path / "1", tmp_path / "3"], tmp_path / "other")
 
 
 def test_a_false_discovery_rate_is_decided_when_shards_are_put_together(
