@@ -24,7 +24,7 @@ from medood.cli.reading import (
     Select,
 )
 from medood.detection.shipped import DEFAULT
-from medood.errors import MedoodError
+from medood.errors import MedoodError, StoppedError
 from medood.schema import ReadConfig
 
 if TYPE_CHECKING:
@@ -87,19 +87,24 @@ def screen_command(
     Exit code 0 when the run finished, whatever it flagged; files that cannot be read are rows, not errors. Interrupted, or
     asked to end, it stops after the last whole batch, and --resume goes on.
     """
-    from medood.progress import Progress
-    from medood.screening.metrics import Metrics
-    from medood.screening.pipeline import StoppedError, Work, screen
-
     if fpr is not None and fdr is not None:
         raise MedoodError("--fpr and --fdr were both given; a run is decided by one of them.")
+    processes = cores() if workers is None else workers
+    if processes and engine == "local":
+        from medood.screening.forking import prepare
+
+        prepare()
+    from medood.progress import Progress
+    from medood.screening.metrics import Metrics
+    from medood.screening.pipeline import Work, screen
+
     progress = Progress(quiet=quiet)
     read = ReadConfig(frames, plane, select, max_pixels, max_bytes, max_members, max_unpacked, max_ratio)
     rate = 0.05 if fpr is None else fpr
     with signals() as asked:
         told = Metrics(metrics, log)
         work = Work(
-            cores() if workers is None else workers,
+            processes,
             timeout,
             engine,
             scheduler,

@@ -82,7 +82,7 @@ def _data(record: dict[str, Any], run: Path, detector: Detector, work: Path, lan
     try:
         scored = [_row(row, place, language) for row in ledger.rows("status = 'scored'", "score DESC, id", MOST_ROWS)]
         refused = [_row(row, {}, language) for row in ledger.rows("status != 'scored'", _REFUSED_ORDER, MOST_ROWS)]
-        scores = np.array([row.score for row in ledger.rows("status = 'scored'")], dtype=np.float64)
+        scores = np.array([score for (score,) in ledger.columns(["score"], "status = 'scored'")], dtype=np.float64)
     finally:
         ledger.close()
     calibration = detector.calibration.scores[np.isfinite(detector.calibration.scores)]

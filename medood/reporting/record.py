@@ -134,7 +134,7 @@ def make_record(run: Path, detector: Detector, folder: Path, asked: Asked, progr
                     progress.say(f"no picture of {row.source} {row.member}: {pictures.missing}")
         nearest = {key for row in shown for key in row.facts.get("nearest_keys", [])[:NEAREST]}
         known = known_pictures(asked.known, nearest if asked.pictures else set(), folder, progress) if asked.known else {}
-        scores = np.array([row.score for row in ledger.rows("status = 'scored'")], dtype=np.float64)
+        scores = np.array([score for (score,) in ledger.columns(["score"], "status = 'scored'")], dtype=np.float64)
         record = {
             "schema_version": SCHEMA_VERSION,
             "language": language.code,
@@ -142,7 +142,7 @@ def make_record(run: Path, detector: Detector, folder: Path, asked: Asked, progr
             "run_name": run_name(facts),
             "run": {name: value for name, value in facts.items() if name not in ("detector", "working_directory")},
             "said": sentences(facts, language),
-            "inputs_sha256": fingerprint([key_of(row) for row in ledger.rows()]),
+            "inputs_sha256": fingerprint(_keys(ledger)),
             "settings_sha256": hashlib.sha256(json.dumps(_settings(facts), sort_keys=True).encode()).hexdigest(),
             "verdicts_sha256": _digest(run / "verdicts.csv"),
             "review": review.stated(_names(ledger, review)) if review else None,
@@ -179,11 +179,11 @@ def _settings(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _review(ledger: Ledger, facts: dict[str, Any], path: Path | None) -> Review | None:
-    return read_review(path, facts, _keys(ledger, "status = 'scored'")) if path else None
+    return read_review(path, facts, set(_keys(ledger, "status = 'scored'"))) if path else None
 
 
-def _keys(ledger: Ledger, where: str) -> set[str]:
-    return {key_of(row) for row in ledger.rows(where)}
+def _keys(ledger: Ledger, where: str = "1") -> list[str]:
+    return [_key(*found) for found in ledger.columns(["sha256", "frame"], where)]
 
 
 def _names(ledger: Ledger, review: Review) -> dict[str, tuple[str, str]]:
@@ -199,7 +199,11 @@ def name_of(row: Row) -> str:
 
 def key_of(row: Row) -> str:
     """SHA-256 and frame, which a review names a scan by."""
-    return f"{row.sha256}:{row.frame}"
+    return _key(row.sha256, row.frame)
+
+
+def _key(sha256: str, frame: int) -> str:
+    return f"{sha256}:{frame}"
 
 
 def _digest(path: Path) -> str:

@@ -130,8 +130,9 @@ def find_files(source: str | Path) -> Iterator[File | Refusal]:
         for folder, folders, names in os.walk(path, onerror=closed.append):
             folders.sort()
             linked = [name for name in folders if (Path(folder) / name).is_symlink()]
+            before = "" if (here := str(Path(folder))) == "." else os.path.join(here, "")  # noqa: PTH118 - see place
             for name in sorted([*names, *linked]):
-                yield File(os.path.join(folder, name), root)  # noqa: PTH118 - see place
+                yield File(before + name, root)
         for denied in closed:
             yield Refusal(
                 Identity(str(denied.filename)), Status.UNREADABLE, f"the folder cannot be opened: {denied.strerror}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import pickle
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -20,7 +21,8 @@ from torch import Tensor
 from medood.detection.features import Features, embed
 from medood.detection.scores import TURNED
 from medood.distillation.network import Network
-from medood.errors import MedoodError
+from medood.errors import MedoodError, StoppedError
+from medood.scans.archive import Source
 from medood.scans.scan import Refusal, Status, UnavailableError
 from medood.screening.reading import (
     Listed,
@@ -54,6 +56,12 @@ _COUNTED = 5.0
 #: How often a task may be on a worker that dies before it is given up.
 _TRIES = 2
 _TICK = 0.2
+#: Seconds between two looks at what workers are at.
+_LOOK = 1.0
+#: Bytes of contents on the way for each thread of the cluster, where it has many.
+_FOR_A_THREAD = 8 * 1024**2
+#: How a worker shows that it lacks what the work needs.
+_LACKING = (ImportError, AttributeError, pickle.PickleError, RuntimeError)
 #: Seconds in which a scheduler has to answer.
 _ANSWERS = 15
 _PLUGIN = "medood"
@@ -77,6 +85,8 @@ class Cluster:
     def __init__(self, reading: Reading, detector: Detector, workers: int, timeout: float, scheduler: str) -> None:
         self._reading, self._timeout, self._scheduler = reading, timeout, scheduler
         self._stopped: Callable[[], bool] = lambda: False
+        self._reads: list[_Coming] = []
+        self._next_look = 0.0
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         self._local: LocalCluster | None = None
         if not scheduler:
@@ -107,13 +117,14 @@ class Cluster:
 
     def read(self, listed: Iterator[Listed], stopped: Callable[[], bool]) -> Iterator[Readout]:
         """See :class:`medood.screening.engines.Engine`."""
-        on_the_way: deque[tuple[Place, Any, Any]] = deque()
+        on_the_way: deque[tuple[Place, Source | Refusal, _Coming | list[Result]]] = deque()
         more, threads, counted, held = True, 1, -_COUNTED, 0
         self._stopped = stopped
         while not stopped():
             if time.monotonic() > counted + _COUNTED:
-                threads, counted = max(1, sum(self._client.nthreads().values())), time.monotonic()
-            while more and len(on_the_way) < _AHEAD * threads and held < WAITING_BYTES:
+                threads, counted = max(1, sum(self.ask(self._client.nthreads).values())), time.monotonic()
+            room = max(WAITING_BYTES, threads * _FOR_A_THREAD)
+            while more and len(on_the_way) < _AHEAD * threads and held < room:
                 found = next(listed, _END)
                 if isinstance(found, str):
                     more = False
@@ -125,25 +136,23 @@ class Cluster:
                 if isinstance(source, Refusal):
                     on_the_way.append((place, source, read_results(source, self._reading)))
                 else:
-                    task = self._client.submit(_read, source_to_bytes(source), self._reading, pure=False)
-                    on_the_way.append((place, source, _Coming(task, self)))
+                    on_the_way.append((place, source, self._begun(source)))
             if not on_the_way:
                 if not more:
                     return
                 yield None
                 time.sleep(_TICK)
                 continue
-            place, source, task = on_the_way.popleft()
+            place, source, coming = on_the_way.popleft()
             held -= size_of(source)
-            results = task if isinstance(task, list) else self._waited(task, source, stopped)
+            results = coming if isinstance(coming, list) else self._waited(coming, source, stopped)
             if results is None:
                 return
             yield place, results
 
     def embed(self, pictures: Tensor) -> Future[Embedded]:
         """See :class:`medood.screening.engines.Engine`."""
-        task = self._client.submit(_embed, pictures.numpy(), pure=False, priority=10)
-        return _Embedding(task, self)
+        return _Embedding(self, pictures)
 
     def close(self) -> None:
         """See :class:`medood.screening.engines.Engine`."""
@@ -151,39 +160,94 @@ class Cluster:
         if self._local is not None:
             self._local.close(timeout=10)
 
+    def ask(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Call the client.
+
+        Raises:
+            MedoodError: the scheduler is gone.
+        """
+        if self._client.status != "running":
+            raise self.gone()
+        try:
+            return call(*arguments, **options)
+        except Exception as error:  # a client without a scheduler fails in many ways
+            raise self.gone() from error
+
+    def submit(self, call: Callable[..., Any], *arguments: Any, priority: int = 0) -> _Coming:
+        """Have a worker call something."""
+        task = self.ask(self._client.submit, call, *arguments, pure=False, priority=priority)
+        return _Coming(task, self)
+
+    def look(self) -> None:
+        """Find that waiting is of no use, and give up the files that workers hang on: called while anything is waited for.
+
+        Raises:
+            MedoodError: the scheduler is gone.
+        """
+        if self._client.status != "running":
+            raise self.gone()
+        if time.monotonic() < self._next_look:
+            return
+        reads = [coming for coming in self._reads if not coming.there(0)]
+        try:
+            stacks = self._client.call_stack([coming.task for coming in reads]) if reads else {}
+        except (OSError, KeyError):  # a worker has gone silent, or a task has not come to the scheduler yet
+            return
+        running, now = {str(key) for found in stacks.values() for key in found}, time.monotonic()
+        for coming in reads:
+            # The clock runs while a worker reads it.
+            coming.since = min(coming.since, now) if str(coming.task.key) in running else float("inf")
+            if now - coming.since > self._timeout:
+                coming.overdue = True
+                self._give_up(coming.task)
+        self._next_look = time.monotonic() + _LOOK
+
+    def leave(self) -> None:
+        """Find that what was asked to end cannot.
+
+        Raises:
+            StoppedError: there is no worker to end it with.
+        """
+        if self._stopped() and not self.ask(self._client.nthreads):
+            raise StoppedError(
+                f"Asked to end while the Dask cluster at {self._where} has no worker. Go on with the same command and "
+                "--resume."
+            )
+
+    def _begun(self, source: Source) -> _Coming:
+        coming = self.submit(_read, source_to_bytes(source), self._reading)
+        self._reads.append(coming)
+        return coming
+
     def _waited(self, coming: _Coming, source: Any, stopped: Callable[[], bool]) -> list[Result] | None:
         """What was read, once it is there; a refusal where it does not come; none where the run is asked to end."""
-        since = float("inf")  # the clock runs once a worker reads it
-        while not stopped():
-            if not coming.there(_TICK):
-                if since == float("inf") and self._client.call_stack([coming.task]):
-                    since = time.monotonic()
-                if time.monotonic() - since > self._timeout:
-                    self._give_up(coming.task)
-                    return [Result(source.identity, Status.TIMED_OUT, f"the file was not read within {self._timeout:g} s")]
-                continue
+        for tries_left in reversed(range(_TRIES)):
+            while not (coming.overdue or coming.there(_TICK)):
+                if stopped():
+                    return None
+                self.look()
+            self._reads.remove(coming)
+            if coming.overdue:
+                return [Result(source.identity, Status.TIMED_OUT, f"the file was not read within {self._timeout:g} s")]
             try:
                 return results_from_bytes(coming.result())
             except KilledWorker:
                 why = f"the machine or process that read this file ended, {_TRIES} times"
                 return [Result(source.identity, Status.WORKER_DIED, why)]
-            except MemoryError:
-                return [Result(source.identity, Status.WORKER_DIED, "memory ran out where this file was read")]
+            except MedoodError:
+                raise
+            except Exception as error:  # memory has run out, or the reader has a fault
+                if not tries_left:
+                    why = f"reading this file failed ({type(error).__name__}), {_TRIES} times"
+                    return [Result(source.identity, Status.WORKER_DIED, why)]
+            coming = self._begun(source)
         return None
-
-    def check(self) -> None:
-        """Find out that waiting is of no use.
-
-        Raises:
-            MedoodError: the scheduler is gone, or the run is asked to end and there is no worker to end it with.
-        """
-        if self._client.status != "running" or (self._stopped() and not self._client.nthreads()):
-            raise self.gone()
 
     def _give_up(self, task: Any) -> None:
         """Take a task that hangs away, and its worker with it: a thread cannot be ended."""
-        busy = [address for address, keys in self._client.processing().items() if task.key in map(str, keys)]
-        task.cancel(force=True)
+        processing = self.ask(self._client.processing)
+        busy = [address for address, keys in processing.items() if task.key in map(str, keys)]
+        self.ask(task.cancel, force=True)
         if busy:
             try:
                 self._client.restart_workers(busy, raise_for_error=False)
@@ -209,39 +273,36 @@ class Cluster:
 
 
 class _Coming:
-    """The result of a task, on its way here. A worker that is lost once the task is done has it done anew elsewhere."""
+    """The result of a task, on its way here. A worker that is lost once the task is done has it done anew elsewhere.
+
+    Attributes:
+        task: Dask's.
+        since: when a worker began it, by the clock; infinite where none is at it.
+        overdue: it was given up.
+    """
 
     def __init__(self, task: Any, cluster: Cluster) -> None:
         self.task, self._cluster = task, cluster
+        self.since, self.overdue = float("inf"), False
         # Dask's own wait with a time limit can fail when the result comes just then.
         self._future = asyncio.run_coroutine_threadsafe(_gathered(task), task.client.loop.asyncio_loop)
 
     def there(self, seconds: float) -> bool:
-        """Whether it is there, or will not come, after waiting for it.
-
-        Raises:
-            MedoodError: waiting is of no use.
-        """
-        if not wait([self._future], seconds).done:
-            self._cluster.check()
-            return False
-        return True
+        """Whether it is there, or will not come, after waiting for it."""
+        return bool(wait([self._future], seconds).done)
 
     def result(self) -> Any:
         """What came.
 
         Raises:
             KilledWorker: it has taken too many workers with it.
-            MemoryError: a worker had too little.
-            MedoodError: the cluster is gone, or cannot do it.
+            MedoodError: the cluster is gone, or lacks something.
         """
         try:
             return self._future.result()
-        except (KilledWorker, MemoryError):
-            raise
         except (CancelledError, OSError) as error:
             raise self._cluster.gone() from error
-        except Exception as error:  # what a worker lacks shows in many ways
+        except _LACKING as error:
             raise self._cluster.unable(error) from error
 
 
@@ -252,20 +313,29 @@ async def _gathered(task: Any) -> Any:
 class _Embedding(Future["Embedded"]):
     """A batch on the cluster."""
 
-    def __init__(self, task: Any, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, pictures: Tensor) -> None:
         super().__init__()
-        self._coming, self._cluster = _Coming(task, cluster), cluster
+        self._cluster, self._pictures = cluster, pictures
+        self._coming = self._begun()
+
+    def _begun(self) -> _Coming:
+        return self._cluster.submit(_embed, self._pictures.numpy(), priority=10)
 
     def done(self) -> bool:
         return self._coming.there(0)
 
     def result(self, timeout: float | None = None) -> Embedded:
-        while not self._coming.there(_TICK):
-            pass
-        try:
-            features, outputs, turned, seconds = self._coming.result()
-        except (KilledWorker, MemoryError) as error:
-            raise self._cluster.gone() from error
+        for _ in range(_TRIES):
+            while not self._coming.there(_TICK):
+                self._cluster.look()
+                self._cluster.leave()
+            try:
+                features, outputs, turned, seconds = self._coming.result()
+                break
+            except (KilledWorker, MemoryError):  # it was beside a file that took workers with it
+                self._coming = self._begun()
+        else:
+            raise self._cluster.gone()
         rows = [None if array is None else torch.from_numpy(array.copy()) for array in (features, outputs, turned)]
         assert rows[0] is not None
         assert rows[1] is not None

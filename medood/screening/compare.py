@@ -12,7 +12,7 @@ from typing import Any
 
 from medood.errors import MedoodError
 from medood.scans.scan import Status
-from medood.screening.ledger import Ledger
+from medood.screening.ledger import UNFINISHED, Ledger
 
 #: What a scan is in a run that does not hold it.
 ABSENT = "absent"
@@ -100,6 +100,8 @@ def find_runs(folder: Path) -> Iterator[RunLine]:
     if not folder.is_dir():
         raise MedoodError(f"{folder} is not a folder. Give the one that holds the runs of medood screen --out.")
     for path in sorted(folder.rglob("ledger.sqlite")):
+        if path.parent.name == UNFINISHED:
+            continue
         try:
             ledger = Ledger(path.parent)
             try:

@@ -75,7 +75,7 @@ def summary(ledger: Ledger) -> Summary:
 
 def _decide(ledger: Ledger, detector: Detector, fdr: float, progress: Progress) -> None:
     """Benjamini and Hochberg over the whole ledger."""
-    p = np.array(ledger.p_values())
+    p = np.array([value for (value,) in ledger.columns(["p_value"], "status = 'scored'")])
     flagged = flagged_at_fdr(p, fdr)
     limit = float(p[flagged].max()) if flagged.any() else 0.0
     ledger.decide(limit, f"the limit for a false-discovery rate of {fdr:g} over {len(p)} scans is {limit:.2g}")

@@ -6,6 +6,7 @@ told that it is stored. ``medood[pacs]`` installs what it needs.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -157,14 +158,15 @@ def _stored(event: Any, incoming: Path, doors: Doors) -> int:
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(target)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        return _OUT_OF_RESOURCES
+    with contextlib.suppress(OSError):  # not every file system can
         folder = os.open(incoming, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        return _OUT_OF_RESOURCES
     return _STORED
 
 

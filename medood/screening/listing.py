@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
@@ -29,10 +31,10 @@ class Listing:
         sources: files, folders, archives, lists and addresses of PACS.
         out: the run's folder; what a PACS has is noted there.
         options: limits of archives.
-        digested: make a digest of the names.
+        digested: make a digest of what is found.
 
     Attributes:
-        digest: number and SHA-256 of all names, once :meth:`placed` has come to its end; empty before.
+        digest: number of files, and SHA-256 of their names and sizes, once :meth:`placed` has ended; empty before.
     """
 
     def __init__(self, sources: Sequence[str | Path], out: Path, options: ReadConfig, *, digested: bool = False) -> None:
@@ -179,14 +181,18 @@ class Listing:
 
 
 class _Names:
-    """A digest of names as they go by."""
+    """A digest of files' names and sizes as they go by."""
 
     def __init__(self) -> None:
         self._count, self._digest = 0, sha256()
 
     def noted(self, file: File | Refusal) -> File | Refusal:
         self._count += 1
-        self._digest.update(_name(file).encode() + b"\0")
+        size = 0
+        if isinstance(file, File) and not file.url:
+            with contextlib.suppress(OSError):
+                size = os.stat(file.place).st_size  # noqa: PTH116 - see place
+        self._digest.update(f"{_name(file)}\0{size}\0".encode())
         return file
 
     def told(self) -> str:

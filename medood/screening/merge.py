@@ -15,7 +15,7 @@ from medood.errors import MedoodError
 from medood.progress import Progress
 from medood.scans.scan import Status
 from medood.screening.conclusion import Summary, conclude
-from medood.screening.ledger import Ledger, Row, taken
+from medood.screening.ledger import UNFINISHED, Ledger, Row, taken
 from medood.screening.lock import locked
 from medood.screening.whole import Whole
 
@@ -54,9 +54,11 @@ def merge(
     with locked(out):
         if (out / "ledger.sqlite").exists():
             raise taken(out)
-        unfinished = out / ".merging"
+        unfinished = out / UNFINISHED
         shutil.rmtree(unfinished, ignore_errors=True)
         found = _merged(parts, facts, unfinished, loaded, progress)
+        for name in ("ledger.sqlite-wal", "ledger.sqlite-shm"):  # of a ledger that was taken away
+            (out / name).unlink(missing_ok=True)
         for name in ("verdicts.csv", "ledger.sqlite"):  # the latter makes it a run
             (unfinished / name).replace(out / name)
         unfinished.rmdir()
@@ -79,7 +81,9 @@ def _merged(
         whole = Whole(ledger)
         for some in ledgers:
             whole.take(some)
-        return conclude(ledger, detector, known["fdr"], progress)
+        found = conclude(ledger, detector, known["fdr"], progress)
+        ledger.fold()
+        return found
     finally:
         for some in [ledger, *ledgers]:
             some.close()
@@ -96,7 +100,7 @@ def _check(parts: Sequence[Path], facts: list[dict[str, Any]]) -> None:
                 raise MedoodError(f"{part} and {parts[0]} differ in {name}: {some[name]!r} and {facts[0][name]!r}.")
         if some["detector"]["sha256"] != facts[0]["detector"]["sha256"]:
             raise MedoodError(f"{part} and {parts[0]} were scored by different detectors.")
-        if some["listing"] != facts[0]["listing"]:
+        if some.get("listing") != facts[0].get("listing"):
             raise MedoodError(
                 f"{part} and {parts[0]} did not find the same files ({_files(some)}, {_files(facts[0])}): some came or went "
                 "or were renamed. Screen the parts anew, on a CSV manifest of the files or a folder that stays as it is."
@@ -110,7 +114,7 @@ def _check(parts: Sequence[Path], facts: list[dict[str, Any]]) -> None:
 
 
 def _files(facts: dict[str, Any]) -> str:
-    return str(facts["listing"]).partition(",")[0]
+    return str(facts.get("listing")).partition(",")[0]
 
 
 def _with_part(part: int, ledger: Ledger) -> Iterator[tuple[int, Row]]:

@@ -23,7 +23,7 @@ from medood.detection.calibration import check_rate, threshold, true_rate
 from medood.detection.detector import Detector, Verdict
 from medood.detection.reference import TRAINING
 from medood.detection.shipped import find_detector
-from medood.errors import MedoodError
+from medood.errors import MedoodError, StoppedError
 from medood.progress import Bar, Progress
 from medood.scans.pacs import is_dicomweb
 from medood.scans.read import check_options
@@ -48,10 +48,6 @@ _ALONE = (Status.DUPLICATE, Status.WORKER_DIED, Status.TIMED_OUT)
 _LONGEST = 86_400.0
 #: Facts of a run that must be the same where it goes on.
 _SAME = ("medood", "sources", "fpr", "fdr", "read", "calibration", "detector", "shard", "watch")
-
-
-class StoppedError(MedoodError):
-    """The run was asked to end, and can go on."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ raw grey levels: a worker that a damaged file has taken over can send nothing th
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import signal
 import time
 from collections import deque
@@ -19,6 +18,7 @@ from typing import Any
 
 from medood.scans.archive import Source
 from medood.scans.scan import Refusal, Status, UnavailableError
+from medood.screening import forking
 from medood.screening.reading import (
     Listed,
     Place,
@@ -83,8 +83,7 @@ class Workers:
 
     def __init__(self, count: int, reading: Reading, timeout: float, read: Read = read_results) -> None:
         self._reading, self._timeout, self._read = reading, timeout, read
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["medood.screening.reading"])  # imported once, shared by all
+        self._context = forking.prepare()
         self._workers = [self._started() for _ in range(count)]
         self._order: deque[_Task] = deque()  # in the order of the listing, until they are handed on
         self._unsent: deque[_Task] = deque()

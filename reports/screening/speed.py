@@ -1,8 +1,9 @@
 """How fast an archive is screened, against its parts and against a plain loop. Prints CSV.
 
-Films of about 2 MB, half in JPEG 2000, half in JPEG Lossless, each with bytes of its own. In each round, one after another:
-decoding alone and the network alone, each on all cores; a run, end to end, with worker processes, in one process, and on
-two Dask workers; and, on the first films, a plain loop of MONAI's LoadImaged and transforms with the same network.
+Films of about 2 MB, half in JPEG 2000, half in JPEG Lossless, each with bytes of its own. In each round, one after another,
+each in a process of its own: decoding alone and the network alone, each on all cores; a run, end to end, with worker
+processes, in one process, and on two Dask workers; and, on the first films, a plain loop of MONAI's LoadImaged and
+transforms with the same network.
 
 Usage: python reports/screening/speed.py WORK [FILMS ROUNDS]
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -99,39 +101,56 @@ def plain_loop(paths: list[Path], detector: Detector) -> None:
         detector.judge(detector.embed(picture.reshape(1, 1, side, side)), 0.05)
 
 
-def main() -> None:
-    work, count, rounds = Path(sys.argv[1]), *(int(text) for text in sys.argv[2:4] or ("600", "3"))
-    films(work / "films", count)
+def sides(work: Path) -> dict[str, tuple[int, Callable[[], object]]]:
+    """What is timed: how many films, and what is done with them."""
     detector = Detector.load("cxr-small")
     paths = sorted((work / "films").iterdir())
-    size = sum(path.stat().st_size for path in paths) / count / 1e6
-    pictures = torch.rand(count, 1, detector.preprocess.size, detector.preprocess.size)
+    side = detector.preprocess.size
+    pictures = torch.rand(len(paths), 1, side, side)
 
-    def run(sources: list[Path] | None = None, **options: object) -> Callable[[], object]:
+    def run(sources: list[Path], **options: object) -> Callable[[], object]:
         def begin() -> object:
             shutil.rmtree(work / "run", ignore_errors=True)
-            return screen(sources or [work / "films"], detector, work / "run", work=Work(**options))  # type: ignore[arg-type]
+            return screen(sources, detector, work / "run", work=Work(**options))  # type: ignore[arg-type]
 
         return begin
 
-    few = paths[: count // 3]
-    sides = {
+    few, whole, one = paths[: len(paths) // 4], [work / "films"], paths[:1]
+    return {
+        "decoding alone, all cores": (len(paths), lambda: decode_alone(work / "films", detector)),
+        "network alone, all cores": (len(paths), lambda: network_alone(pictures, detector)),
+        "a run with a worker process a core": (len(paths), run(whole, workers=CORES)),
+        "the same of one film: starting up": (1, run(one, workers=CORES)),
+        "a run in one process": (len(paths), run(whole)),
+        "a run on two Dask workers": (len(paths), run(whole, workers=2, engine="dask")),
+        "a Dask run of one film: starting up": (1, run(one, workers=2, engine="dask")),
         "a plain loop, one scan at a time": (len(few), lambda: plain_loop(few, detector)),
-        "decoding alone, all cores": (count, lambda: decode_alone(work / "films", detector)),
-        "network alone, all cores": (count, lambda: network_alone(pictures, detector)),
-        "a run with a worker process a core": (count, run(workers=CORES)),
-        "a run in one process": (count, run()),
-        "a run on two Dask workers": (count, run(workers=2, engine="dask")),
-        "the same of one film: starting up": (1, run(paths[:1], workers=2, engine="dask")),
     }
-    print(f"round,what,films,megabytes_each,seconds,films_per_second,cores={CORES}")
+
+
+def main() -> None:
+    work, count, rounds = Path(sys.argv[1]), *(int(text) for text in sys.argv[2:4] or ("400", "3"))
+    films(work / "films", count)
+    size = sum(path.stat().st_size for path in (work / "films").iterdir()) / count / 1e6
+    print(f"round,what,films,megabytes_each,seconds,films_per_second,cores={CORES}", flush=True)
     for number in range(rounds):
-        for what, (films_, side) in sides.items():
-            started = time.perf_counter()
-            side()
-            passed = time.perf_counter() - started
-            print(f'{number},"{what}",{films_},{size:.2f},{passed:.2f},{films_ / passed:.3f},', flush=True)
+        for what in sides(work):
+            made = subprocess.run([sys.executable, __file__, str(work), "--side", what], stdout=subprocess.PIPE, check=True)
+            some, seconds = made.stdout.decode().split()
+            rate = int(some) / float(seconds)
+            print(f'{number},"{what}",{some},{size:.2f},{float(seconds):.2f},{rate:.3f},', flush=True)
+
+
+def timed(work: Path, what: str) -> None:
+    """One side, in a process of its own; imports and the detector's loading are not counted."""
+    count, side = sides(work)[what]
+    started = time.perf_counter()
+    side()
+    print(count, time.perf_counter() - started)
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[2:3] == ["--side"]:
+        timed(Path(sys.argv[1]), sys.argv[3])
+    else:
+        main()

@@ -11,13 +11,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 from PIL import Image
 
-from medood.errors import MedoodError
+from medood.errors import MedoodError, StoppedError
 from medood.screening import cluster
 from medood.screening.ledger import Ledger
 from medood.screening.pipeline import Work, screen
@@ -148,32 +149,60 @@ def test_a_scheduler_that_dies_ends_the_run_in_a_sentence_and_it_goes_on(
     assert rows(out) == rows(whole_run)
 
 
+@pytest.mark.parametrize("waiting_for", ["a file", "a batch"])
 def test_a_cluster_without_workers_can_be_left(
+    waiting_for: str,
     scheduler: tuple[str, subprocess.Popen[bytes], subprocess.Popen[bytes]],
     archive: Path,
     whole_run: Path,
     tiny_detector: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     address, _, worker = scheduler
     out, asked = tmp_path / "run", threading.Event()
+    lost, wait = threading.Event(), cluster._Embedding.result if waiting_for == "a batch" else cluster.Cluster._waited
 
     def kill() -> None:
-        while not (out / "ledger.sqlite").exists() or not _size(out):
-            time.sleep(0.05)
         subprocess.run(["pkill", "-KILL", "-P", str(worker.pid)], check=False)  # its nanny would start another
         worker.kill()
         time.sleep(2)
         asked.set()
 
-    thread = threading.Thread(target=kill)
-    thread.start()
-    with pytest.raises(MedoodError, match="--resume"):
-        screen([archive], tiny_detector, out, fpr=0.1, work=Work(engine="dask", scheduler=address, stopped=asked.is_set))
-    thread.join()
-    assert asked.is_set()
+    def waits(*arguments: Any) -> Any:
+        if _size(out) and not lost.is_set():
+            lost.set()
+            kill_now = threading.Thread(target=kill)
+            kill_now.start()
+            kill_now.join(1)
+        return wait(*arguments)
+
+    where, name = (cluster._Embedding, "result") if waiting_for == "a batch" else (cluster.Cluster, "_waited")
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, waits)
+        with pytest.raises(StoppedError, match="--resume"):
+            screen([archive], tiny_detector, out, fpr=0.1, work=Work(engine="dask", scheduler=address, stopped=asked.is_set))
+    assert lost.is_set()
     screen([archive], tiny_detector, out, fpr=0.1, work=Work(resume=True))
     assert rows(out) == rows(whole_run)
+
+
+def test_a_file_that_hangs_while_a_batch_is_waited_for_is_given_up(
+    tiny_detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames of one file make two batches at once, and the one worker is at the next file, which hangs."""
+    monkeypatch.setattr(cluster, "_read", faulty.read_on_a_cluster)
+    root = tmp_path / "in"
+    root.mkdir()
+    rng = np.random.default_rng(3)
+    some = [Image.fromarray(rng.integers(0, 255, (20, 20), dtype=np.uint8)) for _ in range(140)]
+    some[0].save(root / "0.tif", save_all=True, append_images=some[1:])
+    some[0].save(root / "1-forever.png")
+    some[1].save(root / "2.png")
+    screen([root], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(engine="dask", workers=1, timeout=4))
+    found = statuses(tmp_path / "run")
+    assert (found["1-forever.png"], found["2.png"]) == ("timed_out", "scored")
+    assert len(rows(tmp_path / "run")) == 142
 
 
 def test_workers_that_lack_something_end_the_run_in_a_sentence(

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,16 @@ import pytest
 from PIL import Image
 
 from medood.detection.detector import Detector
-from medood.errors import MedoodError
+from medood.errors import MedoodError, StoppedError
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
 from medood.screening import conclusion, engines, listing, pipeline
-from medood.screening.ledger import Ledger
+from medood.screening.compare import find_runs
+from medood.screening.ledger import UNFINISHED, Ledger
 from medood.screening.lock import locked
 from medood.screening.merge import merge
 from medood.screening.metrics import Metrics
-from medood.screening.pipeline import StoppedError, Work, screen
+from medood.screening.pipeline import Work, screen
 from medood.screening.workers import Workers
 from tests.screening import faulty
 
@@ -249,18 +250,21 @@ def test_a_full_disk_ends_the_run_and_it_goes_on(
 
 
 @pytest.mark.usefixtures("with_faults")
-def test_slow_disks_and_files_that_vanish(tiny_detector: Path, tmp_path: Path) -> None:
+def test_slow_disks_and_files_that_vanish(tiny_detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = tmp_path / "in"
     root.mkdir()
     rng = np.random.default_rng(2)
     for i in range(20):
         Image.fromarray(rng.integers(0, 255, (16, 16), dtype=np.uint8)).save(root / f"{i:02d}-slow.png")
 
-    def vanish() -> None:
-        time.sleep(0.2)
-        (root / "19-slow.png").unlink()
+    placed = listing.Listing.placed
 
-    threading.Thread(target=vanish).start()
+    def vanishing(*arguments: Any) -> Iterator[Any]:
+        yield from placed(*arguments)
+        (root / "19-slow.png").unlink()  # it is listed, and the workers are still at the first ones
+
+    monkeypatch.setattr(listing.Listing, "placed", vanishing)
+    monkeypatch.setattr(engines, "Workers", partial(Workers, read=faulty.read))
     screen([root], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(workers=2))
     found = rows(tmp_path / "run")
     assert [row[4] for row in found[:19]] == ["scored"] * 19
@@ -328,10 +332,62 @@ def test_parts_that_did_not_find_the_same_files_are_not_put_together(
         screen([root], tiny_detector, tmp_path / "2", fpr=0.1, work=Work(shard="2/2", stopped=stopping_after(35)))
     screen([root], tiny_detector, tmp_path / "2", fpr=0.1, work=Work(shard="2/2", resume=True))
     merge([tmp_path / "1", tmp_path / "2"], tmp_path / "merged")
-    (root / "0.png").rename(root / "other.png")
-    screen([root], tiny_detector, tmp_path / "3", fpr=0.1, work=Work(shard="2/2"))
-    with pytest.raises(MedoodError, match=r"the same files \(40 files, 40 files\).*CSV manifest"):
-        merge([tmp_path / "1", tmp_path / "3"], tmp_path / "other")
+    other = Image.fromarray(np.zeros((30, 30), np.uint8))
+    for number, change in enumerate(
+        [lambda: (root / "0.png").rename(root / "other.png"), lambda: other.save(root / "other.png")], start=3
+    ):
+        change()
+        screen([root], tiny_detector, tmp_path / f"{number}", fpr=0.1, work=Work(shard="2/2"))
+        with pytest.raises(MedoodError, match=r"the same files \(40 files, 40 files\).*CSV manifest"):
+            merge([tmp_path / "1", tmp_path / f"{number}"], tmp_path / "other")
+    screen([root], tiny_detector, tmp_path / "5", fpr=0.1, work=Work(shard="1/2"))
+    merge([tmp_path / "5", tmp_path / "4"], tmp_path / "again")
+
+
+def test_a_merge_that_is_being_read_is_not_moved_and_an_old_log_is_not_replayed(
+    archive: Path, tiny_detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [tmp_path / f"part{i}" for i in range(2)]
+    for i, part in enumerate(parts):
+        screen([archive], tiny_detector, part, fpr=0.1, work=Work(shard=f"{i + 1}/2"))
+    readers = []
+
+    def read(ledger: Ledger, target: Path) -> None:
+        readers.append(sqlite3.connect(ledger.path))
+        readers[0].execute("SELECT COUNT(*) FROM scans").fetchone()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "write_csv", read)
+        with pytest.raises(MedoodError, match="read by another process"):
+            merge(parts, tmp_path / "merged")
+    log = "ledger.sqlite-wal"
+    shutil.copy(tmp_path / "merged" / UNFINISHED / log, tmp_path / "merged" / log)
+    readers[0].close()
+    assert not list(find_runs(tmp_path / "merged"))
+    found = merge(parts, tmp_path / "merged")
+    assert len(rows(tmp_path / "merged")) == found.scanned == sum(len(rows(part)) for part in parts)
+
+
+def test_the_folder_that_one_is_in_is_resumed_and_watched(
+    tiny_detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in" / "below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "in")
+    for i in range(40):
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (20, 20), dtype=np.uint8)).save(
+            "below/a.png" if i == 20 else f"{i:02d}.png"
+        )
+    screen(["."], tiny_detector, tmp_path / "whole", fpr=0.1)
+    with pytest.raises(StoppedError):
+        screen(["."], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(stopped=stopping_after(35)))
+    screen(["."], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(resume=True))
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
+    assert [row[0] for row in rows(tmp_path / "run")][-2:] == ["39.png", "below/a.png"]
+    monkeypatch.setattr(listing, "_LOOK", 0.1)
+    for calls in (60, 12):
+        work = Work(watch=True, resume=True, stopped=stopping_after(calls))
+        screen(["."], tiny_detector, tmp_path / "seen", fpr=0.1, work=work)
+        assert len(rows(tmp_path / "seen")) == 40
 
 
 def test_a_false_discovery_rate_is_decided_when_shards_are_put_together(
