@@ -39,8 +39,8 @@ from medood.schema import ViewsConfig
 
 #: As another device might give a film; the recipes train with contrast and gamma 0.35, brightness 0.15.
 DEVICES = ViewsConfig(rotation=5.0, brightness=0.25, contrast=0.6, gamma=1.0, blur=0.5, blur_sigma=2.0)
-SHARED = ("rot", "rot_360", "mirror", "upside_down", "perm4", "perm16", "inverted", "wrong_window", "framing")
-OTHERS = ("joined_halves", "blended_patch", "opacity", "haze", "effusion", "stretched", "dead_leaves")
+FIRST = ("rot", "rot_360", "mirror", "upside_down", "perm4", "perm16", "inverted", "wrong_window", "framing")
+FURTHER = ("joined_halves", "blended_patch", "opacity", "haze", "effusion", "stretched", "dead_leaves")
 
 
 def places(side: int) -> tuple[Tensor, Tensor]:
@@ -141,7 +141,7 @@ def made(films: Tensor) -> dict[str, Tensor]:
     """What belongs (``""``) and every fault."""
     generator = Generator().manual_seed(0)
     pictures = {"": acquire(films, sample_view(len(films), [1.0, 1.0], DEVICES, generator))}
-    for shift in (*SHARED, *OTHERS):
+    for shift in (*FIRST, *FURTHER):
         assert shift in SHIFTS
         mixture = Mixture({shift: 1.0})
         pictures[shift] = mixture.apply(films, mixture.sample(len(films), films.shape[-1], generator))
@@ -158,16 +158,20 @@ def main() -> None:
     detectors = {name: Detector.load(name) for name in sys.argv[1:]}
     scans = development_films(next(iter(detectors.values())))
     pictures = made(torch.stack([torch.from_numpy(scan.pixels) for scan in scans]))
-    counted = [*SHARED, *UNSEEN, *STRANGE]
-    writer.writerow(["detector", "score", "mean", "shared", "unseen", "others", *counted, *OTHERS])
+    learned = [set(detector.facts["config"]["negatives"]["mixture"]) for detector in detectors.values()]
+    shared = [shift for shift in (*FIRST, *FURTHER) if all(shift in some for some in learned)]
+    others = [shift for shift in (*FIRST, *FURTHER) if shift not in shared]
+    counted = [*shared, *UNSEEN, *STRANGE]
+    writer.writerow(["detector", "score", "mean", "shared", "unseen", "others", *counted, *others])
     for name, detector in detectors.items():
         rows = {}
         for fault, some in pictures.items():
             inputs = [detector.prepare(replace(scans[0], pixels=picture.numpy())) for picture in some]
             rows[fault] = embed(detector.network, torch.stack(inputs))
         for score, values in separations(rows, detector.bank, detector.fitted).items():
-            groups = (counted, SHARED, [*UNSEEN, *STRANGE], OTHERS, *([fault] for fault in (*counted, *OTHERS)))
-            writer.writerow([name, score, *(f"{np.mean([values[fault] for fault in some]):.4f}" for some in groups)])
+            groups = (counted, shared, [*UNSEEN, *STRANGE], others, *([fault] for fault in (*counted, *others)))
+            means = [f"{np.mean([values[fault] for fault in some]):.4f}" if some else "" for some in groups]
+            writer.writerow([name, score, *means])
         sys.stdout.flush()
 
 

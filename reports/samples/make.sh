@@ -9,7 +9,7 @@ key=$(python -c "import json; print(json.load(open('$run/record.json'))['pages']
 name=$(python -c "import json; print(json.load(open('$run/record.json'))['run_name'])")
 cat > runs/samples/review.json <<JSON
 {"medood_review": 1, "run": "$name", "reviewer": "A. Reader",
- "reviews": [{"key": "$key", "verdict": "agree", "note": "A slice of CT; not ours."}]}
+ "reviews": [{"key": "$key", "verdict": "agree", "note": "Not one of ours."}]}
 JSON
 medood report "$run" --top 6 --language de --quiet > /dev/null
 cp "$run/report.pdf" "$here/report_de.pdf"

@@ -1,4 +1,4 @@
-"""Peak memory of a run of 1,000 and of 20,000 tiny scans, each in a process of its own. Prints CSV.
+"""Peak memory of a run of 1,000 and of 100,000 tiny scans, each in a process of its own. Prints CSV.
 
 Usage: python reports/screening/memory.py WORK
 """
@@ -49,5 +49,5 @@ if __name__ == "__main__":
         one(Path(sys.argv[2]), work / "run")
     else:
         print("rows,peak_rss_mib_main,peak_rss_mib_largest_worker,seconds", flush=True)
-        for count in (1000, 20_000):
+        for count in (1000, 100_000):
             subprocess.run([sys.executable, __file__, str(work), str(scans(work / f"{count}", count))], check=True)
