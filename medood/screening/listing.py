@@ -133,7 +133,7 @@ class Listing:
             if time.monotonic() < then:
                 yield None
                 continue
-            began, seen = time.monotonic(), dict[str, tuple[int, int]]()
+            began, seen, handing = time.monotonic(), dict[str, tuple[int, int]](), 0.0
             for file in self._files():
                 name = _name(file)
                 digest = sha256(name.encode()).hexdigest()
@@ -148,10 +148,13 @@ class Listing:
                     if growing.get(name) != seen[name]:
                         continue
                 handed.first(digest, name)
+                since = time.monotonic()
                 for item, source in enumerate(open_file(file, self._options)):
                     yield Place(number, item), source
+                handing += time.monotonic() - since  # until what was handed on has been read, which is no part of a look
                 number += 1
-            growing, then = seen, time.monotonic() + max(_LOOK, 10 * (time.monotonic() - began))
+            looked = time.monotonic() - began - handing
+            growing, then = seen, time.monotonic() + max(_LOOK, 10 * looked)
 
     def _continued(self, file: File | Refusal, end: End) -> Iterator[Placed]:
         """The sources of the file that a run stopped in, from that source on."""

@@ -25,6 +25,7 @@ from medood.detection.detector import Detector
 from medood.errors import MedoodError, StoppedError
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
+from medood.schema import ReadConfig
 from medood.screening import conclusion, engines, listing, pipeline
 from medood.screening.compare import find_runs
 from medood.screening.ledger import UNFINISHED, Ledger
@@ -388,6 +389,22 @@ def test_the_folder_that_one_is_in_is_resumed_and_watched(
         work = Work(watch=True, resume=True, stopped=stopping_after(calls))
         screen(["."], tiny_detector, tmp_path / "seen", fpr=0.1, work=work)
         assert len(rows(tmp_path / "seen")) == 40
+
+
+def test_reading_what_a_look_found_does_not_put_off_the_next_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "_LOOK", 0.0)
+    found = listing.Listing([tmp_path], tmp_path, ReadConfig()).watched(None, lambda _: False)
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(b"")
+    handed = 0
+    started = time.monotonic()
+    while handed < 3:
+        if next(found) is not None:
+            handed += 1
+            time.sleep(0.3)  # somebody reads it
+    (tmp_path / "3.png").write_bytes(b"")
+    while next(found) is None:
+        assert time.monotonic() - started < 4
 
 
 def test_a_false_discovery_rate_is_decided_when_shards_are_put_together(
