@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import itertools
 import json
@@ -157,9 +158,10 @@ class Trainer:
             CollapseError: every output is the same, or the loss is not a number.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self.next_step == 0:
+        if self.next_step == 0 and self.fabric.is_global_zero:
             remove_checkpoints(self.folder / "checkpoints")
         log = TrainingLog(self.folder, self.next_step) if self.fabric.is_global_zero else None
+        asked = 0  # the step after which the run was asked to end
         self.student.train()
         try:
             with self._catching_sigterm():
@@ -174,15 +176,28 @@ class Trainer:
                         log.write(step, metrics)
                     if on_step:
                         on_step(step, self.steps, metrics)
-                    asked = self._asked_to_end()
+                    asked = step + 1 if self._asked_to_end() else 0
                     if last_of_epoch or asked:
                         self._save(step + 1)
                     if asked:
-                        raise TerminatedError(f"Asked to end after step {step + 1} of {self.steps}; go on with --resume.")
+                        break
         finally:
             if log:
                 log.close()
+        if self.fabric.world_size > 1:
+            self._leave_group()
+        if asked:
+            raise TerminatedError(f"Asked to end after step {asked} of {self.steps}; go on with --resume.")
         return self.teacher
+
+    def _leave_group(self) -> None:
+        """End the process group while Python lives: Gloo's threads abort a process that exits before they are done.
+
+        The group ends with the last that holds it, so the wrapped student goes first.
+        """
+        del self.student, self.optimizer
+        gc.collect()
+        torch.distributed.destroy_process_group()
 
     def _asked_to_end(self) -> bool:
         """True where any process was: all end after the same step."""
