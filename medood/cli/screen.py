@@ -90,7 +90,7 @@ def screen_command(
     if fpr is not None and fdr is not None:
         raise MedoodError("--fpr and --fdr were both given; a run is decided by one of them.")
     processes = cores() if workers is None else workers
-    if processes and engine == "local":
+    if processes and engine == "local" and all("://" in source or Path(source).exists() for source in sources):
         from medood.screening.forking import prepare
 
         prepare()

@@ -1,7 +1,7 @@
 """A Dask cluster reads and embeds; this process lists, judges and writes. ``medood[cluster]`` installs what it needs.
 
-A file that takes its worker with it is tried twice and is a row then, as with worker processes; so is what was on a machine
-that is lost too often. Results are the same as in one process: every batch holds the same pictures in the same order.
+A file that takes its worker with it is tried twice and is a row then, as with worker processes. Results are the same as in
+one process: every batch holds the same pictures in the same order.
 """
 
 from __future__ import annotations
@@ -53,18 +53,26 @@ except ImportError as error:
 _AHEAD = 4
 #: Seconds after which the cluster's threads are counted anew.
 _COUNTED = 5.0
-#: How often a task may be on a worker that dies before it is given up.
+#: How often a file may be on a worker that dies before it is given up.
 _TRIES = 2
+#: The same of a batch, which is seldom to blame: it was beside such a file.
+_BATCH_TRIES = 6
 _TICK = 0.2
-#: Seconds between two looks at what workers are at.
-_LOOK = 1.0
+#: Seconds between two looks at what workers are at, and in which they have to say it.
+_LOOK, _SAID = 1.0, 5
 #: Bytes of contents on the way for each thread of the cluster, where it has many.
 _FOR_A_THREAD = 8 * 1024**2
 #: How a worker shows that it lacks what the work needs.
 _LACKING = (ImportError, AttributeError, pickle.PickleError, RuntimeError)
 #: Seconds in which a scheduler has to answer.
 _ANSWERS = 15
-_PLUGIN = "medood"
+#: A cluster on this machine: what was on a worker that dies comes back to be tried anew; a worker has no more tasks than it
+#: runs, so that none dies for another's file; and one that needs long to start is waited for.
+_LOCAL = {
+    "distributed.scheduler.allowed-failures": 0,
+    "distributed.scheduler.worker-saturation": 1.0,
+    "distributed.deploy.lost-worker-timeout": "3650d",
+}
 _END = "the listing has ended"
 
 
@@ -90,7 +98,7 @@ class Cluster:
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         self._local: LocalCluster | None = None
         if not scheduler:
-            dask.config.set({"distributed.scheduler.allowed-failures": _TRIES - 1})
+            dask.config.set(_LOCAL)
             self._local = LocalCluster(
                 n_workers=workers or 1,
                 threads_per_worker=1,
@@ -103,14 +111,17 @@ class Cluster:
         except (OSError, ValueError, TimeoutError) as error:
             raise MedoodError(f"No Dask scheduler answers at {scheduler}: {error}. Give tcp://HOST:PORT.") from error
         model = _Model(detector.network, detector.score_name in TURNED)
-        for tries_left in reversed(range(_TRIES)):
+        self.plugin = f"medood-{detector.sha256}"  # runs with other detectors may be on the same cluster
+        given_up = time.monotonic() + _ANSWERS
+        while True:
             try:
-                self._client.register_plugin(model, name=_PLUGIN)
+                self._client.register_plugin(model, name=self.plugin)
                 break
             except OSError as error:  # a worker died just now
-                if not tries_left:
+                if self._client.status != "running" or time.monotonic() > given_up:
                     self.close()
                     raise self.gone() from error
+                time.sleep(_LOOK)
             except Exception as error:  # what a worker lacks shows in many ways
                 self.close()
                 raise self.unable(error) from error
@@ -124,6 +135,7 @@ class Cluster:
             if time.monotonic() > counted + _COUNTED:
                 threads, counted = max(1, sum(self.ask(self._client.nthreads).values())), time.monotonic()
             room = max(WAITING_BYTES, threads * _FOR_A_THREAD)
+            room -= sum(coming.size() for _, _, coming in on_the_way if isinstance(coming, _Coming))
             while more and len(on_the_way) < _AHEAD * threads and held < room:
                 found = next(listed, _END)
                 if isinstance(found, str):
@@ -190,10 +202,9 @@ class Cluster:
             return
         reads = [coming for coming in self._reads if not coming.there(0)]
         try:
-            stacks = self._client.call_stack([coming.task for coming in reads]) if reads else {}
-        except (OSError, KeyError):  # a worker has gone silent, or a task has not come to the scheduler yet
+            running, now = self._running([str(coming.task.key) for coming in reads]), time.monotonic()
+        except (OSError, KeyError):  # a worker is lost just now, or a task has not come to the scheduler yet
             return
-        running, now = {str(key) for found in stacks.values() for key in found}, time.monotonic()
         for coming in reads:
             # The clock runs while a worker reads it.
             coming.since = min(coming.since, now) if str(coming.task.key) in running else float("inf")
@@ -201,6 +212,20 @@ class Cluster:
                 coming.overdue = True
                 self._give_up(coming.task)
         self._next_look = time.monotonic() + _LOOK
+
+    def _running(self, keys: list[str]) -> set[str]:
+        """Which of these reads, first come first, workers are at."""
+        if not keys:
+            return set()
+        try:
+            stacks = self._client.sync(self._client.scheduler.call_stack, keys=keys, callback_timeout=_SAID)
+        except TimeoutError:  # a decoder that keeps Python's lock keeps its worker from saying so: it is at the first it has
+            threads, running = self.ask(self._client.nthreads), set[str]()
+            for address, found in self.ask(self._client.processing).items():
+                has = set(map(str, found))
+                running.update([key for key in keys if key in has][: threads.get(address, 1)])
+            return running
+        return {str(key) for found in stacks.values() for key in found}
 
     def leave(self) -> None:
         """Find that what was asked to end cannot.
@@ -231,14 +256,13 @@ class Cluster:
                 return [Result(source.identity, Status.TIMED_OUT, f"the file was not read within {self._timeout:g} s")]
             try:
                 return results_from_bytes(coming.result())
-            except KilledWorker:
-                why = f"the machine or process that read this file ended, {_TRIES} times"
-                return [Result(source.identity, Status.WORKER_DIED, why)]
             except MedoodError:
                 raise
-            except Exception as error:  # memory has run out, or the reader has a fault
+            except Exception as error:  # its worker ended, memory has run out, or the reader has a fault
                 if not tries_left:
                     why = f"reading this file failed ({type(error).__name__}), {_TRIES} times"
+                    if isinstance(error, KilledWorker):
+                        why = f"the machine or process that read this file ended, {_TRIES} times"
                     return [Result(source.identity, Status.WORKER_DIED, why)]
             coming = self._begun(source)
         return None
@@ -251,8 +275,12 @@ class Cluster:
         if busy:
             try:
                 self._client.restart_workers(busy, raise_for_error=False)
+            except KeyError:
+                pass  # it has just ended by itself
             except ValueError:  # without a nanny nobody can start it anew; its other threads go on
                 logging.getLogger(__name__).warning("a worker hangs on a file and has no nanny to restart it")
+            except OSError as error:
+                raise self.gone() from error
 
     def gone(self) -> MedoodError:
         """What is said where the cluster is gone."""
@@ -265,6 +293,13 @@ class Cluster:
         return MedoodError(
             f"Workers of the Dask cluster at {self._where} cannot do the work ({type(error).__name__}: {error}). Install "
             "the same medood[cluster] there as here, then go on with the same command and --resume."
+        )
+
+    def worn(self, error: Exception) -> MedoodError:
+        """What is said where workers end at every try of a batch."""
+        return MedoodError(
+            f"Workers of the Dask cluster at {self._where} ended {_BATCH_TRIES} times as they embedded the same pictures "
+            f"({type(error).__name__}). Give them more memory, then go on with the same command and --resume."
         )
 
     @property
@@ -290,6 +325,12 @@ class _Coming:
     def there(self, seconds: float) -> bool:
         """Whether it is there, or will not come, after waiting for it."""
         return bool(wait([self._future], seconds).done)
+
+    def size(self) -> int:
+        """Bytes of what lies here of a file that was read; 0 until it does."""
+        if not self.there(0) or self._future.cancelled() or self._future.exception():
+            return 0
+        return len(self._future.result())
 
     def result(self) -> Any:
         """What came.
@@ -319,23 +360,23 @@ class _Embedding(Future["Embedded"]):
         self._coming = self._begun()
 
     def _begun(self) -> _Coming:
-        return self._cluster.submit(_embed, self._pictures.numpy(), priority=10)
+        return self._cluster.submit(_embed, self._cluster.plugin, self._pictures.numpy(), priority=10)
 
     def done(self) -> bool:
         return self._coming.there(0)
 
     def result(self, timeout: float | None = None) -> Embedded:
-        for _ in range(_TRIES):
+        for tries_left in reversed(range(_BATCH_TRIES)):
             while not self._coming.there(_TICK):
                 self._cluster.look()
                 self._cluster.leave()
             try:
                 features, outputs, turned, seconds = self._coming.result()
                 break
-            except (KilledWorker, MemoryError):  # it was beside a file that took workers with it
+            except (KilledWorker, MemoryError) as error:
+                if not tries_left:
+                    raise self._cluster.worn(error) from error
                 self._coming = self._begun()
-        else:
-            raise self._cluster.gone()
         rows = [None if array is None else torch.from_numpy(array.copy()) for array in (features, outputs, turned)]
         assert rows[0] is not None
         assert rows[1] is not None
@@ -356,8 +397,8 @@ def _read(source: bytes, reading: Reading) -> bytes:
         return results_to_bytes(error)
 
 
-def _embed(pictures: Any) -> Any:
-    model = distributed.get_worker().plugins[_PLUGIN]
+def _embed(plugin: str, pictures: Any) -> Any:
+    model = distributed.get_worker().plugins[plugin]
     started = time.perf_counter()
     torch.set_num_threads(1)  # as in every engine
     rows = embed(model.network, torch.from_numpy(pictures.copy()), turned=model.turned)

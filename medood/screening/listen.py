@@ -21,6 +21,7 @@ from typing import Any
 from medood.errors import MedoodError
 from medood.progress import Progress
 from medood.screening.conclusion import Summary
+from medood.screening.lock import locked
 from medood.screening.metrics import Metrics
 from medood.screening.pipeline import Work, screen
 
@@ -29,6 +30,8 @@ _STORED, _OUT_OF_RESOURCES, _CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
 
 #: Permanent, by the service user, no reason given (PS3.8 section 9.3.4).
 _NOT_YOU = (1, 1, 1)
+#: How an object ends that is not whole yet.
+_PARTIAL = ".part"
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,9 @@ def listen(
         raise MedoodError("medood listen needs pynetdicom, which is not installed. Install medood[pacs].") from error
     incoming = out / "incoming"
     incoming.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        for left in out.glob(f".*{_PARTIAL}"):  # of a process that was killed as an object came
+            left.unlink()
     counts = _Counts()
     try:
         entity = AE(doors.title)
@@ -151,7 +157,7 @@ def _stored(event: Any, incoming: Path, doors: Doors) -> int:
     if len(content) > doors.largest or shutil.disk_usage(incoming).free < doors.reserve + len(content):
         return _OUT_OF_RESOURCES
     target = incoming / f"{hashlib.sha256(content).hexdigest()}.dcm"
-    partial = incoming.parent / f".{target.name}.{threading.get_ident()}.part"
+    partial = incoming.parent / f".{target.name}.{threading.get_ident()}{_PARTIAL}"
     try:
         with partial.open("wb") as stream:
             stream.write(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import time
@@ -22,6 +23,8 @@ def read(source: Source | Refusal, reading: Reading) -> list[Result]:
     if "forever" in name:
         while True:
             pass
+    if "keeps_the_lock" in name:
+        ctypes.PyDLL(None).sleep(40)
     if "oom" in name:
         raise MemoryError
     if "once" in name:  # dies the first time alone

@@ -16,12 +16,16 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import torch
 from PIL import Image
 
+from medood.detection.detector import Detector
 from medood.errors import MedoodError, StoppedError
+from medood.schema import ReadConfig
 from medood.screening import cluster
 from medood.screening.ledger import Ledger
 from medood.screening.pipeline import Work, screen
+from medood.screening.reading import Reading
 from tests.screening import faulty
 from tests.screening.test_faults import archive, rows, statuses, whole_run
 
@@ -94,6 +98,22 @@ def test_files_that_kill_or_hang_a_worker_and_a_worker_that_is_killed(
     assert len(found) == len(names) - 3
 
 
+def test_a_file_that_kills_and_one_that_keeps_pythons_lock_cost_their_own_rows_on_one_worker(
+    tiny_detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its neighbours wait for the same worker as it dies, and it takes longer to come back than Dask would wait for it."""
+    monkeypatch.setattr(cluster, "_read", faulty.read_on_a_cluster)
+    root = tmp_path / "in"
+    root.mkdir()
+    rng = np.random.default_rng(5)
+    kinds = ["ok", "segfault", "ok", "ok", "keeps_the_lock", *["slow"] * 8, "segfault", "ok"]
+    for i, kind in enumerate(kinds):
+        Image.fromarray(rng.integers(0, 255, (16, 16), dtype=np.uint8)).save(root / f"{i:02d}-{kind}.png")
+    screen([root], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(workers=1, engine="dask", timeout=5))
+    fates = {"segfault": "worker_died", "keeps_the_lock": "timed_out"}
+    assert statuses(tmp_path / "run") == {f"{i:02d}-{kind}.png": fates.get(kind, "scored") for i, kind in enumerate(kinds)}
+
+
 @pytest.fixture
 def scheduler(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes], subprocess.Popen[bytes]]]:
     """An existing cluster, as somebody else would have started it: its address, a scheduler and a worker."""
@@ -147,6 +167,24 @@ def test_a_scheduler_that_dies_ends_the_run_in_a_sentence_and_it_goes_on(
     assert 0 < len(rows(out)) < len(rows(whole_run))
     screen([archive], tiny_detector, out, fpr=0.1, work=Work(resume=True))
     assert rows(out) == rows(whole_run)
+
+
+def test_runs_with_two_detectors_on_one_scheduler_keep_their_own(
+    scheduler: tuple[str, subprocess.Popen[bytes], subprocess.Popen[bytes]], tiny_detector: Path
+) -> None:
+    one, two = (Detector.load(tiny_detector) for _ in range(2))
+    for weights in two.network.parameters():
+        weights.mul_(1.05)
+    two.sha256 = "of another"
+    pictures = torch.rand(3, 1, one.preprocess.size, one.preprocess.size, generator=torch.Generator().manual_seed(0))
+    engines = [cluster.Cluster(Reading(ReadConfig(), one.preprocess), some, 0, 60.0, scheduler[0]) for some in (one, two)]
+    try:
+        for engine, detector in zip(engines, (one, two), strict=True):
+            found, _ = engine.embed(pictures).result()
+            assert torch.equal(found.features, detector.embed(pictures).features)
+    finally:
+        for engine in engines:
+            engine.close()
 
 
 @pytest.mark.parametrize("waiting_for", ["a file", "a batch"])

@@ -151,11 +151,14 @@ def test_a_full_disk_and_large_objects_are_refused_and_health_says_so(tiny_detec
 
 def test_a_run_of_arrivals_goes_on_and_an_object_sent_again_is_no_new_row(tiny_detector: Path, tmp_path: Path) -> None:
     folder = written(tmp_path / "some", range(3))
+    left = tmp_path / "run" / ".0123.dcm.7.part"  # as one that was killed leaves it
     for _ in range(2):
         with listening(Doors(0), tiny_detector, tmp_path / "run") as (port, _):
+            assert not left.exists()
             assert send(port, folder).wait(30) == 0
             until(tmp_path / "run", 3)
             time.sleep(1)
+        left.touch()
     assert size(tmp_path / "run") == 3
 
 
