@@ -113,6 +113,7 @@ class ViewsConfig:
         gamma: largest relative change of gamma, either way.
         blur: probability of a Gaussian blur.
         blur_sigma: largest sigma of the blur, in pixels of the view.
+        equalize: probability that a view's histogram is equalised.
     """
 
     source_size: int = 256
@@ -128,6 +129,7 @@ class ViewsConfig:
     gamma: float = 0.2
     blur: float = 0.3
     blur_sigma: float = 1.0
+    equalize: float = 0.0
 
 
 @dataclass

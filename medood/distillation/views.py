@@ -11,6 +11,9 @@ from torch import Generator, Tensor
 from medood.negatives.shift import Parameters, column, resample, uniform
 from medood.schema import ViewsConfig
 
+#: Grey levels that a histogram is equalised over.
+_BINS = 256
+
 
 def sample_view(count: int, scale: list[float], config: ViewsConfig, generator: Generator) -> Parameters:
     """Draw crops and acquisition noise for ``count`` views.
@@ -23,13 +26,14 @@ def sample_view(count: int, scale: list[float], config: ViewsConfig, generator: 
 
     Returns:
         tensors ``[count]``: ``width``, ``height``, ``x``, ``y`` (crop in [-1, 1] coordinates), ``degrees``, ``shift``,
-        ``contrast``, ``gamma`` and ``sigma`` (0 where there is no blur).
+        ``contrast``, ``gamma``, ``sigma`` (0 where there is no blur) and, where ``config.equalize`` asks for it,
+        ``equalized`` (1 where the histogram is equalised).
     """
     area = uniform(count, scale[0], scale[1], generator).sqrt()
     stretch = torch.exp(uniform(count, -0.5, 0.5, generator) * math.log(config.aspect))
     width, height = (area * stretch).clamp(max=1.0), (area / stretch).clamp(max=1.0)
     blurred = (torch.rand(count, generator=generator) < config.blur).float()
-    return {
+    drawn = {
         "width": width,
         "height": height,
         "x": uniform(count, -1.0, 1.0, generator) * (1.0 - width),
@@ -40,6 +44,9 @@ def sample_view(count: int, scale: list[float], config: ViewsConfig, generator: 
         "gamma": torch.exp(uniform(count, -1.0, 1.0, generator) * math.log1p(config.gamma)),
         "sigma": uniform(count, 0.2, max(config.blur_sigma, 0.2), generator) * blurred,
     }
+    if config.equalize > 0:
+        drawn["equalized"] = (torch.rand(count, generator=generator) < config.equalize).float()
+    return drawn
 
 
 def crop(pictures: Tensor, parameters: Parameters, side: int) -> Tensor:
@@ -58,10 +65,30 @@ def crop(pictures: Tensor, parameters: Parameters, side: int) -> Tensor:
 
 
 def acquire(views: Tensor, parameters: Parameters) -> Tensor:
-    """Brightness, contrast, gamma and blur as drawn, on ``[N, 1, s, s]`` views in [0, 1]."""
+    """Equalisation, blur, contrast, brightness and gamma as drawn, on ``[N, 1, s, s]`` views in [0, 1]."""
+    if "equalized" in parameters:
+        views = equalize(views, parameters["equalized"] > 0)
     views = blur(views, parameters["sigma"])
     views = (views - 0.5) * column(parameters["contrast"]) + 0.5 + column(parameters["shift"])
     return views.clamp(1e-4, 1.0) ** column(parameters["gamma"])
+
+
+def equalize(views: Tensor, chosen: Tensor) -> Tensor:
+    """Histogram equalisation of the ``chosen`` ``[N]`` of ``[N, 1, s, s]`` views, as MONAI's ``HistogramNormalize`` does."""
+    rows = views[chosen].flatten(1)
+    if not rows.numel():
+        return views
+    low = rows.amin(dim=1, keepdim=True)
+    level = (rows - low) / (rows.amax(dim=1, keepdim=True) - low).clamp(min=1e-6) * _BINS
+    counts = rows.new_zeros(len(rows), _BINS).scatter_add_(1, level.long().clamp(max=_BINS - 1), torch.ones_like(rows))
+    below = counts.cumsum(dim=1)
+    shares = (below - below[:, :1]) / (below[:, -1:] - below[:, :1]).clamp(min=1.0)
+    place = (level - 0.5).clamp(0.0, _BINS - 1.0)  # between the middles of the bins
+    left = place.long()
+    right = (left + 1).clamp(max=_BINS - 1)
+    equalized = views.clone()
+    equalized[chosen] = torch.lerp(shares.gather(1, left), shares.gather(1, right), place - left).view(-1, *views.shape[1:])
+    return equalized
 
 
 def blur(views: Tensor, sigma: Tensor) -> Tensor:

@@ -6,13 +6,11 @@ one process: every batch holds the same pictures in the same order.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import pickle
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future, wait
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +22,7 @@ from medood.distillation.network import Network
 from medood.errors import MedoodError, StoppedError
 from medood.scans.archive import Source
 from medood.scans.scan import Refusal, Status, UnavailableError
+from medood.screening.coming import Coming
 from medood.screening.reading import (
     Listed,
     Place,
@@ -62,8 +61,6 @@ _TICK = 0.2
 _LOOK, _SAID = 1.0, 5
 #: Bytes of contents on the way for each thread of the cluster, where it has many.
 _FOR_A_THREAD = 8 * 1024**2
-#: How a worker shows that it lacks what the work needs.
-_LACKING = (ImportError, AttributeError, pickle.PickleError, RuntimeError)
 #: Seconds in which a scheduler has to answer.
 _ANSWERS = 15
 #: A cluster on this machine: what was on a worker that dies comes back to be tried anew; a worker has no more tasks than it
@@ -93,7 +90,7 @@ class Cluster:
     def __init__(self, reading: Reading, detector: Detector, workers: int, timeout: float, scheduler: str) -> None:
         self._reading, self._timeout, self._scheduler = reading, timeout, scheduler
         self._stopped: Callable[[], bool] = lambda: False
-        self._reads: list[_Coming] = []
+        self._reads: list[Coming] = []
         self._next_look = 0.0
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         self._local: LocalCluster | None = None
@@ -128,14 +125,14 @@ class Cluster:
 
     def read(self, listed: Iterator[Listed], stopped: Callable[[], bool]) -> Iterator[Readout]:
         """See :class:`medood.screening.engines.Engine`."""
-        on_the_way: deque[tuple[Place, Source | Refusal, _Coming | list[Result]]] = deque()
+        on_the_way: deque[tuple[Place, Source | Refusal, Coming | list[Result]]] = deque()
         more, threads, counted, held = True, 1, -_COUNTED, 0
         self._stopped = stopped
         while not stopped():
             if time.monotonic() > counted + _COUNTED:
                 threads, counted = max(1, sum(self.ask(self._client.nthreads).values())), time.monotonic()
             room = max(WAITING_BYTES, threads * _FOR_A_THREAD)
-            room -= sum(coming.size() for _, _, coming in on_the_way if isinstance(coming, _Coming))
+            room -= sum(coming.size() for _, _, coming in on_the_way if isinstance(coming, Coming))
             while more and len(on_the_way) < _AHEAD * threads and held < room:
                 found = next(listed, _END)
                 if isinstance(found, str):
@@ -185,10 +182,10 @@ class Cluster:
         except Exception as error:  # a client without a scheduler fails in many ways
             raise self.gone() from error
 
-    def submit(self, call: Callable[..., Any], *arguments: Any, priority: int = 0) -> _Coming:
+    def submit(self, call: Callable[..., Any], *arguments: Any, priority: int = 0) -> Coming:
         """Have a worker call something."""
         task = self.ask(self._client.submit, call, *arguments, pure=False, priority=priority)
-        return _Coming(task, self)
+        return Coming(task, self)
 
     def look(self) -> None:
         """Find that waiting is of no use, and give up the files that workers hang on: called while anything is waited for.
@@ -239,12 +236,12 @@ class Cluster:
                 "--resume."
             )
 
-    def _begun(self, source: Source) -> _Coming:
+    def _begun(self, source: Source) -> Coming:
         coming = self.submit(_read, source_to_bytes(source), self._reading)
         self._reads.append(coming)
         return coming
 
-    def _waited(self, coming: _Coming, source: Any, stopped: Callable[[], bool]) -> list[Result] | None:
+    def _waited(self, coming: Coming, source: Any, stopped: Callable[[], bool]) -> list[Result] | None:
         """What was read, once it is there; a refusal where it does not come; none where the run is asked to end."""
         for tries_left in reversed(range(_TRIES)):
             while not (coming.overdue or coming.there(_TICK)):
@@ -307,50 +304,6 @@ class Cluster:
         return self._scheduler or "this machine"
 
 
-class _Coming:
-    """The result of a task, on its way here. A worker that is lost once the task is done has it done anew elsewhere.
-
-    Attributes:
-        task: Dask's.
-        since: when a worker began it, by the clock; infinite where none is at it.
-        overdue: it was given up.
-    """
-
-    def __init__(self, task: Any, cluster: Cluster) -> None:
-        self.task, self._cluster = task, cluster
-        self.since, self.overdue = float("inf"), False
-        # Dask's own wait with a time limit can fail when the result comes just then.
-        self._future = asyncio.run_coroutine_threadsafe(_gathered(task), task.client.loop.asyncio_loop)
-
-    def there(self, seconds: float) -> bool:
-        """Whether it is there, or will not come, after waiting for it."""
-        return bool(wait([self._future], seconds).done)
-
-    def size(self) -> int:
-        """Bytes of what lies here of a file that was read; 0 until it does."""
-        if not self.there(0) or self._future.cancelled() or self._future.exception():
-            return 0
-        return len(self._future.result())
-
-    def result(self) -> Any:
-        """What came.
-
-        Raises:
-            KilledWorker: it has taken too many workers with it.
-            MedoodError: the cluster is gone, or lacks something.
-        """
-        try:
-            return self._future.result()
-        except (CancelledError, OSError) as error:
-            raise self._cluster.gone() from error
-        except _LACKING as error:
-            raise self._cluster.unable(error) from error
-
-
-async def _gathered(task: Any) -> Any:
-    return await task.client.gather(task, asynchronous=True)
-
-
 class _Embedding(Future["Embedded"]):
     """A batch on the cluster."""
 
@@ -359,7 +312,7 @@ class _Embedding(Future["Embedded"]):
         self._cluster, self._pictures = cluster, pictures
         self._coming = self._begun()
 
-    def _begun(self) -> _Coming:
+    def _begun(self) -> Coming:
         return self._cluster.submit(_embed, self._cluster.plugin, self._pictures.numpy(), priority=10)
 
     def done(self) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from monai.transforms import HistogramNormalize
 from safetensors.torch import save_file
 from scipy.ndimage import gaussian_filter
 
@@ -16,11 +17,29 @@ from medood.distillation.checkpoint import load_newest, save_checkpoint
 from medood.distillation.collapse import CollapseError, CollapseWatch, effective_rank
 from medood.distillation.network import Network, central, student_and_teacher, update_teacher
 from medood.distillation.schedules import cosine, linear, warmup_cosine
-from medood.distillation.views import acquire, blur, crop, sample_view
+from medood.distillation.views import acquire, blur, crop, equalize, sample_view
 from medood.errors import MedoodError
 from medood.schema import ModelConfig, ViewsConfig
 
 VIT = ModelConfig("vit_tiny_patch16_224", {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}, 0.1, 16, 8, 12)
+
+
+def test_views_are_equalised_as_monai_equalises_films() -> None:
+    views = torch.rand(4, 1, 24, 24, generator=torch.Generator().manual_seed(0)) ** 3
+    views[3] = 0.4
+    chosen = torch.tensor([True, False, True, True])
+    found = equalize(views, chosen)
+    monai = HistogramNormalize(num_bins=256, min=0, max=1)
+    for i in (0, 2):
+        torch.testing.assert_close(found[i], torch.as_tensor(monai(views[i].numpy())).float(), atol=1e-3, rtol=0)
+    assert torch.equal(found[1], views[1])
+    assert found[3].isfinite().all()
+    config = ViewsConfig(equalize=0.3)
+    drawn = sample_view(4000, [0.4, 1.0], config, torch.Generator().manual_seed(1))
+    assert float(drawn.pop("equalized").mean()) == pytest.approx(0.3, abs=0.03)
+    plain = sample_view(4000, [0.4, 1.0], ViewsConfig(), torch.Generator().manual_seed(1))
+    assert drawn.keys() == plain.keys()  # and the numbers of recipes without it stay as they were
+    assert all(torch.equal(drawn[name], plain[name]) for name in plain)
 
 
 def test_schedules_at_their_ends() -> None:
