@@ -40,12 +40,12 @@ def frontal_chest(seed: int, size: int = 256) -> Chest:
     habitus = rng.uniform(0.9, 1.12)
     x, y = (col - 0.5) / habitus, row
 
-    torso = _soft(0.44 + 0.05 * np.clip((y - 0.15) / 0.5, 0, 1) - np.abs(x) - 0.5 * np.clip(0.16 - y, 0, 1) ** 0.8)
+    torso = _soft(0.47 + 0.05 * np.clip((y - 0.15) / 0.5, 0, 1) - np.abs(x) - 0.5 * np.clip(0.16 - y, 0, 1) ** 0.8)
     attenuation = torso * (0.52 + 0.10 * np.clip(np.abs(x) / 0.45, 0, 1) ** 2)
 
     breath = rng.uniform(0.72, 0.8)
-    dome_right = breath - rng.uniform(0.005, 0.03) + 1.6 * (x + 0.19) ** 2
-    dome_left = breath + rng.uniform(0.0, 0.02) + 1.6 * (x - 0.2) ** 2
+    dome_right = breath - rng.uniform(0.005, 0.03) + 3.0 * (x + 0.19) ** 2
+    dome_left = breath + rng.uniform(0.0, 0.02) + 3.0 * (x - 0.2) ** 2
     dome = np.where(x < 0, dome_right, dome_left)
     heart_width = rng.uniform(0.135, 0.175)
     heart = _ellipse(x, y, 0.075, breath - 0.12, heart_width, 0.15, turn=0.45)
@@ -58,11 +58,11 @@ def frontal_chest(seed: int, size: int = 256) -> Chest:
     lungs = lungs * _soft(dome - y, 0.008)
     attenuation = attenuation - 0.36 * lungs * (1.0 - 0.75 * heart)
     below = _soft(y - dome, 0.008) * torso
-    attenuation = attenuation + 0.16 * below
+    attenuation = attenuation + 0.26 * below
     mediastinum = _soft(0.062 + 0.03 * y - np.abs(x), 0.012) * _soft(y - 0.02, 0.02)
-    attenuation = attenuation + 0.10 * mediastinum + 0.10 * np.maximum(heart, 1.6 * aorta) * torso
+    attenuation = attenuation + 0.14 * mediastinum + 0.12 * np.maximum(heart, 0.8 * aorta) * torso
     spine = _soft(0.034 - np.abs(x), 0.008)
-    attenuation = attenuation + spine * (0.07 + 0.025 * np.cos(y * 2 * np.pi / 0.062 + rng.uniform(0, 6)))
+    attenuation = attenuation + spine * (0.05 + 0.004 * np.cos(y * 2 * np.pi / 0.062 + rng.uniform(0, 6)))
     trachea = _soft(0.018 - np.abs(x), 0.006) * _soft(0.33 - y, 0.02)
     attenuation = attenuation - 0.08 * trachea
 
@@ -74,11 +74,11 @@ def frontal_chest(seed: int, size: int = 256) -> Chest:
         vessels = np.exp(-(((along - 0.09) / 0.06) ** 2) - ((y - 0.46) / 0.12) ** 2)
         attenuation = attenuation + 0.09 * vessels * lungs
 
-    texture = _clouds(rng, size, 24) * 0.035 + _clouds(rng, size, 64) * 0.025
+    texture = _clouds(rng, size, 24) * 0.012 + _clouds(rng, size, 64) * 0.008
     attenuation = attenuation + lungs * (1.0 - heart) * texture + 0.02 * _clouds(rng, size, 6) * torso
     picture = np.clip(attenuation, 0.0, 1.2)
     picture = gaussian_filter(picture, size / 400)
-    gain, gamma = rng.uniform(1.0, 1.2), rng.uniform(0.85, 1.2)
+    gain, gamma = rng.uniform(0.92, 1.06), rng.uniform(0.85, 1.2)
     picture = np.clip(picture * gain, 0.0, 1.0) ** gamma
     picture = picture + rng.normal(0.0, rng.uniform(0.008, 0.02), picture.shape)
     if rng.uniform() < 0.5:  # the technologist's side marker, on the patient's left
@@ -96,9 +96,9 @@ def _ribs(rng: np.random.Generator, x: Picture, y: Picture) -> Picture:
     for number in range(10):
         distance = np.abs(x)
         posterior = start + step * number + bow * (distance - 0.14) ** 2 - 0.02
-        ribs += 0.075 * np.exp(-(((y - posterior) / 0.011) ** 2)) * _soft(distance - 0.03) * _soft(0.40 - distance)
+        ribs += 0.045 * np.exp(-(((y - posterior) / 0.011) ** 2)) * _soft(distance - 0.03) * _soft(0.40 - distance)
         anterior = start + 0.05 + step * number + 0.35 * (0.4 - distance)
-        ribs += 0.035 * np.exp(-(((y - anterior) / 0.010) ** 2)) * _soft(distance - 0.13) * _soft(0.40 - distance)
+        ribs += 0.018 * np.exp(-(((y - anterior) / 0.010) ** 2)) * _soft(distance - 0.13) * _soft(0.40 - distance)
     return ribs
 
 

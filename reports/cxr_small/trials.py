@@ -1,10 +1,11 @@
-"""What was tried on development films after the shipped detector was trained, and left out. Prints CSV.
+"""What was tried on development films after the second part of the training, and left out. Prints CSV.
 
 The weights of the training's two parts, averaged; and unusual places (PaDiM) as a score, by itself and beside the head's.
 AUROC of films under each shift against the same films with acquisition noise, as the rule for scores has it.
 
 Usage: git show 240281d:medood/detectors/cxr-small/network.safetensors > FIRST.safetensors
-       python reports/cxr_small/trials.py FIRST.safetensors WORK > reports/cxr_small/trials.csv
+       git archive f1a8c2e medood/detectors/cxr-small | tar -x -C SECOND --strip-components=2
+       python reports/cxr_small/trials.py FIRST.safetensors SECOND/cxr-small WORK > reports/cxr_small/trials.csv
 MEDOOD_DATA names the folder of real pictures.
 """
 
@@ -36,7 +37,7 @@ FILMS, SHARES, SPENT = 100, (0.0, 0.25, 0.5, 0.75, 1.0), 0.05
 config = load_config(Path("configs/cxr_small_further.yaml"), ["model.weights="])
 real = Path(os.environ["MEDOOD_DATA"]) / "in_distribution"
 config.data.root, config.data.calibration_root = str(real / "train"), str(real / "calibration")
-config.data.cache = str(Path(sys.argv[2]) / "cache")
+config.data.cache = str(Path(sys.argv[3]) / "cache")
 data = training_data(config, Progress())
 plain = as_input(data.inputs.pictures[data.development])[:FILMS]
 generator = torch.Generator().manual_seed(0)
@@ -47,7 +48,7 @@ for shift in SHIFTS:
         mixture = Mixture({shift: 1.0})
         pictures[shift] = mixture.apply(plain, mixture.sample(len(plain), plain.shape[-1], generator))
 
-detector = Detector.load("cxr-small")
+detector = Detector.load(sys.argv[2])
 last = {name: value.clone() for name, value in detector.network.state_dict().items()}
 first = load_file(sys.argv[1])
 writer = csv.writer(sys.stdout, lineterminator="\n")
