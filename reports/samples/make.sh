@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Reports of the demo's made-up scans, and their pages as pictures. Needs pdftoppm (poppler-utils) and Chromium.
+# Reports of the demo's made-up scans, their pages as pictures, and the picture of the README. Needs pdftoppm (poppler-utils) and Chromium.
 # Usage, from the checkout's root with .venv active: bash reports/samples/make.sh
 set -euo pipefail
 here=reports/samples
@@ -19,3 +19,20 @@ rm -f "$here"/report*.png "$here"/page.png
 pdftoppm -r 60 -png "$here/report.pdf" "$here/report"
 pdftoppm -r 60 -png -l 1 "$here/report_de.pdf" "$here/report_de"
 python "$here/draw.py" "$run/report.html" "$here/page.png"
+pdftoppm -r 80 -png -f 1 -l 6 "$here/report.pdf" runs/samples/page  # and the README's picture: two of the pages beside the page
+python - runs/samples/page-1.png runs/samples/page-6.png "$here/page.png" docs/images/report.png <<'PYTHON'
+import sys
+from PIL import Image
+
+*given, target = sys.argv[1:]
+pages = [Image.open(path).convert("RGB") for path in given]
+height, gap = pages[0].height, 16
+pages[2] = pages[2].resize((round(pages[2].width * 0.47), round(pages[2].height * 0.47)), Image.LANCZOS)
+pages[2] = pages[2].crop((0, 0, pages[2].width, height))
+whole = Image.new("RGB", (sum(page.width + gap for page in pages) + gap, height + 2 * gap), (224, 224, 224))
+left = gap
+for page in pages:
+    whole.paste(page, (left, gap))
+    left += page.width + gap
+whole.save(target, optimize=True)
+PYTHON
