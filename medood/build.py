@@ -74,7 +74,7 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | None 
         return out  # the first process alone writes the detector
     last = last or TrainingLog.last(out)  # nothing was left to train where a finished run is resumed
     network.to("cpu")
-    network.crop = config.preprocess.crop
+    network.crops = config.preprocess.crops
     if config.detector.half:
         network.half().float()
 

@@ -160,7 +160,12 @@ def _check_values(config: RunConfig) -> None:
     rules = [
         (config.preprocess.fit in ("squash", "letterbox"), "preprocess.fit", config.preprocess.fit, "squash, letterbox"),
         (config.preprocess.size >= 16, "preprocess.size", config.preprocess.size, "at least 16"),
-        (0.0 < config.preprocess.crop <= 1.0, "preprocess.crop", config.preprocess.crop, "above 0 and at most 1"),
+        (
+            bool(config.preprocess.crops) and all(0.0 < share <= 1.0 for share in config.preprocess.crops),
+            "preprocess.crops",
+            config.preprocess.crops,
+            "shares above 0 and at most 1, one at least, such as [0.8, 0.9, 1.0]",
+        ),
         (config.views.global_count >= 2, "views.global_count", config.views.global_count, "at least 2"),
         (config.train.epochs >= 0, "train.epochs", config.train.epochs, "at least 1, or 0 to follow the data"),
         (
@@ -173,6 +178,7 @@ def _check_values(config: RunConfig) -> None:
         (config.detector.bank_size >= 0, "detector.bank_size", config.detector.bank_size, "at least 0"),
         (config.data.limit >= 0, "data.limit", config.data.limit, "at least 0"),
         (config.views.aspect >= 1.0, "views.aspect", config.views.aspect, "at least 1"),
+        (config.views.detail >= 0.0, "views.detail", config.views.detail, "at least 0"),
         (config.views.local_count >= 0, "views.local_count", config.views.local_count, "at least 0"),
         (config.negatives.count >= 0, "negatives.count", config.negatives.count, "at least 0"),
         (

@@ -38,13 +38,14 @@ class PreprocessConfig:
     Attributes:
         size: side of the network's input in pixels.
         fit: ``squash`` to a square, or ``letterbox`` (black bars, aspect ratio kept).
-        crop: share of each side that is scored, around the centre. A network trained on crops is surest of one.
+        crops: shares of each side that are scored, around the centre; features and head outputs of several are averaged.
+            A network trained on crops is surest of one.
         equalize: spread the grey values evenly (histogram equalisation), which takes the device's grey curve out.
     """
 
     size: int = 224
     fit: str = "squash"
-    crop: float = 1.0
+    crops: list[float] = field(default_factory=lambda: [1.0])
     equalize: bool = False
 
 
@@ -114,6 +115,8 @@ class ViewsConfig:
         blur: probability of a Gaussian blur.
         blur_sigma: largest sigma of the blur, in pixels of the view.
         equalize: probability that a view's histogram is equalised.
+        detail: largest relative change, either way, of the local contrast and of the coarse light and dark around it, as the
+            processing of another device changes them.
     """
 
     source_size: int = 256
@@ -130,6 +133,7 @@ class ViewsConfig:
     blur: float = 0.3
     blur_sigma: float = 1.0
     equalize: float = 0.0
+    detail: float = 0.0
 
 
 @dataclass

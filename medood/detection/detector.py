@@ -202,9 +202,12 @@ class Detector:
         folder = find_detector(folder)
         stated = _read_json(folder)
         model = ModelConfig(**stated["model"] | {"weights": "", "pretrained": False})  # they are in the folder
-        preprocess = PreprocessConfig(**stated["preprocess"])
+        seen = stated["preprocess"]
+        if "crop" in seen:  # one share, in detectors of earlier versions
+            seen["crops"] = [seen.pop("crop")]
+        preprocess = PreprocessConfig(**seen)
         network = Network(model, preprocess.size)
-        network.crop = preprocess.crop
+        network.crops = preprocess.crops
         network.load_state_dict(_read_part(folder / PARTS[0]))
         bank = _read_part(folder / PARTS[1])
         fitted: dict[str, Fitted] = {name: {} for name in [*SCORES, _PLACES]}

@@ -67,7 +67,7 @@ class Network(nn.Module):
         drop_path: stochastic depth; 0 for a teacher.
 
     Attributes:
-        crop: share of each side that :meth:`embed` looks at, around the centre.
+        crops: shares of each side that :meth:`embed` looks at, around the centre.
 
     Raises:
         MedoodError: timm does not know the backbone or its arguments.
@@ -75,7 +75,7 @@ class Network(nn.Module):
 
     def __init__(self, config: ModelConfig, size: int, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.crop = 1.0
+        self.crops = [1.0]
         refused = [name for name in config.arguments if name.startswith(_REFUSED_ARGUMENTS)]
         if refused or not config.backbone.replace("_", "").replace(".", "").isalnum():
             raise MedoodError(
@@ -121,13 +121,16 @@ class Network(nn.Module):
         return features
 
     def embed(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Features ``[N, D]``, L2-normalised, and head outputs ``[N, K]`` of ``[N, 1, S, S]`` pictures."""
-        features = self.features(pictures if self.crop == 1.0 else central(pictures, self.crop))
-        return functional.normalize(features, dim=-1), self.head(features)
+        """Features ``[N, D]``, L2-normalised, and head outputs ``[N, K]`` of ``[N, 1, S, S]``: means over crops."""
+        each = [self.features(central(pictures, share)) for share in self.crops]
+        outputs = torch.stack([self.head(features) for features in each]).mean(dim=0)
+        return functional.normalize(torch.stack(each).mean(dim=0), dim=-1), outputs
 
 
 def central(pictures: Tensor, share: float) -> Tensor:
     """The middle of ``[N, 1, S, S]`` pictures, ``share`` of each side, brought back to ``S``."""
+    if share == 1.0:
+        return pictures
     matrix = torch.tensor([[share, 0.0, 0.0], [0.0, share, 0.0]], device=pictures.device)
     return resample(pictures, matrix.expand(len(pictures), 2, 3), pictures.shape[-1])
 

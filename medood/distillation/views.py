@@ -13,6 +13,8 @@ from medood.schema import ViewsConfig
 
 #: Grey levels that a histogram is equalised over.
 _BINS = 256
+#: Cells a side of the coarser and of the finer grid that the light and dark around a place is taken from.
+_CELLS = (6, 20)
 
 
 def sample_view(count: int, scale: list[float], config: ViewsConfig, generator: Generator) -> Parameters:
@@ -26,8 +28,8 @@ def sample_view(count: int, scale: list[float], config: ViewsConfig, generator: 
 
     Returns:
         tensors ``[count]``: ``width``, ``height``, ``x``, ``y`` (crop in [-1, 1] coordinates), ``degrees``, ``shift``,
-        ``contrast``, ``gamma``, ``sigma`` (0 where there is no blur) and, where ``config.equalize`` asks for it,
-        ``equalized`` (1 where the histogram is equalised).
+        ``contrast``, ``gamma``, ``sigma`` (0 where there is no blur) and, where the configuration asks for them,
+        ``equalized`` (1 where the histogram is equalised) and ``fine``, ``coarse`` (factors), ``reach`` (in [0, 1)).
     """
     area = uniform(count, scale[0], scale[1], generator).sqrt()
     stretch = torch.exp(uniform(count, -0.5, 0.5, generator) * math.log(config.aspect))
@@ -46,6 +48,10 @@ def sample_view(count: int, scale: list[float], config: ViewsConfig, generator: 
     }
     if config.equalize > 0:
         drawn["equalized"] = (torch.rand(count, generator=generator) < config.equalize).float()
+    if config.detail > 0:
+        for name in ("fine", "coarse"):
+            drawn[name] = torch.exp(uniform(count, -1.0, 1.0, generator) * math.log1p(config.detail))
+        drawn["reach"] = torch.rand(count, generator=generator)
     return drawn
 
 
@@ -65,9 +71,11 @@ def crop(pictures: Tensor, parameters: Parameters, side: int) -> Tensor:
 
 
 def acquire(views: Tensor, parameters: Parameters) -> Tensor:
-    """Equalisation, blur, contrast, brightness and gamma as drawn, on ``[N, 1, s, s]`` views in [0, 1]."""
+    """Equalisation, detail, blur, contrast, brightness and gamma as drawn, on ``[N, 1, s, s]`` views in [0, 1]."""
     if "equalized" in parameters:
         views = equalize(views, parameters["equalized"] > 0)
+    if "fine" in parameters:
+        views = rebalance(views, *(column(parameters[name]) for name in ("fine", "coarse", "reach")))
     views = blur(views, parameters["sigma"])
     views = (views - 0.5) * column(parameters["contrast"]) + 0.5 + column(parameters["shift"])
     return views.clamp(1e-4, 1.0) ** column(parameters["gamma"])
@@ -89,6 +97,27 @@ def equalize(views: Tensor, chosen: Tensor) -> Tensor:
     equalized = views.clone()
     equalized[chosen] = torch.lerp(shares.gather(1, left), shares.gather(1, right), place - left).view(-1, *views.shape[1:])
     return equalized
+
+
+def rebalance(views: Tensor, fine: Tensor, coarse: Tensor, reach: Tensor) -> Tensor:
+    """Multiscale processing in two bands, as devices that even out a film do it.
+
+    What a view has above its surroundings is multiplied by ``fine``, what these have above the view's mean by ``coarse``.
+
+    Args:
+        views: float32 ``[N, 1, s, s]`` in [0, 1].
+        fine: ``[N, 1, 1, 1]``, above 0.
+        coarse: likewise.
+        reach: likewise, in [0, 1]: how far the surroundings reach, 0 the coarser grid of means, 1 the finer.
+    """
+    side = views.shape[-1]
+    wide, near = (
+        functional.interpolate(functional.adaptive_avg_pool2d(views, min(cells, side)), size=(side, side), mode="bilinear")
+        for cells in _CELLS
+    )
+    around = torch.lerp(wide, near, reach)
+    mean = views.mean(dim=(1, 2, 3), keepdim=True)
+    return (mean + coarse * (around - mean) + fine * (views - around)).clamp(0.0, 1.0)
 
 
 def blur(views: Tensor, sigma: Tensor) -> Tensor:

@@ -24,9 +24,9 @@ from medood.negatives.shift import resample
 
 Maps = npt.NDArray[np.float32]
 
-#: Crops of a picture whose maps are averaged; the first is the one that is scored.
+#: Crops of a picture whose maps are averaged, where fewer are scored; the first are those that are.
 VIEWS = 8
-#: Largest change of a crop's side against the one that is scored, as a share of the picture's.
+#: Largest change of a crop's side against one that is scored, as a share of the picture's.
 _JITTER = 0.08
 #: Standard deviation of the Gaussian that smooths a map, as a share of its side.
 _SMOOTHING = 0.04
@@ -86,7 +86,7 @@ def grad_cam(detector: Detector, pictures: Tensor, batch_size: int = 16) -> Maps
     layers, reshape = _targets(detector.network.backbone)
     device = next(detector.network.parameters()).device
     side = pictures.shape[-1]
-    crops, back = _crops(detector.preprocess.crop)
+    crops, back = _crops(detector.preprocess.crops)
     maps = []
     with _RawHiResCAM(_ScoreModel(detector), layers, reshape) as cam, torch.enable_grad():
         for batch in torch.split(pictures, batch_size):
@@ -114,15 +114,17 @@ def normal_scale(maps: Maps) -> float:
     return scale if np.isfinite(scale) and scale > 0 else 1.0
 
 
-def _crops(share: float) -> tuple[Tensor, Tensor]:
-    """Matrices ``[VIEWS, 2, 3]`` from crops to the picture, always the same, and their inverses."""
+def _crops(scored: list[float]) -> tuple[Tensor, Tensor]:
+    """Matrices ``[V, 2, 3]`` from crops to the picture, always the same, and their inverses."""
     generator = torch.Generator().manual_seed(0)
-    shares = share + _JITTER * (2 * torch.rand(VIEWS, generator=generator) - 1)
+    count = max(VIEWS, len(scored))
+    around = torch.tensor([scored[i % len(scored)] for i in range(count)])
+    shares = around + _JITTER * (2 * torch.rand(count, generator=generator) - 1)
     shares = shares.clamp(max=1.0)
-    shares[0] = share
-    shifts = (2 * torch.rand(VIEWS, 2, generator=generator) - 1) * (1 - shares)[:, None]
-    shifts[0] = 0.0
-    diagonal = torch.eye(2).expand(VIEWS, 2, 2)
+    shares[: len(scored)] = around[: len(scored)]
+    shifts = (2 * torch.rand(count, 2, generator=generator) - 1) * (1 - shares)[:, None]
+    shifts[: len(scored)] = 0.0
+    diagonal = torch.eye(2).expand(count, 2, 2)
     crops = torch.cat([diagonal * shares[:, None, None], shifts[:, :, None]], dim=2)
     back = torch.cat([diagonal / shares[:, None, None], -(shifts / shares[:, None])[:, :, None]], dim=2)
     return crops, back

@@ -75,7 +75,7 @@ def place_maps(detector: Detector, pictures: Tensor) -> Maps:
     """
     unusual, side = unusualness(detector, pictures), pictures.shape[-1]
     grid = round(unusual.shape[1] ** 0.5)
-    inner = max(1, round(side * detector.preprocess.crop))
+    inner = max(1, round(side * max(detector.preprocess.crops)))
     margin = (side - inner) // 2
     maps = functional.interpolate(unusual.view(-1, 1, grid, grid), (inner, inner), mode="bilinear")[:, 0].numpy()
     whole = np.zeros((len(pictures), side, side), dtype=np.float32)
@@ -105,7 +105,7 @@ def _described(network: Network, pictures: Tensor, batch_size: int = 64) -> Tens
     wanted = sorted({max(0, round(depth * share) - 1) for share in (0.25, 0.5, 0.75)})
     parts = []
     for batch in torch.split(pictures, batch_size):
-        seen = (batch if network.crop == 1.0 else central(batch, network.crop)) - 0.5
+        seen = central(batch, max(network.crops)) - 0.5  # the largest crop holds the others
         maps = backbone.forward_intermediates(seen / 0.25, indices=wanted, intermediates_only=True)
         grid = min(_GRID, max(some.shape[-1] for some in maps))
         same = [_on_grid(some.float(), grid) for some in maps]

@@ -294,7 +294,8 @@ def _page(
 
 
 def _input(config: PreprocessConfig, language: Language) -> str:
-    seen = "" if config.crop == 1.0 else ", " + language.say("cropped", share=config.crop)
+    shares = ", ".join(f"{share:.0%}" for share in config.crops)
+    seen = "" if config.crops == [1.0] else ", " + language.say("cropped", shares=shares)
     return language.say("pixels", size=config.size, fit=config.fit) + seen
 
 

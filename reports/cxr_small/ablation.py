@@ -145,7 +145,7 @@ def measure(work: Path, table: Path) -> None:
     plain = "domain's negatives seed 0"
     if plain in detectors:
         detectors[WHOLE] = Detector.load(folder_of(work, plain))
-        detectors[WHOLE].network.crop = 1.0
+        detectors[WHOLE].network.crops = [1.0]
     if not detectors:
         return
     sets = collect(sample(read_manifest(DATA / "manifest.csv")), DATA, detectors, {}, 0, Progress()).sets

@@ -1,11 +1,11 @@
 """Holds candidates for the shipped detector against each other on development films alone. Prints CSV.
 
 What belongs is given as another hospital's device might give it: a grey curve, contrast, brightness and blur about twice as
-strong as any seen in training. What does not belong is made in two ways: by the shifts that every candidate has learned from
-(a fault is found that was shown), and by faults that none has learned from (one that was not). Shifts that some candidates
-alone have learned from, lesions among them, are told in columns of their own and count for none. Every fault is made in the
-film, before the detector's own preprocessing. The score is the one of the highest mean, as is the detector. No calibration
-or test film plays a part.
+strong as any seen in training, and another balance of fine and coarse. What does not belong is made in two ways: by the
+shifts that every candidate has learned from (a fault is found that was shown), and by faults that none has learned from (one
+that was not). Shifts that some candidates alone have learned from are told in columns of their own and count for none. Every
+fault is made in the film, before the detector's own preprocessing. The score is the one of the highest mean, as is the
+detector. No calibration or test film plays a part.
 
 Usage: python reports/cxr_small/choose.py DETECTOR...   (MEDOOD_DATA names the folder of real pictures)
 """
@@ -38,7 +38,7 @@ from medood.scans.scan import Scan
 from medood.schema import ViewsConfig
 
 #: As another device might give a film; the recipes train with contrast and gamma 0.35, brightness 0.15.
-DEVICES = ViewsConfig(rotation=5.0, brightness=0.25, contrast=0.6, gamma=1.0, blur=0.5, blur_sigma=2.0)
+DEVICES = ViewsConfig(rotation=5.0, brightness=0.25, contrast=0.6, gamma=1.0, blur=0.5, blur_sigma=2.0, detail=1.2)
 FIRST = ("rot", "rot_360", "mirror", "upside_down", "perm4", "perm16", "inverted", "wrong_window", "framing")
 FURTHER = ("joined_halves", "blended_patch", "opacity", "haze", "effusion", "stretched", "dead_leaves")
 
@@ -158,7 +158,8 @@ def main() -> None:
     detectors = {name: Detector.load(name) for name in sys.argv[1:]}
     scans = development_films(next(iter(detectors.values())))
     pictures = made(torch.stack([torch.from_numpy(scan.pixels) for scan in scans]))
-    learned = [set(detector.facts["config"]["negatives"]["mixture"]) for detector in detectors.values()]
+    mixtures = [detector.facts["config"]["negatives"]["mixture"] for detector in detectors.values()]
+    learned = [{shift for shift, weight in mixture.items() if weight > 0} for mixture in mixtures]
     shared = [shift for shift in (*FIRST, *FURTHER) if all(shift in some for some in learned)]
     others = [shift for shift in (*FIRST, *FURTHER) if shift not in shared]
     counted = [*shared, *UNSEEN, *STRANGE]

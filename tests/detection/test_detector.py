@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from medood.build import split_by_patient, train
 from medood.detection.calibration import p_values
 from medood.detection.choice import choose
-from medood.detection.detector import Detector
+from medood.detection.detector import Detector, _read_json
 from medood.detection.features import embed
 from medood.errors import MedoodError
 from medood.scans.cache import PictureCache
@@ -108,6 +108,14 @@ def test_a_part_outside_the_folder_is_not_read(tiny_detector: Path, tmp_path: Pa
         Detector.load(folder)
 
 
+def test_a_detector_of_an_earlier_version_is_scored_as_it_was(tiny_detector: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stated = _read_json(tiny_detector)
+    del stated["preprocess"]["crops"]
+    stated["preprocess"]["crop"] = 0.9
+    monkeypatch.setattr("medood.detection.detector._read_json", lambda folder: stated)
+    assert Detector.load(tiny_detector).network.crops == [0.9]
+
+
 def test_no_patient_is_on_both_sides_of_the_split() -> None:
     patients = [f"p{i // 3}" for i in range(60)] + [""] * 20
     cache = PictureCache(np.zeros((80, 2, 2), np.uint8), [f"{i:064x}:0" for i in range(80)], patients, {})
@@ -122,14 +130,14 @@ def test_no_patient_is_on_both_sides_of_the_split() -> None:
 def test_a_detector_in_half_precision_decides_as_it_was_calibrated(
     tiny_detector: Path, phantom_folder: Path, tmp_path: Path
 ) -> None:
-    half = train(tiny_config(phantom_folder, tmp_path / "half", "detector.half=true", "preprocess.crop=0.9"))
+    half = train(tiny_config(phantom_folder, tmp_path / "half", "detector.half=true", "preprocess.crops=[0.8,1.0]"))
     size = {folder: sum(item.stat().st_size for item in folder.glob("*.safetensors")) for folder in (half, tiny_detector)}
     assert size[half] < 0.75 * size[tiny_detector]
     weights = load_file(half / "network.safetensors")
     assert {value.dtype for value in weights.values()} == {torch.float16}
     detector = Detector.load(half)
     assert detector.bank.dtype == torch.float32
-    assert detector.network.crop == 0.9
+    assert detector.network.crops == [0.8, 1.0]
     scans = [scan for scan in read_scans(phantom_folder) if isinstance(scan, Scan)]
     scores = detector.raw_scores(embed(detector.network, torch.stack([detector.prepare(scan) for scan in scans])))
     assert all(np.isclose(scores, value, rtol=1e-5, atol=1e-5).any() for value in detector.calibration.scores)

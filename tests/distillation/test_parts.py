@@ -11,13 +11,13 @@ import timm
 import torch
 from monai.transforms import HistogramNormalize
 from safetensors.torch import save_file
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, zoom
 
 from medood.distillation.checkpoint import load_newest, save_checkpoint
 from medood.distillation.collapse import CollapseError, CollapseWatch, effective_rank
 from medood.distillation.network import Network, central, student_and_teacher, update_teacher
 from medood.distillation.schedules import cosine, linear, warmup_cosine
-from medood.distillation.views import acquire, blur, crop, equalize, sample_view
+from medood.distillation.views import acquire, blur, crop, equalize, rebalance, sample_view
 from medood.errors import MedoodError
 from medood.schema import ModelConfig, ViewsConfig
 
@@ -39,6 +39,35 @@ def test_views_are_equalised_as_monai_equalises_films() -> None:
     assert float(drawn.pop("equalized").mean()) == pytest.approx(0.3, abs=0.03)
     plain = sample_view(4000, [0.4, 1.0], ViewsConfig(), torch.Generator().manual_seed(1))
     assert drawn.keys() == plain.keys()  # and the numbers of recipes without it stay as they were
+    assert all(torch.equal(drawn[name], plain[name]) for name in plain)
+
+
+def test_detail_is_rebalanced_in_two_bands() -> None:
+    side = 60
+    views = 0.3 + 0.2 * torch.rand(3, 1, side, side, generator=torch.Generator().manual_seed(0))
+    views[1] += torch.linspace(0, 0.3, side)
+    fine, coarse, reach = (
+        torch.tensor(values).view(3, 1, 1, 1) for values in ([1.0, 2.0, 0.5], [1.0, 0.5, 1.5], [0.3, 0.0, 1.0])
+    )
+    found = rebalance(views, fine, coarse, reach)
+    torch.testing.assert_close(found[0], views[0], atol=1e-6, rtol=0)  # factors of 1 change nothing
+    for i, cells in ((1, 6), (2, 20)):
+        view = views[i, 0].double().numpy()
+        blocks = view.reshape(cells, side // cells, cells, side // cells).mean(axis=(1, 3))
+        around = zoom(blocks, side // cells, order=1, mode="nearest", grid_mode=True)
+        expected = view.mean() + float(coarse[i]) * (around - view.mean()) + float(fine[i]) * (view - around)
+        np.testing.assert_allclose(found[i, 0].numpy(), expected.clip(0, 1), atol=1e-5)
+
+
+def test_detail_is_drawn_only_where_it_is_asked_for() -> None:
+    drawn = sample_view(4000, [0.4, 1.0], ViewsConfig(detail=0.6), torch.Generator().manual_seed(1))
+    for name in ("fine", "coarse"):
+        logarithm = drawn.pop(name).log()
+        assert float(logarithm.abs().max()) == pytest.approx(math.log(1.6), abs=0.01)
+        assert float(logarithm.mean()) == pytest.approx(0.0, abs=0.02)
+    assert 0 <= float(drawn.pop("reach").min()) < 0.01
+    plain = sample_view(4000, [0.4, 1.0], ViewsConfig(), torch.Generator().manual_seed(1))
+    assert drawn.keys() == plain.keys()
     assert all(torch.equal(drawn[name], plain[name]) for name in plain)
 
 
@@ -217,6 +246,16 @@ def test_the_centre_is_cut_at_its_place_and_a_network_embeds_it() -> None:
     torch.testing.assert_close(middle, expected, atol=1e-5, rtol=0)
     network = Network(ModelConfig("resnet10t", {}, 0.0, 16, 8, 12), 40).eval()
     plain = network.embed(central(ramp, 0.9))
-    network.crop = 0.9
+    network.crops = [0.9]
     for one, other in zip(plain, network.embed(ramp), strict=True):
         assert torch.equal(one, other)
+
+
+def test_several_crops_are_averaged() -> None:
+    pictures = torch.rand(2, 1, 40, 40, generator=torch.Generator().manual_seed(0))
+    network = Network(ModelConfig("resnet10t", {}, 0.0, 16, 8, 12), 40).eval()
+    each = [network.features(central(pictures, share)) for share in (0.8, 1.0)]
+    network.crops = [0.8, 1.0]
+    features, outputs = network.embed(pictures)
+    torch.testing.assert_close(features, torch.nn.functional.normalize((each[0] + each[1]) / 2, dim=1))
+    torch.testing.assert_close(outputs, (network.head(each[0]) + network.head(each[1])) / 2)

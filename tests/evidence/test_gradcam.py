@@ -76,12 +76,14 @@ def test_a_map_is_more_than_rounding_error(backbone: str) -> None:
 
 
 def test_a_crop_and_its_inverse_are_none() -> None:
-    crops, back = _crops(0.9)
+    crops, back = _crops([0.9, 0.7])
     assert len(crops) == VIEWS
     last = torch.tensor([0.0, 0.0, 1.0]).expand(VIEWS, 1, 3)
     both = torch.cat([crops, last], dim=1) @ torch.cat([back, last], dim=1)
     torch.testing.assert_close(both, torch.eye(3).expand(VIEWS, 3, 3), atol=1e-5, rtol=0)
-    torch.testing.assert_close(crops[0], torch.tensor([[0.9, 0.0, 0.0], [0.0, 0.9, 0.0]]))
+    for crop, share in zip(crops, (0.9, 0.7), strict=False):  # those that are scored
+        torch.testing.assert_close(crop, torch.tensor([[share, 0.0, 0.0], [0.0, share, 0.0]]))
+    torch.testing.assert_close(crops[3:, 0, 0], torch.tensor([0.7, 0.9, 0.7, 0.9, 0.7]), atol=0.08, rtol=0)
     edges = crops[:, :, :2].sum(dim=2) + crops[:, :, 2].abs()
     assert float(edges.max()) <= 1.0 + 1e-6, "no crop reaches over the edge"
 
@@ -89,7 +91,7 @@ def test_a_crop_and_its_inverse_are_none() -> None:
 def test_a_linear_score_is_mapped_where_it_comes_from() -> None:
     """A score that is the grey value of one place alone: its map peaks there, in the picture's own coordinates."""
     detector = detector_with("resnet18", {}, "head_logit")
-    detector.preprocess.crop = 0.9
+    detector.preprocess.crops = [0.9]
 
     class Spot(torch.nn.Module):
         feature_info: ClassVar = [{"module": "stage", "reduction": 4}]

@@ -60,7 +60,7 @@ def test_a_planted_disc_is_found_and_nothing_glows_outside_the_crop(detector: De
     assert maps.dtype == np.float32
     assert maps.min() >= 0
     assert peaks_inside(maps, masks).mean() >= 0.7
-    learned.preprocess = dataclasses.replace(learned.preprocess, crop=0.5)
+    learned.preprocess = dataclasses.replace(learned.preprocess, crops=[0.5])
     cropped = place_maps(learned, made)
     assert cropped[:, : side // 16].max() == cropped[:, :, : side // 16].max() == 0
 

@@ -1,0 +1,191 @@
+"""Trains candidates for the shipped detector, and the large one of ``configs/cxr.yaml``, on one GPU in a given time.
+
+The GPU needs the pictures alone, so three steps, of which the middle one runs where the GPU is:
+
+  python reports/cxr_small/gpu.py pack FOLDER                            the training films, as WebP, in one file
+  python reports/cxr_small/gpu.py train FOLDER OUT SECONDS [NAME ...]    all recipes at once, each in as many epochs as fit
+  python reports/cxr_small/gpu.py finish NAME OUT DETECTOR               bank, score, calibration and evidence, on a CPU
+
+MEDOOD_DATA names the folder of real pictures (pack, finish). Dry run of the second step on a CPU:
+  DRY=1 python reports/cxr_small/gpu.py train FOLDER OUT 120 first
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from timm.layers import set_fast_norm
+from torch.nn.functional import interpolate
+
+from medood.config import load_config
+from medood.distillation.trainer import TerminatedError, Trainer
+from medood.schema import RunConfig
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SIDE = 224
+#: A configuration and what is changed in it.
+RECIPES: dict[str, tuple[str, list[str]]] = {
+    "first": ("cxr_small", []),
+    "further": ("cxr_small_further", ["model.weights=runs/gpu/first/network.safetensors"]),
+    "vit": (
+        "cxr_small",
+        [
+            "model.backbone=vit_tiny_patch16_224",
+            "model.drop_path=0.1",
+            "preprocess.size=160",
+            "views.source_size=224",
+            "views.local_size=80",
+            "views.blur_sigma=2.0",
+        ],
+    ),
+    "large": ("cxr", ["views.source_size=224"]),
+}
+THREADS = "train.threads=3"
+DRY = ["train.device=cpu", "train.batch_size=8", "preprocess.size=32", "views.local_size=32"]
+#: Seconds in which each process measures its speed beside the others, of which the first are not counted.
+PROBE, WARM = 12.0, 6.0
+
+
+def recipe(name: str, *more: str) -> RunConfig:
+    config, overrides = RECIPES[name]
+    dry = DRY if "DRY" in os.environ else []
+    return load_config(CONFIGS / f"{config}.yaml", [*overrides, *dry, *more])
+
+
+def data(name: str, *more: str) -> RunConfig:
+    films = Path(os.environ["MEDOOD_DATA"]) / "in_distribution"
+    return recipe(name, f"data.root={films / 'train'}", f"data.calibration_root={films / 'calibration'}", *more)
+
+
+def pack(folder: Path) -> None:
+    from medood.build import training_data
+    from medood.progress import Progress
+
+    found = training_data(data("vit", f"out={folder}", f"data.cache={folder}/cache"), Progress(quiet=False))
+    with zipfile.ZipFile(folder / "films.zip", "w") as films:
+        for i in found.training:
+            stream = io.BytesIO()
+            Image.fromarray(found.source.pictures[i]).save(stream, "WEBP", quality=90, method=6)
+            films.writestr(f"{i:05d}.webp", stream.getvalue())
+    print(folder / "films.zip", (folder / "films.zip").stat().st_size, "bytes,", len(found.training), "films")
+
+
+def unpack(folder: Path, side: int) -> np.ndarray[Any, Any]:
+    with zipfile.ZipFile(folder / "films.zip") as films:
+        packed = [films.read(name) for name in sorted(films.namelist())]
+    with ThreadPoolExecutor(8) as pool:
+        pictures = np.stack(list(pool.map(lambda some: np.asarray(Image.open(io.BytesIO(some)).convert("L")), packed)))
+    if side == SIDE:
+        return pictures
+    parts = [
+        interpolate(torch.from_numpy(some)[:, None].float(), (side, side), mode="bilinear", antialias=True)[:, 0]
+        for some in np.array_split(pictures, len(pictures) // 512 + 1)
+    ]
+    return torch.cat(parts).round().clamp(0, 255).byte().numpy()
+
+
+def train_one(name: str, folder: Path, out: Path, until: float) -> None:
+    """Measures its own speed, sets the epochs that fit, trains, and writes teacher, curve and facts."""
+    set_fast_norm()  # normalisation in bf16 too
+    work = out / "work" / name
+    pictures = unpack(folder, recipe(name).views.source_size)
+    probe = Trainer(recipe(name, "train.epochs=1000", THREADS), pictures, work)
+    begun, counted, step = time.time(), [], 0
+    while time.time() < begun + PROBE:
+        probe.take_step(step, probe.rows_of(step))
+        step += 1
+        if time.time() > begun + WARM:
+            counted.append(time.time())
+    each = (counted[-1] - counted[0]) / (len(counted) - 1)
+    epochs = max(1, int(0.96 * (until - time.time()) / each / probe.steps_per_epoch))
+    print(f"{name}: {each:.4f} s a step of {probe.batch} films, {epochs} epochs", flush=True)
+    del probe
+    trainer = Trainer(recipe(name, f"train.epochs={epochs}", THREADS), pictures, work)
+    begun, ended = time.time(), "at its end"
+    try:
+        network = trainer.fit()
+    except TerminatedError as error:
+        network, ended = trainer.teacher, str(error)
+    result = out / name
+    result.mkdir(parents=True, exist_ok=True)
+    tensors = {key: value.detach().cpu().half().contiguous() for key, value in network.state_dict().items()}
+    save_file(tensors, result / "network.safetensors")
+    (work / "training.csv").rename(result / "training.csv")
+    facts = {
+        "epochs": epochs,
+        "steps": sum(1 for _ in (result / "training.csv").open()) - 1,
+        "ended": ended,
+        "seconds": round(time.time() - begun),
+        "device": torch.cuda.get_device_name() if trainer.device == "cuda" else "cpu",
+        "precision": trainer.precision,
+        "torch": torch.__version__,
+        "beside": sorted(os.environ.get("NAMES", name).split()),
+    }
+    (result / "run.json").write_text(json.dumps(facts, indent=1) + "\n")
+    print(name, facts, flush=True)
+
+
+def train(folder: Path, out: Path, seconds: float, names: list[str]) -> None:
+    until = time.time() + seconds
+    environment = os.environ | {"NAMES": " ".join(names)}
+    here = [sys.executable, __file__, "one"]
+    running = [subprocess.Popen([*here, name, str(folder), str(out), str(until - 8)], env=environment) for name in names]
+    while any(one.poll() is None for one in running):
+        time.sleep(0.5)
+        if time.time() > until:
+            for one in running:
+                one.send_signal(signal.SIGTERM)  # a step ends, then what there is is written
+            until += 30.0
+    if any(one.returncode for one in running):
+        sys.exit("a run failed; see above")
+
+
+def finish(name: str, out: Path, detector: Path) -> None:
+    """A checkpoint at the last step with the teacher's weights, from which ``medood train --resume`` makes the detector."""
+    from medood import train as make
+    from medood.build import _Rows, fingerprint, training_data
+    from medood.detection.detector import Detector
+    from medood.progress import Progress
+
+    facts = json.loads((out / name / "run.json").read_text())
+    config = data(name, f"train.epochs={facts['epochs']}", f"out={detector}")
+    found = training_data(config, Progress(quiet=False))
+    rows = _Rows(found.source.pictures, found.training)
+    trainer = Trainer(config, rows, detector, fingerprint([found.inputs.keys[i] for i in found.training]))
+    weights = {key: value.float() for key, value in load_file(out / name / "network.safetensors").items()}
+    trainer.teacher.load_state_dict(weights)
+    trainer.student.module.load_state_dict(weights)
+    detector.mkdir(parents=True, exist_ok=True)
+    (detector / "training.csv").write_bytes((out / name / "training.csv").read_bytes())
+    trainer._save(trainer.steps)
+    made = Detector.load(make(config, resume=True, progress=Progress(quiet=False)))
+    made.facts["training"] |= {key: facts[key] for key in ("steps", "device", "precision")}
+    made.save(detector)
+
+
+if __name__ == "__main__":
+    what, *rest = sys.argv[1:]
+    if what == "pack":
+        pack(Path(rest[0]))
+    elif what == "train":
+        train(Path(rest[0]), Path(rest[1]), float(rest[2]), rest[3:] or list(RECIPES))
+    elif what == "one":
+        train_one(rest[0], Path(rest[1]), Path(rest[2]), float(rest[3]))
+    elif what == "finish":
+        finish(rest[0], Path(rest[1]), Path(rest[2]))
+    else:
+        sys.exit(__doc__)
