@@ -65,8 +65,8 @@ def outputs(detector: Detector, scans: list[Scan]) -> dict[tuple[str, bool], Ten
     """What the head says of each crop, plain and equalised."""
     found = {}
     for equalized in (False, True):
-        detector.preprocess = replace(detector.preprocess, equalize=equalized)
-        pictures = torch.stack([detector.prepare(scan) for scan in scans])
+        preparing = replace(detector, preprocess=replace(detector.preprocess, equalize=equalized))
+        pictures = torch.stack([preparing.prepare(scan) for scan in scans])
         for name, (share, x, y) in CROPS.items():
             where = torch.tensor([[share, 0.0, x], [0.0, share, y]])
             parts = []
