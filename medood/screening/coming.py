@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from medood.screening.cluster import Cluster
 
-#: How a worker shows that it lacks what the work needs.
+#: How a worker shows that it lacks what the work needs. Errors alone: nothing is unpickled here, Dask does that itself.
 _LACKING = (ImportError, AttributeError, pickle.PickleError, RuntimeError)
 
 

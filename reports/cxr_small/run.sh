@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes everything in this folder anew: 15 minutes on a GPU such as an H200 for the training (half a day on 2 CPU cores), then 3 hours on 2 CPU cores.
+# Makes everything in this folder anew; estimated, not run as a whole: 15 minutes on a GPU such as an H200 for the training, then 3 hours on 2 CPU cores.
 # MEDOOD_DATA names the folder of real pictures. The detector that ships was trained of the same films as WebP, see gpu.py.
 # Usage, from the checkout's root with .venv active: bash reports/cxr_small/run.sh
 set -euo pipefail

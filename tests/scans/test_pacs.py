@@ -54,16 +54,16 @@ class Pacs:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        self.address = f"dicomweb+http://127.0.0.1:{self._server.server_port}/root"
+        self.address = f"dicomweb+http://127.0.0.1:{self._server.server_port}/dicom-web"
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         parts = urlsplit(request.path)
         self.asked.append(request.path)
-        if not parts.path.startswith("/root/"):
+        if not parts.path.startswith("/dicom-web/"):
             _send(request, 404, "text/plain", b"")
         elif self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
             _send(request, 401, "text/plain", b"")
-        elif parts.path == "/root/instances":
+        elif parts.path == "/dicom-web/instances":
             query = parse_qs(parts.query)
             first = int(query["offset"][0]) if self.knows_offset else 0
             page = range(first, min(self.count, first + min(self.page, int(query["limit"][0]))))
@@ -227,7 +227,7 @@ def test_odd_servers_are_told_and_never_asked_for_ever(played: Pacs, tiny_detect
     played.count, played.knows_offset = 600, False
     assert len(list(pacs.find_instances(played.address))) == 500
     with pytest.raises(MedoodError, match=r"search at .* failed"):
-        list(pacs.find_instances(played.address.replace("/root", "/other")))
+        list(pacs.find_instances(played.address.replace("/dicom-web", "/other")))
     small = ReadConfig(max_bytes=100)
     played.count, played.knows_offset = 2, True
     screen([played.address], tiny_detector, tmp_path / "run", fpr=0.1, read=small)
@@ -236,11 +236,11 @@ def test_odd_servers_are_told_and_never_asked_for_ever(played: Pacs, tiny_detect
 
 def test_mistakes_in_an_address_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for address, words in {
-        "dicomweb+ftp://host/root": "is no address of a PACS",
-        "dicomweb+https://me:secret@host/root": "holds a name or password",
-        "dicomweb+https://host/root?Colour=red": "'Colour'.*is no DICOM keyword",
-        "dicomweb+https://host/root?PatientName=Doe": "PatientName would stand in the ledger",
-        "dicomweb+https://host/root/studies/1.2": "neither a service's root nor one instance",
+        "dicomweb+ftp://host/dicom-web": "is no address of a PACS",
+        "dicomweb+https://me:secret@host/dicom-web": "holds a name or password",
+        "dicomweb+https://host/dicom-web?Colour=red": "'Colour'.*is no DICOM keyword",
+        "dicomweb+https://host/dicom-web?PatientName=Doe": "PatientName would stand in the ledger",
+        "dicomweb+https://host/dicom-web/studies/1.2": "neither a service's root nor one instance",
         "dicomweb+https://[host": "is no address of a PACS",
     }.items():
         with pytest.raises(MedoodError, match=words) as told:
@@ -248,11 +248,11 @@ def test_mistakes_in_an_address_are_told(monkeypatch: pytest.MonkeyPatch) -> Non
         assert "secret" not in str(told.value)
     monkeypatch.setenv(pacs.RATE, "fast")
     with pytest.raises(MedoodError, match="MEDOOD_DICOMWEB_RATE no number"):
-        list(pacs.find_instances("dicomweb+https://host/root"))
+        list(pacs.find_instances("dicomweb+https://host/dicom-web"))
     monkeypatch.delenv(pacs.RATE)
     monkeypatch.setenv(pacs.TOKEN, "t")
     with pytest.raises(MedoodError, match="unencrypted"):
-        list(pacs.find_instances("dicomweb+http://host/root"))
+        list(pacs.find_instances("dicomweb+http://host/dicom-web"))
     monkeypatch.delenv(pacs.TOKEN)
     with pytest.raises(UnavailableError, match=r"127\.0\.0\.1:9 does not answer"):
-        pacs.fetch("dicomweb+http://127.0.0.1:9/root/studies/1.2/series/1.2/instances/1.2")
+        pacs.fetch("dicomweb+http://127.0.0.1:9/dicom-web/studies/1.2/series/1.2/instances/1.2")
