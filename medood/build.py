@@ -57,6 +57,7 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | None 
     data = training_data(config, progress)
     inputs, training = data.inputs, data.training
     training_keys = [inputs.keys[i] for i in training]
+    members = [_member(folder, config, fingerprint(training_keys)) for folder in config.detector.members]
     auxiliary = _auxiliary(config, data.source, progress)
     trainer = Trainer(config, _Rows(data.source.pictures, training), out, fingerprint(training_keys), auxiliary)
     config = trainer.config
@@ -75,12 +76,13 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | None 
     last = last or TrainingLog.last(out)  # nothing was left to train where a finished run is resumed
     network.to("cpu")
     network.crops = config.preprocess.crops
+    network.members.extend(members)
     if config.detector.half:
         network.half().float()
 
     bank = embed(network, as_input(inputs.pictures[training]), turned=False)
     if config.detector.half:
-        bank = Features(bank.features.half().float(), bank.outputs)
+        bank = replace(bank, features=bank.features.half().float())
     rank = effective_rank(bank.features)
     detector, table = _detector(config, network, bank, data, progress)
     calibration_inputs = as_input(data.calibration)
@@ -230,6 +232,30 @@ def _auxiliary(config: RunConfig, source: PictureCache, progress: Progress) -> P
     return _Stacked(parts)
 
 
+def _member(folder: str, config: RunConfig, training_sha256: str) -> Network:
+    """The network of another detector, see ``detector.members``.
+
+    Raises:
+        MedoodError: it prepares films in another way, has members itself, or learned from other films: the development films
+            could then be among them.
+    """
+    member = Detector.load(folder)
+    own = (config.preprocess.fit, config.preprocess.equalize)
+    theirs = (member.preprocess.fit, member.preprocess.equalize)
+    if own != theirs:
+        raise MedoodError(
+            f"detector.members: {folder} was trained with preprocess.fit, preprocess.equalize {theirs}, not {own} as here."
+        )
+    if member.network.members:
+        raise MedoodError(f"detector.members: {folder} has members itself. Name those instead.")
+    if member.facts["data"]["training_sha256"] != training_sha256:
+        raise MedoodError(
+            f"detector.members: {folder} learned from other films than this run. Train it with the same data.root, "
+            "data.development_fraction, data.calibration_fraction and train.seed."
+        )
+    return member.network
+
+
 def split_by_patient(
     cache: PictureCache, fraction: float, seed: int, within: npt.NDArray[np.int64] | None = None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -281,7 +307,7 @@ def _detector(
             f"bank reduced from {len(keys)} to {len(bank)} scans: mean AUROC of {score} on shifted development scans "
             f"{before:.4f} before, {after:.4f} after"
         )
-    means = ", ".join(f"{name} {_mean(table[name]):.3f}" for name in SCORES)
+    means = ", ".join(f"{name} {_mean(values):.3f}" for name, values in table.items())
     progress.say(f"score {score}; mean AUROC on shifted development scans: {means}")
     detector = Detector(
         network=network,
@@ -317,6 +343,8 @@ def _check(config: RunConfig) -> None:
         raise MedoodError("data.root is not set. Add data.root=FOLDER, the folder with the in-distribution scans.")
     if config.detector.score not in ("auto", *SCORES):
         raise MedoodError(f"detector.score is {config.detector.score!r}; expected auto or one of {', '.join(SCORES)}.")
+    if config.detector.score == "ensemble" and not config.detector.members:
+        raise MedoodError("detector.score is ensemble, which needs other detectors: name their folders in detector.members.")
 
 
 def _show(bar: Bar, last: Metrics, metrics: Metrics) -> None:
@@ -331,6 +359,7 @@ def _show(bar: Bar, last: Metrics, metrics: Metrics) -> None:
 def _portable(config: RunConfig) -> dict[str, Any]:
     """The configuration without the paths of the machine that trained."""
     plain = asdict(config)
+    plain["detector"]["members"] = [Detector.load(folder).sha256 for folder in config.detector.members]
     del plain["out"], plain["data"]["root"], plain["data"]["calibration_root"], plain["data"]["cache"]
     if config.model.weights:
         plain["model"]["weights"] = "sha256:" + hashlib.sha256(Path(config.model.weights).read_bytes()).hexdigest()

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from medood.build import train
 from medood.detection.choice import choose
-from medood.detection.detector import Detector
+from medood.detection.detector import PARTS, Detector
+from medood.detection.features import embed, log_divergence
 from medood.errors import MedoodError
 from medood.progress import Progress
 from tests.conftest import tiny_config
@@ -97,3 +99,42 @@ def test_a_run_goes_on_from_a_detectors_weights_and_its_own_folder_needs_no_othe
     assert saved.model.weights == ""
     assert saved.facts["config"]["model"]["weights"] == f"sha256:{digest}"
     assert str(tmp_path) not in (out / "detector.json").read_text()
+
+
+def test_other_detectors_heads_are_asked_too(phantom_folder: Path, tiny_detector: Path, tmp_path: Path) -> None:
+    chosen = (f"detector.members=[{tiny_detector}]", "detector.score=ensemble", "train.seed=0")
+    out = train(tiny_config(phantom_folder, tmp_path / "out", "train.epochs=1", "preprocess.size=48", *chosen))
+    saved, member = Detector.load(out), Detector.load(tiny_detector)
+    assert saved.facts["config"]["detector"]["members"] == [member.sha256]
+    assert str(tmp_path) not in (out / "detector.json").read_text()
+    pictures = torch.rand(4, 1, 48, 48)
+    small = torch.nn.functional.interpolate(pictures, (32, 32), mode="bilinear", antialias=True)
+    found = saved.embed(pictures)
+    assert found.members is not None
+    torch.testing.assert_close(found.members[:, 0], log_divergence(embed(member.network, small).outputs))
+    assert saved.score_name == "ensemble"
+    assert np.isfinite(saved.raw_scores(found)).all()
+    further = train(tiny_config(phantom_folder, tmp_path / "on", "preprocess.size=48", f"model.weights={out}/{PARTS[0]}"))
+    assert not Detector.load(further).network.members, "a member's weights are not taken for the network's"
+    with pytest.raises(MedoodError, match="has members itself"):
+        train(tiny_config(phantom_folder, tmp_path / "no", f"detector.members=[{out}]"))
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("train.seed=7", "learned from other films"),
+        ("preprocess.equalize=true", r"preprocess\.equalize \('squash', False\), not \('squash', True\) as here"),
+    ],
+)
+def test_a_member_that_does_not_fit_is_refused_before_training(
+    phantom_folder: Path, tiny_detector: Path, tmp_path: Path, override: str, told: str
+) -> None:
+    with pytest.raises(MedoodError, match=told):
+        train(tiny_config(phantom_folder, tmp_path / "out", f"detector.members=[{tiny_detector}]", override))
+    assert not (tmp_path / "out/training.csv").exists()
+
+
+def test_an_ensemble_needs_members(phantom_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(MedoodError, match=r"name their folders in detector\.members"):
+        train(tiny_config(phantom_folder, tmp_path / "out", "detector.score=ensemble"))

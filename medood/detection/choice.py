@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Generator, Tensor
 
 from medood.detection.features import Features, embed
-from medood.detection.scores import SCORES, Fitted
+from medood.detection.scores import Fitted, scores_of
 from medood.distillation.network import Network
 from medood.distillation.views import acquire, crop, sample_view
 from medood.negatives.mix import SHIFTS, Mixture
@@ -50,7 +50,7 @@ def reactions(network: Network, pictures: Tensor, views: ViewsConfig, seed: int)
 def separations(rows: dict[str, Features], bank: Tensor, fitted: dict[str, Fitted]) -> Reactions:
     """AUROC of each score between the rows under a shift and those without."""
     found: Reactions = {}
-    for name, score in SCORES.items():
+    for name, score in scores_of(rows[""]).items():
         values = {shift: score.score(some, bank, fitted[name]).double().numpy() for shift, some in rows.items()}
         plain = values.pop("")
         truth = {shift: np.r_[np.zeros(len(plain)), np.ones(len(value))] for shift, value in values.items()}
@@ -83,5 +83,5 @@ def reduce_bank(bank: Features, size: int, seed: int) -> Tensor:
 
 def rows_at(rows: Features, places: Tensor) -> Features:
     """Some of the rows."""
-    turned = None if rows.turned is None else rows.turned[places]
-    return Features(rows.features[places].contiguous(), rows.outputs[places].contiguous(), turned)
+    turned, members = (None if some is None else some[places] for some in (rows.turned, rows.members))
+    return Features(rows.features[places].contiguous(), rows.outputs[places].contiguous(), turned, members)

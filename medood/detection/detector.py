@@ -28,7 +28,9 @@ from medood.scans.scan import Scan
 from medood.scans.transforms import network_input, preprocessing
 from medood.schema import ModelConfig, PreprocessConfig
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+#: Versions that are read; in 2 a network has no members.
+_READ = (2, 3)
 CALIBRATIONS = "calibrations"
 DESCRIPTION = "detector.json"
 PARTS = ("network.safetensors", "bank.safetensors")
@@ -177,6 +179,7 @@ class Detector:
             "schema_version": SCHEMA_VERSION,
             "preprocess": asdict(self.preprocess),
             "model": asdict(self.model),
+            "members": [member.stated() for member in self.network.members if isinstance(member, Network)],
             "score": self.score_name,
             "cam_scale": self.cam_scale,
             "parts": {name: _digest(folder / name) for name in PARTS},
@@ -208,6 +211,10 @@ class Detector:
         preprocess = PreprocessConfig(**seen)
         network = Network(model, preprocess.size)
         network.crops = preprocess.crops
+        for member in stated.get("members", []):
+            other = Network(ModelConfig(**member["model"]), member["size"])
+            other.crops = member["crops"]
+            network.members.append(other)
         network.load_state_dict(_read_part(folder / PARTS[0]))
         bank = _read_part(folder / PARTS[1])
         fitted: dict[str, Fitted] = {name: {} for name in [*SCORES, _PLACES]}
@@ -215,7 +222,7 @@ class Detector:
             score, slash, key = path.partition("/")
             if slash and score in fitted:
                 fitted[score][key] = value
-        known = {"schema_version", "preprocess", "model", "score", "cam_scale", "parts", "sha256"}
+        known = {"schema_version", "preprocess", "model", "members", "score", "cam_scale", "parts", "sha256"}
         return cls(
             network=network,
             model=model,
@@ -247,7 +254,7 @@ def _read_json(folder: Path) -> dict[str, Any]:
         version = stated["schema_version"]
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise MedoodError(f"{path} is damaged: it is not the JSON that train wrote. Copy the detector again.") from error
-    if version != SCHEMA_VERSION:
+    if version not in _READ:
         raise MedoodError(f"{path} has the schema version {version}; this medood reads {SCHEMA_VERSION}. Train again.")
     if _digest_of(stated) != digest:
         raise MedoodError(f"{path} was changed after it was written (its SHA-256 differs). Copy the detector again.")

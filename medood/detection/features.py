@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,11 +24,13 @@ class Features:
         outputs: float32 ``[N, K]``, the head's cosines with the prototypes.
         turned: float32 ``[N, 5]``, the head's entropy in nats on the picture mirrored, upside down, and turned by 180, 90
             and 270 degrees; none where it was not asked for.
+        members: float32 ``[N, M]``, :func:`log_divergence` of each member's head; none where the network has no members.
     """
 
     features: Tensor
     outputs: Tensor
     turned: Tensor | None = None
+    members: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.features)
@@ -54,11 +57,16 @@ def embed(network: Network, pictures: Tensor, batch_size: int = 64, *, turned: b
 
 def joined(parts: Sequence[Features]) -> Features:
     """Rows one after the other."""
-    turned = [part.turned for part in parts if part.turned is not None]
+
+    def column(each: list[Tensor | None]) -> Tensor | None:
+        there = [one for one in each if one is not None]
+        return torch.cat(there) if len(there) == len(each) else None
+
     return Features(
         torch.cat([part.features for part in parts]),
         torch.cat([part.outputs for part in parts]),
-        torch.cat(turned) if len(turned) == len(parts) else None,
+        column([part.turned for part in parts]),
+        column([part.members for part in parts]),
     )
 
 
@@ -80,7 +88,19 @@ def head_entropy(outputs: Tensor) -> Tensor:
     return -(logs.exp() * logs).sum(dim=1)
 
 
+def log_divergence(outputs: Tensor) -> Tensor:
+    """Logarithm ``[N]`` of the KL divergence to uniform, in nats, of the head's softmax over ``[N, K]`` cosines.
+
+    Low where the head says nothing. Unlike the entropy, which ends at log K, it goes on falling there, down to log 1e-6.
+    """
+    logs = torch.log_softmax(outputs.double() / HEAD_TEMPERATURE, dim=1)
+    divergence = (logs.exp() * (logs + math.log(outputs.shape[1]))).sum(dim=1)
+    return divergence.clamp(min=1e-6).log().float()
+
+
 def _embedded(network: Network, pictures: Tensor, turned: bool) -> Features:
     features, outputs = network.embed(pictures)
     others = turned_entropies(network, pictures).float().cpu() if turned else None
-    return Features(features.float().cpu(), outputs.float().cpu(), others)
+    members = [log_divergence(some) for some in network.member_outputs(pictures)]
+    asked = torch.stack(members, dim=1).float().cpu() if members else None
+    return Features(features.float().cpu(), outputs.float().cpu(), others, asked)

@@ -9,7 +9,7 @@ import torch
 from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
-from medood.detection.features import Features, head_entropy
+from medood.detection.features import Features, head_entropy, log_divergence
 from medood.detection.search import largest_cosine, soft_cosine
 from medood.errors import MedoodError
 
@@ -184,6 +184,25 @@ class Combined:
         return fisher(torch.stack(values))
 
 
+class Ensemble:
+    """Minus the sum of the log divergences from uniform of the network's head and of its members' heads, each standardised
+    among development scans. What one head knows well to be strange stays far out, whatever the others say.
+    """
+
+    def fit(self, bank: Features, development: Features) -> Fitted:
+        heads = self._heads(development)
+        return {"center": heads.mean(dim=0), "spread": heads.std(dim=0, correction=0).clamp(min=1e-6)}
+
+    def score(self, rows: Features, bank: Tensor, fitted: Fitted) -> Tensor:
+        return -((self._heads(rows) - fitted["center"]) / fitted["spread"]).sum(dim=1)
+
+    @staticmethod
+    def _heads(rows: Features) -> Tensor:
+        if rows.members is None:
+            raise ValueError("ensemble needs what members say; the network has none")
+        return torch.cat([log_divergence(rows.outputs)[:, None], rows.members], dim=1)
+
+
 def fisher(standardised: Tensor) -> Tensor:
     """Fisher's rule over ``[K, N]`` standardised scores, with normal tails: ``[N]``."""
     z = standardised.double()
@@ -206,13 +225,19 @@ SCORES: dict[str, Score] = {
     "head_entropy": HeadEntropy(),
     "head_contrast": HeadContrast(),
     "combined": Combined({"mahalanobis": Mahalanobis(), "head_logit": HeadLogit()}),
+    "ensemble": Ensemble(),
 }
 #: Scores that need the entropies of turned copies.
 TURNED = {"head_contrast"}
 
 
+def scores_of(rows: Features) -> dict[str, Score]:
+    """The scores that these rows can have: ``ensemble`` needs members."""
+    return {name: score for name, score in SCORES.items() if name != "ensemble" or rows.members is not None}
+
+
 def fit_all(bank: Features, development: Features) -> dict[str, Fitted]:
-    """Fit every score.
+    """Fit every score that the rows can have.
 
     Raises:
         MedoodError: a feature is not a finite number.
@@ -224,7 +249,7 @@ def fit_all(bank: Features, development: Features) -> dict[str, Fitted]:
                 f"The network gives no finite features for {int(broken.sum())} of {len(rows)} {what} scans; its weights are "
                 "damaged or training diverged. Train again with a lower train.learning_rate."
             )
-    return {name: score.fit(bank, development) for name, score in SCORES.items()}
+    return {name: score.fit(bank, development) for name, score in scores_of(development).items()}
 
 
 def _thinned(rows: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import asdict
 from typing import Any
 
 import timm
@@ -67,7 +68,10 @@ class Network(nn.Module):
         drop_path: stochastic depth; 0 for a teacher.
 
     Attributes:
+        config: as given.
+        size: as given.
         crops: shares of each side that :meth:`embed` looks at, around the centre.
+        members: other networks that look at the same pictures, for the score ``ensemble``.
 
     Raises:
         MedoodError: timm does not know the backbone or its arguments.
@@ -75,7 +79,8 @@ class Network(nn.Module):
 
     def __init__(self, config: ModelConfig, size: int, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.crops = [1.0]
+        self.config, self.size, self.crops = config, size, [1.0]
+        self.members = nn.ModuleList()
         refused = [name for name in config.arguments if name.startswith(_REFUSED_ARGUMENTS)]
         if refused or not config.backbone.replace("_", "").replace(".", "").isalnum():
             raise MedoodError(
@@ -126,6 +131,20 @@ class Network(nn.Module):
         outputs = torch.stack([self.head(features) for features in each]).mean(dim=0)
         return functional.normalize(torch.stack(each).mean(dim=0), dim=-1), outputs
 
+    def stated(self) -> dict[str, Any]:
+        """How to build it again as a member."""
+        return {"model": asdict(self.config), "size": self.size, "crops": self.crops}
+
+    def member_outputs(self, pictures: Tensor) -> list[Tensor]:
+        """Head outputs ``[N, K]`` of each member, which sees the pictures at its own size."""
+        found = []
+        for member in self.members:
+            assert isinstance(member, Network)
+            side = [member.size, member.size]
+            seen = functional.interpolate(pictures, side, mode="bilinear", antialias=True, align_corners=False)
+            found.append(member.embed(seen)[1])
+        return found
+
 
 def central(pictures: Tensor, share: float) -> Tensor:
     """The middle of ``[N, 1, S, S]`` pictures, ``share`` of each side, brought back to ``S``."""
@@ -145,7 +164,9 @@ def load_backbone(backbone: nn.Module, config: ModelConfig, arguments: dict[str,
         if config.weights:
             tensors = load_file(config.weights)
             tensors = {
-                name.removeprefix("backbone."): value for name, value in tensors.items() if not name.startswith("head.")
+                name.removeprefix("backbone."): value
+                for name, value in tensors.items()
+                if not name.startswith(("head.", "members."))
             }
             missing, unexpected = backbone.load_state_dict(tensors, strict=False)
             if missing or unexpected:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medood.detection.detector import Detector
-from medood.detection.scores import SCORES
+from medood.detection.scores import SCORES, scores_of
 from medood.errors import MedoodError
 from medood.evaluation.baselines import Trivial, baseline_scores
 from medood.evaluation.collect import Collected, Embedder, Key, Leak, Set, collect
@@ -177,7 +177,7 @@ def _scored(
         fitted.append((f"{backbone}:nearest", backbone, nearest_to(bank)))
         fitted += [(f"{backbone}:{name}", backbone, fit_peer(name, bank)) for name in peers]
     for key, value in progress.track(iter(found.sets.items()), len(found.sets), "scoring"):
-        for name in SCORES:
+        for name in scores_of(value.features[MAIN]):
             table.setdefault(f"score:{name}", {})[key] = main.raw_scores(value.features[MAIN], name)
         table.setdefault(MAIN, {})[key] = main.raw_scores(value.features[MAIN])
         if OTHER in detectors:

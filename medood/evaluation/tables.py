@@ -136,7 +136,8 @@ def interval(figure: Figure) -> str:
 
 
 def _scores(found: Benchmark) -> str:
-    return _columns(found, [f"score:{name}" for name in SCORES], list(SCORES))
+    names = [name for name in SCORES if f"score:{name}" in found.comparisons[0].figures]
+    return _columns(found, [f"score:{name}" for name in names], names)
 
 
 def _audit(found: Benchmark) -> str:

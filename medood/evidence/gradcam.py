@@ -31,8 +31,8 @@ _JITTER = 0.08
 #: Standard deviation of the Gaussian that smooths a map, as a share of its side.
 _SMOOTHING = 0.04
 #: The score whose map is drawn where another decides: an entropy is flat near its maximum, where what does not belong lies,
-#: and the largest logit, which falls as the entropy rises, is not.
-EXPLAINED = {"head_entropy": "head_logit", "head_contrast": "head_logit"}
+#: and the largest logit, which falls as the entropy rises, is not. Of an ensemble it is that of the first network's head.
+EXPLAINED = {"head_entropy": "head_logit", "head_contrast": "head_logit", "ensemble": "head_logit"}
 
 
 class _ScoreModel(nn.Module):

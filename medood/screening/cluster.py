@@ -324,16 +324,16 @@ class _Embedding(Future["Embedded"]):
                 self._cluster.look()
                 self._cluster.leave()
             try:
-                features, outputs, turned, seconds = self._coming.result()
+                *arrays, seconds = self._coming.result()
                 break
             except (KilledWorker, MemoryError) as error:
                 if not tries_left:
                     raise self._cluster.worn(error) from error
                 self._coming = self._begun()
-        rows = [None if array is None else torch.from_numpy(array.copy()) for array in (features, outputs, turned)]
-        assert rows[0] is not None
-        assert rows[1] is not None
-        return Features(rows[0], rows[1], rows[2]), seconds
+        features, outputs, *more = (None if array is None else torch.from_numpy(array.copy()) for array in arrays)
+        assert features is not None
+        assert outputs is not None
+        return Features(features, outputs, *more), seconds
 
 
 class _Model(WorkerPlugin):  # type: ignore[misc]  # Dask is untyped
@@ -355,5 +355,5 @@ def _embed(plugin: str, pictures: Any) -> Any:
     started = time.perf_counter()
     torch.set_num_threads(1)  # as in every engine
     rows = embed(model.network, torch.from_numpy(pictures.copy()), turned=model.turned)
-    arrays = [None if row is None else row.numpy() for row in (rows.features, rows.outputs, rows.turned)]
+    arrays = [None if row is None else row.numpy() for row in (rows.features, rows.outputs, rows.turned, rows.members)]
     return (*arrays, time.perf_counter() - started)

@@ -5,7 +5,8 @@ strong as any seen in training, and another balance of fine and coarse. What doe
 shifts that every candidate has learned from (a fault is found that was shown), and by faults that none has learned from (one
 that was not). Shifts that some candidates alone have learned from are told in columns of their own and count for none. Every
 fault is made in the film, before the detector's own preprocessing. The score is the one of the highest mean, as is the
-detector. No calibration or test film plays a part.
+detector. ``device`` is the AUROC by which such films are told from the films as they are: 0.5 is wanted, and it counts for
+nothing. No calibration or test film plays a part.
 
 Usage: python reports/cxr_small/choose.py DETECTOR...   (MEDOOD_DATA names the folder of real pictures)
 """
@@ -123,6 +124,8 @@ UNSEEN: dict[str, Callable[[Tensor, Generator], Tensor]] = {
     "misplaced": misplaced,
     "erased lung": erased_lung,
 }
+#: Name of the films as they are.
+PLAIN = "as they are"
 STRANGE = ("hand_like", "ct_like", "lateral_like")
 
 
@@ -138,9 +141,9 @@ def development_films(detector: Detector) -> list[Scan]:
 
 
 def made(films: Tensor) -> dict[str, Tensor]:
-    """What belongs (``""``) and every fault."""
+    """The films as they are (``PLAIN``), what belongs (``""``) and every fault."""
     generator = Generator().manual_seed(0)
-    pictures = {"": acquire(films, sample_view(len(films), [1.0, 1.0], DEVICES, generator))}
+    pictures = {PLAIN: films, "": acquire(films, sample_view(len(films), [1.0, 1.0], DEVICES, generator))}
     for shift in (*FIRST, *FURTHER):
         assert shift in SHIFTS
         mixture = Mixture({shift: 1.0})
@@ -163,14 +166,15 @@ def main() -> None:
     shared = [shift for shift in (*FIRST, *FURTHER) if all(shift in some for some in learned)]
     others = [shift for shift in (*FIRST, *FURTHER) if shift not in shared]
     counted = [*shared, *UNSEEN, *STRANGE]
-    writer.writerow(["detector", "score", "mean", "shared", "unseen", "others", *counted, *others])
+    writer.writerow(["detector", "score", "mean", "device", "shared", "unseen", "others", *counted, *others])
     for name, detector in detectors.items():
         rows = {}
         for fault, some in pictures.items():
             inputs = [detector.prepare(replace(scans[0], pixels=picture.numpy())) for picture in some]
             rows[fault] = embed(detector.network, torch.stack(inputs))
         for score, values in separations(rows, detector.bank, detector.fitted).items():
-            groups = (counted, shared, [*UNSEEN, *STRANGE], others, *([fault] for fault in (*counted, *others)))
+            values[PLAIN] = 1.0 - values[PLAIN]  # how far the device's films lie above them
+            groups = (counted, [PLAIN], shared, [*UNSEEN, *STRANGE], others, *([fault] for fault in (*counted, *others)))
             means = [f"{np.mean([values[fault] for fault in some]):.4f}" if some else "" for some in groups]
             writer.writerow([name, score, *means])
         sys.stdout.flush()

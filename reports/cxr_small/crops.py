@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from choose import STRANGE, UNSEEN, development_films, made
+from choose import PLAIN, STRANGE, UNSEEN, development_films, made
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
@@ -79,7 +79,7 @@ def outputs(detector: Detector, scans: list[Scan]) -> dict[tuple[str, bool], Ten
 
 def development(scores: dict[str, np.ndarray]) -> dict[str, float]:
     unseen = {name: auroc(scores[""], scores[name]) for name in (*UNSEEN, *STRANGE)}
-    seen = {name: auroc(scores[""], scores[name]) for name in scores if name not in ("", "stretched", *unseen)}
+    seen = {name: auroc(scores[""], scores[name]) for name in scores if name not in ("", PLAIN, "stretched", *unseen)}
     return {
         "mean": float(np.mean([*seen.values(), *unseen.values()])),
         "shared": float(np.mean(list(seen.values()))),

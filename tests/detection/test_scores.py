@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,8 @@ from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
 from medood.detection import search
-from medood.detection.features import HEAD_TEMPERATURE, Features, embed
+from medood.detection.choice import rows_at
+from medood.detection.features import HEAD_TEMPERATURE, Features, embed, head_entropy, log_divergence
 from medood.detection.scores import SCORES, TEMPERATURE, fisher, fit_all
 from medood.detection.search import nearest_rows
 from medood.distillation.network import Network
@@ -20,7 +23,8 @@ def rows(count: int, seed: int, dim: int = 6) -> Features:
     generator = torch.Generator().manual_seed(seed)
     features = torch.nn.functional.normalize(torch.randn(count, dim, generator=generator) + 1, dim=1)
     outputs = torch.rand(count, 9, generator=generator) * 2 - 1
-    return Features(features, outputs, torch.rand(count, 5, generator=generator) * 2.2)
+    turned, members = (torch.rand(count, n, generator=generator) * 2.2 for n in (5, 2))
+    return Features(features, outputs, turned, members)
 
 
 def scored(name: str, bank: Features, queries: Features) -> Tensor:
@@ -103,6 +107,46 @@ def test_combined_is_fishers_rule_over_normal_tails() -> None:
     np.testing.assert_allclose(scored("combined", bank, queries).numpy(), np.sqrt(total), rtol=1e-3)
 
 
+def test_ensemble_adds_all_heads_log_divergences_from_uniform_among_development_scans() -> None:
+    bank, queries, held_out = rows(50, 0), rows(7, 1), rows(30, 9)
+
+    def divergences(some: Features) -> np.ndarray:
+        assert some.members is not None
+        p = torch.softmax(some.outputs.double() / HEAD_TEMPERATURE, dim=1).numpy()
+        return np.column_stack([np.log((p * np.log(p * 9)).sum(axis=1)), some.members.double().numpy()])
+
+    own = divergences(held_out)
+    expected = -((divergences(queries) - own.mean(axis=0)) / own.std(axis=0)).sum(axis=1)
+    np.testing.assert_allclose(scored("ensemble", bank, queries).numpy(), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="the network has none"):
+        scored("ensemble", bank, replace(queries, members=None))
+
+
+def test_the_log_divergence_goes_on_falling_where_the_entropy_ends_and_has_a_floor() -> None:
+    outputs = torch.zeros(4, 9)
+    outputs[:, 0] = torch.tensor([0.01, 0.001, 0.0001, 0.0])
+    found = log_divergence(outputs)
+    assert (found.diff() < -1e-6).tolist() == [True, True, False]
+    assert float(found[-1]) == pytest.approx(np.log(1e-6))
+    assert (head_entropy(outputs).diff().abs() < 1e-2).all()
+
+
+def test_a_member_sees_each_picture_at_its_own_size_and_in_its_own_crops() -> None:
+    torch.manual_seed(0)
+    network, member = (Network(ModelConfig("resnet10t", {}, 0.0, 16, 8, 12), side).eval() for side in (64, 32))
+    pictures = torch.rand(3, 1, 64, 64)
+    assert embed(network, pictures).members is None
+    assert "ensemble" not in fit_all(embed(network, pictures), embed(network, pictures))
+    member.crops = [0.9]
+    network.members.append(member)
+    small = torch.nn.functional.interpolate(pictures, (32, 32), mode="bilinear", antialias=True)
+    expected = log_divergence(member.embed(small)[1]).detach()
+    found = embed(network, pictures, batch_size=2)
+    assert found.members is not None
+    torch.testing.assert_close(found.members, expected[:, None])
+    assert "ensemble" in fit_all(found, found)
+
+
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     bank, queries = rows(100, 0), rows(23, 1)
     whole = [scored(name, bank, queries) for name in SCORES], nearest_rows(queries.features, bank.features, 5)
@@ -127,10 +171,9 @@ def test_features_that_are_no_numbers_are_refused() -> None:
 def test_scores_do_not_depend_on_the_order_and_rise_away_from_the_bank(name: str) -> None:
     bank, queries = rows(150, 0, 12), rows(10, 1, 12)
     permuted = torch.randperm(10, generator=torch.Generator().manual_seed(0))
-    assert queries.turned is not None
-    shuffled = Features(queries.features[permuted], queries.outputs[permuted], queries.turned[permuted])
+    shuffled = rows_at(queries, permuted)
     torch.testing.assert_close(scored(name, bank, queries)[permuted], scored(name, bank, shuffled), atol=1e-5, rtol=1e-5)
-    strange = Features(-queries.features, torch.zeros_like(queries.outputs), queries.turned)
+    strange = replace(queries, features=-queries.features, outputs=torch.zeros_like(queries.outputs))
     assert scored(name, bank, strange).mean() > scored(name, bank, queries).mean()
 
 
@@ -140,7 +183,7 @@ def test_a_bank_of_one_and_finite_gradients(name: str) -> None:
     features = queries.features.clone().requires_grad_(True)
     outputs = queries.outputs.clone().requires_grad_(True)
     values = SCORES[name].score(
-        Features(features, outputs, queries.turned),
+        replace(queries, features=features, outputs=outputs),
         bank.features,
         SCORES[name].fit(bank, rows(30, 9, bank.features.shape[1])),
     )

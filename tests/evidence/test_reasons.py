@@ -37,6 +37,9 @@ class Template:
             def embed(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
                 return pictures.flatten(1), pictures.flatten(1)
 
+            def member_outputs(self, pictures: Tensor) -> list[Tensor]:
+                return []
+
         self.network = Pixels()
 
     def embed(self, pictures: Tensor) -> Features:
