@@ -113,6 +113,7 @@ def test_other_detectors_heads_are_asked_too(phantom_folder: Path, tiny_detector
     assert found.members is not None
     torch.testing.assert_close(found.members[:, 0], log_divergence(embed(member.network, small).outputs))
     assert saved.score_name == "ensemble"
+    assert saved.network.named() == "vit_tiny_patch16_224 + vit_tiny_patch16_224 (32 px)"
     assert np.isfinite(saved.raw_scores(found)).all()
     further = train(tiny_config(phantom_folder, tmp_path / "on", "preprocess.size=48", f"model.weights={out}/{PARTS[0]}"))
     assert not Detector.load(further).network.members, "a member's weights are not taken for the network's"

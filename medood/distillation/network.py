@@ -135,6 +135,11 @@ class Network(nn.Module):
         """How to build it again as a member."""
         return {"model": asdict(self.config), "size": self.size, "crops": self.crops}
 
+    def named(self) -> str:
+        """Backbones of the network and of its members, with the members' input sizes."""
+        members = [f"{m.config.backbone} ({m.size} px)" for m in self.members if isinstance(m, Network)]
+        return " + ".join([self.config.backbone, *members])
+
     def member_outputs(self, pictures: Tensor) -> list[Tensor]:
         """Head outputs ``[N, K]`` of each member, which sees the pictures at its own size."""
         found = []

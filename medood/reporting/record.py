@@ -154,7 +154,7 @@ def make_record(run: Path, detector: Detector, folder: Path, asked: Asked, progr
             "detector": {
                 **{name: value for name, value in facts["detector"].items() if name != "folder"},
                 "input": _input(detector.preprocess, language),
-                "backbone": detector.model.backbone,
+                "backbone": detector.network.named(),
                 "cam_scale": detector.cam_scale,
                 "places_scale": detector.scale_of("places") if detector.places else None,
                 "explained": EXPLAINED.get(detector.score_name, ""),

@@ -37,6 +37,8 @@ ACQUISITION = (
 )
 LONG = ("train.epochs=30", "model.drop_path=0.05", "train.teacher_momentum=[0.98,0.998]", "detector.half=true")
 VIT = "{patch_size: 8, embed_dim: 128, depth: 6, num_heads: 4, global_pool: avg, class_token: false}"
+#: As many tokens of as many numbers, behind a convolution, a norm and a pooling that take the side to a quarter.
+STEM = VIT.replace("patch_size: 8", "img_size: 48, patch_size: 2")
 #: Run to what it changes in ablation.yaml; ``WORK`` stands for the folder of the study.
 RUNS: dict[str, list[str]] = {
     **{
@@ -62,6 +64,7 @@ RUNS: dict[str, list[str]] = {
     "without lesions, equalised, 30 epochs": [f"negatives.mixture={ACQUISITION}", "preprocess.equalize=true", *LONG],
     "without lesions, equalised": [f"negatives.mixture={ACQUISITION}", "preprocess.equalize=true"],
     "backbone ViT": ["model.backbone=vit_tiny_patch16_224", f"model.arguments={VIT}"],
+    "backbone ViT, convolutional stem": ["model.backbone=vit_tiny_r_s16_p8_224", f"model.arguments={STEM}"],
     "backbone ResNet": ["model.backbone=resnet10t"],
     "one epoch": ["train.epochs=1"],
     "64 px": ["preprocess.size=64", "views.source_size=96"],
@@ -154,8 +157,8 @@ def measure(work: Path, table: Path) -> None:
         if not known:
             writer.writerow(["run", "score", "chosen", "development_mean", "measure", "auroc", "low", "high"])
         for name, detector in detectors.items():
-            for score in SCORES:
-                development: npt.NDArray[np.float64] = np.array(list(detector.facts["score_choice"][score].values()))
+            for score, reactions in detector.facts["score_choice"].items():
+                development: npt.NDArray[np.float64] = np.array(list(reactions.values()))
                 for which, values in rows(sets, detector, name, score).items():
                     told = [name, score, int(score == detector.score_name), f"{development.mean():.4f}", which]
                     writer.writerow([*told, *(f"{value:.4f}" for value in values)])

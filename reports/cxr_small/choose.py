@@ -5,8 +5,7 @@ strong as any seen in training, and another balance of fine and coarse. What doe
 shifts that every candidate has learned from (a fault is found that was shown), and by faults that none has learned from (one
 that was not). Shifts that some candidates alone have learned from are told in columns of their own and count for none. Every
 fault is made in the film, before the detector's own preprocessing. The score is the one of the highest mean, as is the
-detector. ``device`` is the AUROC by which such films are told from the films as they are: 0.5 is wanted, and it counts for
-nothing. No calibration or test film plays a part.
+detector. No calibration or test film plays a part.
 
 Usage: python reports/cxr_small/choose.py DETECTOR...   (MEDOOD_DATA names the folder of real pictures)
 """
@@ -161,20 +160,20 @@ def main() -> None:
     detectors = {name: Detector.load(name) for name in sys.argv[1:]}
     scans = development_films(next(iter(detectors.values())))
     pictures = made(torch.stack([torch.from_numpy(scan.pixels) for scan in scans]))
+    del pictures[PLAIN]
     mixtures = [detector.facts["config"]["negatives"]["mixture"] for detector in detectors.values()]
     learned = [{shift for shift, weight in mixture.items() if weight > 0} for mixture in mixtures]
     shared = [shift for shift in (*FIRST, *FURTHER) if all(shift in some for some in learned)]
     others = [shift for shift in (*FIRST, *FURTHER) if shift not in shared]
     counted = [*shared, *UNSEEN, *STRANGE]
-    writer.writerow(["detector", "score", "mean", "device", "shared", "unseen", "others", *counted, *others])
+    writer.writerow(["detector", "score", "mean", "shared", "unseen", "others", *counted, *others])
     for name, detector in detectors.items():
         rows = {}
         for fault, some in pictures.items():
             inputs = [detector.prepare(replace(scans[0], pixels=picture.numpy())) for picture in some]
             rows[fault] = embed(detector.network, torch.stack(inputs))
         for score, values in separations(rows, detector.bank, detector.fitted).items():
-            values[PLAIN] = 1.0 - values[PLAIN]  # how far the device's films lie above them
-            groups = (counted, [PLAIN], shared, [*UNSEEN, *STRANGE], others, *([fault] for fault in (*counted, *others)))
+            groups = (counted, shared, [*UNSEEN, *STRANGE], others, *([fault] for fault in (*counted, *others)))
             means = [f"{np.mean([values[fault] for fault in some]):.4f}" if some else "" for some in groups]
             writer.writerow([name, score, *means])
         sys.stdout.flush()

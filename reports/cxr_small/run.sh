@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes everything in this folder anew; estimated, not run as a whole: 15 minutes on a GPU such as an H200 for the training, then 3 hours on 2 CPU cores.
+# Makes everything in this folder anew; estimated, not run as a whole: 15 minutes on a GPU such as an H200 for the training, then 4 hours on 2 CPU cores.
 # MEDOOD_DATA names the folder of real pictures. The detector that ships was trained of the same films as WebP, see gpu.py.
 # Usage, from the checkout's root with .venv active: bash reports/cxr_small/run.sh
 set -euo pipefail
@@ -10,13 +10,25 @@ mkdir -p "$work"
 medood train configs/cxr_small.yaml data.root="$MEDOOD_DATA/in_distribution/train" \
   data.calibration_root="$MEDOOD_DATA/in_distribution/calibration" out="$work/first" --resume
 cp "$work/first/training.csv" "$here/training.csv"
-medood train configs/cxr_small_further.yaml data.root="$MEDOOD_DATA/in_distribution/train" \
+vit() { # NAME KEY=VALUE...: a candidate for the second network
+  medood train configs/cxr_small_vit.yaml data.root="$MEDOOD_DATA/in_distribution/train" \
+    data.calibration_root="$MEDOOD_DATA/in_distribution/calibration" data.cache="$work/vit/cache" out="$work/vit/$1" --resume "${@:2}"
+}
+vit patch6
+vit patch8 model.arguments.patch_size=8
+vit patch8_wide model.arguments.patch_size=8 model.arguments.embed_dim=192
+vit patch8_long model.arguments.patch_size=8 model.weights="$work/vit/patch8/network.safetensors" negatives.mixture.dead_leaves=1 \
+  views.equalize=0.5 views.detail=0.6 train.epochs=14 "train.teacher_temperature=[0.01,0.01]" "train.teacher_momentum=[0.98,0.998]"
+medood train configs/cxr_small_further.yaml detector.members="[$work/vit/patch6]" data.root="$MEDOOD_DATA/in_distribution/train" \
   data.calibration_root="$MEDOOD_DATA/in_distribution/calibration" model.weights="$work/first/network.safetensors" \
   out="$work/further" --resume
 cp "$work/further/training.csv" "$here/training_further.csv"
 python "$here/choose.py" "$work/first" "$work/further" > "$here/choose.csv"
 python "$here/crops.py" "$work/further" development > "$here/crops_development.csv"
 python "$here/crops.py" "$work/further" test > "$here/crops_test.csv"
+members=("$work/further" "$work"/vit/patch{8,8_wide,6,8_long})
+python "$here/members.py" development "${members[@]}" > "$here/members_development.csv"
+python "$here/members.py" test "${members[@]}" > "$here/members_test.csv"
 medood benchmark "$work/further" --data "$MEDOOD_DATA/manifest.csv" --out "$here/benchmark"
 python "$here/targets.py" "$here/benchmark/benchmark.csv"
 python "$here/failures.py" "$work/further" "$work/failures"
