@@ -76,7 +76,7 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | None 
     last = last or TrainingLog.last(out)  # nothing was left to train where a finished run is resumed
     network.to("cpu")
     network.crops = config.preprocess.crops
-    network.members.extend(members)
+    network.members.extend(member.network for member in members)
     if config.detector.half:
         network.half().float()
 
@@ -115,7 +115,7 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | None 
         "score_choice": {
             name: {shift: round(value, 4) for shift, value in values.items()} for name, values in table.items()
         },
-        "config": _portable(config),
+        "config": _portable(config, members),
     }
     detector.save(out)
     progress.say(f"effective rank of the features: {rank:.1f}; detector: {out}")
@@ -232,8 +232,8 @@ def _auxiliary(config: RunConfig, source: PictureCache, progress: Progress) -> P
     return _Stacked(parts)
 
 
-def _member(folder: str, config: RunConfig, training_sha256: str) -> Network:
-    """The network of another detector, see ``detector.members``.
+def _member(folder: str, config: RunConfig, training_sha256: str) -> Detector:
+    """Another detector that can be asked too, see ``detector.members``.
 
     Raises:
         MedoodError: it prepares films in another way, has members itself, or learned from other films: the development films
@@ -253,7 +253,7 @@ def _member(folder: str, config: RunConfig, training_sha256: str) -> Network:
             f"detector.members: {folder} learned from other films than this run. Train it with the same data.root, "
             "data.development_fraction, data.calibration_fraction and train.seed."
         )
-    return member.network
+    return member
 
 
 def split_by_patient(
@@ -356,10 +356,10 @@ def _show(bar: Bar, last: Metrics, metrics: Metrics) -> None:
     )
 
 
-def _portable(config: RunConfig) -> dict[str, Any]:
+def _portable(config: RunConfig, members: list[Detector]) -> dict[str, Any]:
     """The configuration without the paths of the machine that trained."""
     plain = asdict(config)
-    plain["detector"]["members"] = [Detector.load(folder).sha256 for folder in config.detector.members]
+    plain["detector"]["members"] = [member.sha256 for member in members]
     del plain["out"], plain["data"]["root"], plain["data"]["calibration_root"], plain["data"]["cache"]
     if config.model.weights:
         plain["model"]["weights"] = "sha256:" + hashlib.sha256(Path(config.model.weights).read_bytes()).hexdigest()

@@ -23,7 +23,6 @@ import torch
 from choose import PLAIN, development_films, made
 from crops import TEST, auroc, development, test
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from medood.detection.detector import Detector
 from medood.detection.features import head_entropy, log_divergence
@@ -36,19 +35,11 @@ Said = dict[str, dict[str, Tensor]]
 
 
 @torch.no_grad()
-def outputs(detectors: dict[str, Detector], scans: list[Scan]) -> dict[str, Tensor]:
-    """What each head says of the films; the members see them at their own size, in the first detector's crops."""
-    first = next(iter(detectors.values()))
+def outputs(first: Detector, names: list[str], scans: list[Scan]) -> dict[str, Tensor]:
+    """What the detector's own head and its members' say of the films."""
     pictures = torch.stack([first.prepare(scan) for scan in scans])
-    found = {}
-    for name, detector in detectors.items():
-        side, detector.network.crops = detector.preprocess.size, first.network.crops
-        parts = []
-        for some in torch.split(pictures, 100):
-            seen = some if detector is first else interpolate(some, (side, side), mode="bilinear", antialias=True)
-            parts.append(detector.network.embed(seen)[1])
-        found[name] = torch.cat(parts)
-    return found
+    said = [(first.network.embed(some)[1], *first.network.member_outputs(some)) for some in torch.split(pictures, 100)]
+    return {name: torch.cat(parts) for name, parts in zip(names, zip(*said, strict=True), strict=True)}
 
 
 def standardised(said: Said, names: tuple[str, ...], what: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
@@ -82,8 +73,10 @@ def found_at(values: dict[str, np.ndarray], rate: float) -> float:
 
 def main() -> None:
     which, names = sys.argv[1], sys.argv[2:]
-    detectors = {name: Detector.load(name) for name in names}
-    first = detectors[names[0]]
+    first, *others = (Detector.load(name) for name in names)
+    first.network.members = torch.nn.ModuleList(other.network for other in others)
+    for other in others:
+        other.network.crops = first.network.crops
     scans = development_films(first)
     pictures = made(torch.stack([torch.from_numpy(scan.pixels) for scan in scans]))
     if which == "test":
@@ -93,7 +86,7 @@ def main() -> None:
         data = Path(os.environ["MEDOOD_DATA"])
         groups |= {name: [s for s in read_scans(data / where) if isinstance(s, Scan)] for name, where in OTHERS.items()}
         groups["mirrored"] = [replace(scan, pixels=scan.pixels[:, :, ::-1].copy()) for scan in groups["test"]]
-    said = {group: outputs(detectors, some) for group, some in groups.items()}
+    said = {group: outputs(first, names, some) for group, some in groups.items()}
     writer = csv.writer(sys.stdout, lineterminator="\n")
     for count in range(len(names)):
         for members in itertools.combinations(names[1:], count):
