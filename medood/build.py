@@ -20,9 +20,11 @@ from medood.detection.features import Features, embed
 from medood.detection.hashes import difference_hashes
 from medood.detection.reference import TRAINING, Calibration, empty, fingerprint
 from medood.detection.scores import SCORES, fit_all
+from medood.distillation.appearance import Appearance
 from medood.distillation.collapse import effective_rank
 from medood.distillation.log import Metrics, TrainingLog
 from medood.distillation.network import Network
+from medood.distillation.registration import Track
 from medood.distillation.step_views import Pictures
 from medood.distillation.trainer import Trainer
 from medood.errors import MedoodError
@@ -30,6 +32,7 @@ from medood.evidence.gradcam import grad_cam, normal_scale
 from medood.evidence.places import MOST_SCANS, both_maps, fit_places, place_maps
 from medood.progress import Bar, Progress
 from medood.scans.cache import PictureCache, build_cache
+from medood.scans.rows import Rows, Stacked
 from medood.schema import ReadConfig, RunConfig
 
 #: Calibration scans whose maps fix the scale of the evidence.
@@ -59,7 +62,7 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | None 
     training_keys = [inputs.keys[i] for i in training]
     members = [_member(folder, config, fingerprint(training_keys)) for folder in config.detector.members]
     auxiliary = _auxiliary(config, data.source, progress)
-    trainer = Trainer(config, _Rows(data.source.pictures, training), out, fingerprint(training_keys), auxiliary)
+    trainer = Trainer(config, Rows(data.source.pictures, training), out, fingerprint(training_keys), auxiliary)
     config = trainer.config
     for line in trainer.resolved:
         progress.say(line)
@@ -77,6 +80,9 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | None 
     network.to("cpu")
     network.crops = config.preprocess.crops
     network.members.extend(member.network for member in members)
+    if config.detector.appearance:
+        network.appearance = Appearance()
+        network.appearance.fit(as_input(inputs.pictures[training]), config.train.seed, _tracked(progress))
     if config.detector.half:
         network.half().float()
 
@@ -229,7 +235,7 @@ def _auxiliary(config: RunConfig, source: PictureCache, progress: Progress) -> P
 
     parts = [cached(root) for root in config.negatives.auxiliary]
     progress.say(f"{sum(len(part) for part in parts)} auxiliary pictures, brought to {source.native} px first")
-    return _Stacked(parts)
+    return Stacked(parts)
 
 
 def _member(folder: str, config: RunConfig, training_sha256: str) -> Detector:
@@ -334,6 +340,10 @@ def _digests(keys: list[str]) -> npt.NDArray[np.uint8]:
     return np.stack([np.frombuffer(bytes.fromhex(key.split(":")[0]), dtype=np.uint8) for key in keys])
 
 
+def _tracked(progress: Progress) -> Track:
+    return lambda items: progress.track(iter(items), None, "learning how registered films look")
+
+
 def _mean(by_shift: dict[str, float]) -> float:
     return float(np.mean(list(by_shift.values())))
 
@@ -343,8 +353,11 @@ def _check(config: RunConfig) -> None:
         raise MedoodError("data.root is not set. Add data.root=FOLDER, the folder with the in-distribution scans.")
     if config.detector.score not in ("auto", *SCORES):
         raise MedoodError(f"detector.score is {config.detector.score!r}; expected auto or one of {', '.join(SCORES)}.")
-    if config.detector.score == "ensemble" and not config.detector.members:
-        raise MedoodError("detector.score is ensemble, which needs other detectors: name their folders in detector.members.")
+    if config.detector.score == "ensemble" and not (config.detector.members or config.detector.appearance):
+        raise MedoodError(
+            "detector.score is ensemble, which needs more to ask than one head: name the folders of other detectors in "
+            "detector.members, or set detector.appearance=true."
+        )
 
 
 def _show(bar: Bar, last: Metrics, metrics: Metrics) -> None:
@@ -364,32 +377,3 @@ def _portable(config: RunConfig, members: list[Detector]) -> dict[str, Any]:
     if config.model.weights:
         plain["model"]["weights"] = "sha256:" + hashlib.sha256(Path(config.model.weights).read_bytes()).hexdigest()
     return plain
-
-
-class _Stacked:
-    """Several memory-mapped arrays, one behind the other."""
-
-    def __init__(self, parts: list[npt.NDArray[np.uint8]]) -> None:
-        self._parts = parts
-        self._starts = np.cumsum([0, *(len(part) for part in parts)])
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def __getitem__(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        which = np.searchsorted(self._starts, index, side="right") - 1
-        return np.stack([self._parts[w][i - self._starts[w]] for w, i in zip(which, index, strict=True)])
-
-
-class _Rows:
-    """Rows of a memory-mapped array, read when asked for."""
-
-    def __init__(self, pictures: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]) -> None:
-        self._pictures = pictures
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        return np.asarray(self._pictures[self._rows[index]])

@@ -218,14 +218,16 @@ class DetectorConfig:
     Attributes:
         score: ``auto`` chooses on development scans; else ``nearest``, ``soft_nearest`` (each also ``_centered``),
             ``mahalanobis``, ``residual``, ``head_logit``, ``head_entropy``, ``head_contrast``, ``combined`` or, where there
-            are members, ``ensemble``.
+            are members or an appearance model, ``ensemble``.
         members: folders of detectors, trained on the same films, whose heads are asked too.
+        appearance: learn how films look that are brought to a common frame, and ask that too.
         bank_size: scans that the bank keeps, chosen by k-means; 0 keeps all. What it costs is printed.
         half: round weights and bank to float16 before anything is fitted or calibrated, which halves the folder.
     """
 
     score: str = "auto"
     members: list[str] = field(default_factory=list)
+    appearance: bool = False
     bank_size: int = 0
     half: bool = False
 

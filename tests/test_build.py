@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from medood.build import train
 from medood.detection.choice import choose
@@ -136,6 +137,30 @@ def test_a_member_that_does_not_fit_is_refused_before_training(
     assert not (tmp_path / "out/training.csv").exists()
 
 
+def test_an_appearance_model_is_asked_too(phantom_folder: Path, tmp_path: Path) -> None:
+    chosen = ("detector.appearance=true", "detector.score=ensemble", "detector.half=true")
+    out = train(tiny_config(phantom_folder, tmp_path / "out", "train.epochs=1", *chosen))
+    saved = Detector.load(out)
+    model = saved.network.appearance
+    assert model is not None and saved.network.named() == "vit_tiny_patch16_224 + appearance of registered films"
+    pictures = torch.rand(4, 1, 32, 32)
+    found = saved.embed(pictures)
+    assert found.members is not None
+    torch.testing.assert_close(found.members[:, 0], -model(pictures))
+    center, spread = saved.fitted["ensemble"]["center"], saved.fitted["ensemble"]["spread"]
+    said = (torch.stack([log_divergence(found.outputs), -model(pictures)], dim=1) - center) / spread
+    np.testing.assert_allclose(saved.raw_scores(found), -said.sum(dim=1).numpy(), rtol=1e-5)
+    further = train(tiny_config(phantom_folder, tmp_path / "on", f"model.weights={out}/{PARTS[0]}"))
+    assert Detector.load(further).network.appearance is None, "the model is not taken for the network's weights"
+
+
+def test_a_score_that_two_share_is_kept_once(tiny_detector: Path) -> None:
+    saved, paths = Detector.load(tiny_detector), load_file(tiny_detector / PARTS[1])
+    assert "mahalanobis/whitening" in paths and "combined/mahalanobis.whitening" not in paths
+    torch.testing.assert_close(saved.fitted["combined"]["mahalanobis.whitening"], saved.fitted["mahalanobis"]["whitening"])
+    assert saved.fitted["combined"]["mahalanobis.center"] != 0
+
+
 def test_an_ensemble_needs_members(phantom_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(MedoodError, match=r"name their folders in detector\.members"):
+    with pytest.raises(MedoodError, match=r"more to ask than one head: .* detector\.appearance=true"):
         train(tiny_config(phantom_folder, tmp_path / "out", "detector.score=ensemble"))

@@ -19,18 +19,19 @@ from torch import Tensor
 
 from medood.detection.features import Features, embed
 from medood.detection.reference import TRAINING, Calibration
-from medood.detection.scores import SCORES, TURNED, Fitted
+from medood.detection.scores import COMBINED, SCORES, TURNED, Fitted
 from medood.detection.search import nearest_rows
 from medood.detection.shipped import find_detector, shipped_detectors
+from medood.distillation.appearance import Appearance
 from medood.distillation.network import Network
 from medood.errors import MedoodError
 from medood.scans.scan import Scan
 from medood.scans.transforms import network_input, preprocessing
 from medood.schema import ModelConfig, PreprocessConfig
 
-SCHEMA_VERSION = 3
-#: Versions that are read; in 2 a network has no members.
-_READ = (2, 3)
+SCHEMA_VERSION = 4
+#: Versions that are read; in 2 a network has no members, in 3 no appearance model.
+_READ = (2, 3, 4)
 CALIBRATIONS = "calibrations"
 DESCRIPTION = "detector.json"
 PARTS = ("network.safetensors", "bank.safetensors")
@@ -171,6 +172,10 @@ class Detector:
         weights = {name: _packed(value.cpu()) for name, value in self.network.state_dict().items()}
         save_file(weights, folder / PARTS[0])
         fitted = {f"{name}/{key}": _packed(v) for name, values in self.fitted.items() for key, v in values.items()}
+        for path, value in list(fitted.items()):  # a part of combined that lies there as a score of its own
+            key = path.partition("/")[2]
+            if torch.equal(value, fitted.get(key.replace(".", "/", 1), torch.zeros(0))):
+                del fitted[path]
         fitted |= {f"{_PLACES}/{key}": _packed(value) for key, value in self.places.items()}
         bank = {"features": _packed(self.bank), "keys": self.bank_keys.contiguous()}
         learned = {"learned_keys": self.learned.keys.contiguous(), "learned_hashes": self.learned.hashes.contiguous()}
@@ -179,6 +184,7 @@ class Detector:
             "schema_version": SCHEMA_VERSION,
             "preprocess": asdict(self.preprocess),
             "model": asdict(self.model),
+            "appearance": self.network.appearance is not None,
             "members": [member.stated() for member in self.network.members if isinstance(member, Network)],
             "score": self.score_name,
             "cam_scale": self.cam_scale,
@@ -215,6 +221,8 @@ class Detector:
             other = Network(ModelConfig(**member["model"]), member["size"])
             other.crops = member["crops"]
             network.members.append(other)
+        if stated.get("appearance", False):
+            network.appearance = Appearance()
         network.load_state_dict(_read_part(folder / PARTS[0]))
         bank = _read_part(folder / PARTS[1])
         fitted: dict[str, Fitted] = {name: {} for name in [*SCORES, _PLACES]}
@@ -222,7 +230,9 @@ class Detector:
             score, slash, key = path.partition("/")
             if slash and score in fitted:
                 fitted[score][key] = value
-        known = {"schema_version", "preprocess", "model", "members", "score", "cam_scale", "parts", "sha256"}
+        for name in COMBINED:
+            fitted["combined"] = {f"{name}.{key}": value for key, value in fitted[name].items()} | fitted["combined"]
+        known = {"schema_version", "preprocess", "model", "appearance", "members", "score", "cam_scale", "parts", "sha256"}
         return cls(
             network=network,
             model=model,

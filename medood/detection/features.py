@@ -24,7 +24,8 @@ class Features:
         outputs: float32 ``[N, K]``, the head's cosines with the prototypes.
         turned: float32 ``[N, 5]``, the head's entropy in nats on the picture mirrored, upside down, and turned by 180, 90
             and 270 degrees; none where it was not asked for.
-        members: float32 ``[N, M]``, :func:`log_divergence` of each member's head; none where the network has no members.
+        members: float32 ``[N, M]``, what else there is to ask, high where a picture belongs: :func:`log_divergence` of each
+            member's head, then minus the distance of the network's ``appearance``; none where it has neither.
     """
 
     features: Tensor
@@ -102,5 +103,7 @@ def _embedded(network: Network, pictures: Tensor, turned: bool) -> Features:
     features, outputs = network.embed(pictures)
     others = turned_entropies(network, pictures).float().cpu() if turned else None
     members = [log_divergence(some) for some in network.member_outputs(pictures)]
+    if network.appearance is not None:
+        members.append(-network.appearance(pictures))
     asked = torch.stack(members, dim=1).float().cpu() if members else None
     return Features(features.float().cpu(), outputs.float().cpu(), others, asked)

@@ -185,21 +185,22 @@ class Combined:
 
 
 class Ensemble:
-    """Minus the sum of the log divergences from uniform of the network's head and of its members' heads, each standardised
-    among development scans. What one head knows well to be strange stays far out, whatever the others say.
+    """Minus the sum of all there is to ask: log divergences from uniform of the network's head and of its members' heads,
+    and minus the distance of its appearance model, each standardised among development scans. What one of them knows well
+    to be strange stays far out, whatever the others say.
     """
 
     def fit(self, bank: Features, development: Features) -> Fitted:
-        heads = self._heads(development)
-        return {"center": heads.mean(dim=0), "spread": heads.std(dim=0, correction=0).clamp(min=1e-6)}
+        said = self._said(development)
+        return {"center": said.mean(dim=0), "spread": said.std(dim=0, correction=0).clamp(min=1e-6)}
 
     def score(self, rows: Features, bank: Tensor, fitted: Fitted) -> Tensor:
-        return -((self._heads(rows) - fitted["center"]) / fitted["spread"]).sum(dim=1)
+        return -((self._said(rows) - fitted["center"]) / fitted["spread"]).sum(dim=1)
 
     @staticmethod
-    def _heads(rows: Features) -> Tensor:
+    def _said(rows: Features) -> Tensor:
         if rows.members is None:
-            raise ValueError("ensemble needs what members say; the network has none")
+            raise ValueError("ensemble needs members or an appearance model; the network has none")
         return torch.cat([log_divergence(rows.outputs)[:, None], rows.members], dim=1)
 
 
@@ -213,6 +214,8 @@ def fisher(standardised: Tensor) -> Tensor:
     return surprise.clamp(min=1e-30).sqrt().float()
 
 
+#: The parts of ``combined``.
+COMBINED: dict[str, Score] = {"mahalanobis": Mahalanobis(), "head_logit": HeadLogit()}
 #: Every score by the name that a configuration uses.
 SCORES: dict[str, Score] = {
     "nearest": Nearest(),
@@ -224,7 +227,7 @@ SCORES: dict[str, Score] = {
     "head_logit": HeadLogit(),
     "head_entropy": HeadEntropy(),
     "head_contrast": HeadContrast(),
-    "combined": Combined({"mahalanobis": Mahalanobis(), "head_logit": HeadLogit()}),
+    "combined": Combined(COMBINED),
     "ensemble": Ensemble(),
 }
 #: Scores that need the entropies of turned copies.
@@ -232,7 +235,7 @@ TURNED = {"head_contrast"}
 
 
 def scores_of(rows: Features) -> dict[str, Score]:
-    """The scores that these rows can have: ``ensemble`` needs members."""
+    """The scores that these rows can have: ``ensemble`` needs members or an appearance model."""
     return {name: score for name, score in SCORES.items() if name != "ensemble" or rows.members is not None}
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
+from medood.distillation.appearance import Appearance
 from medood.errors import MedoodError
 from medood.negatives.shift import resample
 from medood.schema import ModelConfig
@@ -72,6 +73,7 @@ class Network(nn.Module):
         size: as given.
         crops: shares of each side that :meth:`embed` looks at, around the centre.
         members: other networks that look at the same pictures, for the score ``ensemble``.
+        appearance: how registered films look, for the same score; none where it was not asked for.
 
     Raises:
         MedoodError: timm does not know the backbone or its arguments.
@@ -81,6 +83,7 @@ class Network(nn.Module):
         super().__init__()
         self.config, self.size, self.crops = config, size, [1.0]
         self.members = nn.ModuleList()
+        self.appearance: Appearance | None = None
         refused = [name for name in config.arguments if name.startswith(_REFUSED_ARGUMENTS)]
         if refused or not config.backbone.replace("_", "").replace(".", "").isalnum():
             raise MedoodError(
@@ -136,9 +139,9 @@ class Network(nn.Module):
         return {"model": asdict(self.config), "size": self.size, "crops": self.crops}
 
     def named(self) -> str:
-        """Backbones of the network and of its members, with the members' input sizes."""
+        """Backbones of the network and of its members, with the members' input sizes, and what else is asked."""
         members = [f"{m.config.backbone} ({m.size} px)" for m in self.members if isinstance(m, Network)]
-        return " + ".join([self.config.backbone, *members])
+        return " + ".join([self.config.backbone, *members, *(["appearance of registered films"] if self.appearance else [])])
 
     def member_outputs(self, pictures: Tensor) -> list[Tensor]:
         """Head outputs ``[N, K]`` of each member, which sees the pictures at its own size."""
@@ -171,7 +174,7 @@ def load_backbone(backbone: nn.Module, config: ModelConfig, arguments: dict[str,
             tensors = {
                 name.removeprefix("backbone."): value
                 for name, value in tensors.items()
-                if not name.startswith(("head.", "members."))
+                if not name.startswith(("head.", "members.", "appearance."))
             }
             missing, unexpected = backbone.load_state_dict(tensors, strict=False)
             if missing or unexpected:

@@ -157,14 +157,15 @@ def train(folder: Path, out: Path, seconds: float, names: list[str]) -> None:
 def finish(name: str, out: Path, detector: Path) -> None:
     """A checkpoint at the last step with the teacher's weights, from which ``medood train --resume`` makes the detector."""
     from medood import train as make
-    from medood.build import _Rows, fingerprint, training_data
+    from medood.build import fingerprint, training_data
     from medood.detection.detector import Detector
     from medood.progress import Progress
+    from medood.scans.rows import Rows
 
     facts = json.loads((out / name / "run.json").read_text())
     config = data(name, f"train.epochs={facts['epochs']}", f"out={detector}")
     found = training_data(config, Progress(quiet=False))
-    rows = _Rows(found.source.pictures, found.training)
+    rows = Rows(found.source.pictures, found.training)
     trainer = Trainer(config, rows, detector, fingerprint([found.inputs.keys[i] for i in found.training]))
     weights = {key: value.float() for key, value in load_file(out / name / "network.safetensors").items()}
     trainer.teacher.load_state_dict(weights)

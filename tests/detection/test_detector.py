@@ -37,7 +37,7 @@ def test_a_detector_is_the_same_after_saving_and_loading(tiny_detector: Path, tm
 
 def test_what_the_folder_holds(tiny_detector: Path) -> None:
     stated = json.loads((tiny_detector / "detector.json").read_text())
-    assert stated["schema_version"] == 3
+    assert stated["schema_version"] == 4
     assert len(Detector.load(tiny_detector).calibration.scores) == stated["data"]["calibration_scans"] == 16
     assert stated["score"] == choose(stated["score_choice"])
     assert set(stated["parts"]) == {"network.safetensors", "bank.safetensors"}

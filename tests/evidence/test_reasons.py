@@ -30,6 +30,8 @@ class Template:
         self.calibration = Calibration("training", near, torch.zeros(200, 2), torch.zeros(200, 32), "")
 
         class Pixels(torch.nn.Module):
+            appearance = None
+
             def __init__(self) -> None:
                 super().__init__()
                 self.weight = torch.nn.Parameter(torch.zeros(1))

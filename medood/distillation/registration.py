@@ -1,0 +1,129 @@
+"""Films brought to a common frame: moved, scaled and tilted a little until they look most like the average film.
+
+That takes out a hospital's framing, and films can be compared place by place. The match is the normalised cross-correlation
+of histogram-equalised films, which no grey curve changes. The search is bounded: mirrored, turned and upside-down films stay
+so, and what is no chest is not bent until it looks like one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import affine_grid, grid_sample, interpolate
+
+Track = Callable[[Iterable[Any]], Iterator[Any]]
+
+#: Share of each side of the average film that the frame shows.
+SHARE = 0.8
+#: Films that the average is taken of, evenly spaced; more do not change it.
+MOST_FILMS = 2000
+_FILM, _FRAME = 48, 24  # sides at which films are compared
+_SCALES = (0.6, 0.68, 0.76, 0.84, 0.92, 1.0)
+_SHIFTS = (-0.2, -0.1, 0.0, 0.1, 0.2)
+#: Bounds of the search: shares of each side, the logarithm of their ratio, shifts in half sides, tilt in radians.
+_SHARES, _RATIO, _SHIFT, _TILT = (0.5, 1.1), 0.22, 0.3, 0.2
+#: Where the search begins: every share whose frame lies within the film.
+_COARSE = [(s, s, x, y, 0.0) for s in _SCALES for x in _SHIFTS for y in _SHIFTS if max(abs(x), abs(y)) <= 1.0 - s + 1e-6]
+_STEPS = (0.06, 0.06, 0.03, 0.03, 0.015, 0.015)
+_ROUNDS = 3
+
+
+class Registration(nn.Module):
+    """Finds where the average film lies in a film.
+
+    Attributes:
+        template: float32 ``[24, 24]``, the average of registered films, of mean 0 and length 1.
+    """
+
+    template: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("template", torch.zeros(_FRAME, _FRAME))
+
+    def fit(self, films: Tensor, track: Track = iter) -> None:
+        """Learn the average of ``[N, 1, S, S]`` films in [0, 1], beginning with the middle of each.
+
+        Args:
+            films: films that belong.
+            track: draws progress.
+        """
+        small = _comparable(films[:: -(-len(films) // MOST_FILMS)])
+        middle = torch.tensor([SHARE, SHARE, 0.0, 0.0, 0.0])
+        places = middle.expand(len(small), 5)
+        for _ in track(range(_ROUNDS)):
+            self.template.copy_(_unit(_unit(_sampled(small, places, _FRAME)).mean(dim=0, keepdim=True))[0])
+            places = self._search(small)
+            # The frame keeps its size, place and tilt on average; the average of the best matches would shrink.
+            mean = places.mean(dim=0)
+            places = torch.cat([places[:, :2] * SHARE / mean[:2], places[:, 2:] - mean[2:]], dim=1)
+
+    def places(self, films: Tensor) -> Tensor:
+        """Where the frame lies in ``[N, 1, S, S]`` films: ``[N, 5]``, shares across and down, shifts right and down in half
+        sides, tilt in radians."""
+        return self._search(_comparable(films))
+
+    def forward(self, films: Tensor, side: int) -> Tensor:
+        """``[N, 1, S, S]`` films in [0, 1] as ``[N, 1, side, side]`` registered ones; outside a film its border goes on."""
+        return _sampled(films, self.places(films), side)
+
+    def _search(self, small: Tensor) -> Tensor:
+        coarse = torch.tensor(_COARSE, device=small.device)
+        best = torch.full((len(small),), -2.0, device=small.device)
+        places = coarse[0].repeat(len(small), 1)
+        for candidate in coarse:
+            best, places = self._better(small, candidate.expand(len(small), 5), best, places)
+        for step in _STEPS:
+            for number in range(5):
+                for sign in (1.0, -1.0):
+                    moved = places.clone()
+                    moved[:, number] += sign * step
+                    best, places = self._better(small, moved, best, places)
+        return places
+
+    def _better(self, small: Tensor, candidates: Tensor, best: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        found = _unit(_sampled(small, candidates, _FRAME)).flatten(1).mul(self.template.flatten()).sum(dim=1)
+        better = (found > best) & _within(candidates)
+        return torch.where(better, found, best), torch.where(better[:, None], candidates, places)
+
+
+def equalized(pictures: Tensor) -> Tensor:
+    """``[N, 1, S, S]`` with each grey value as the share of the picture's pixels that are darker (half of equal ones)."""
+    values = pictures.flatten(1).contiguous()
+    ordered = values.sort(dim=1).values
+    darker = torch.searchsorted(ordered, values) + torch.searchsorted(ordered, values, right=True)
+    return (darker.float() / (2 * values.shape[1])).reshape(pictures.shape)
+
+
+def _comparable(films: Tensor) -> Tensor:
+    return equalized(interpolate(films, (_FILM, _FILM), mode="bilinear", antialias=True, align_corners=False))
+
+
+def _unit(pictures: Tensor) -> Tensor:
+    """``[N, 1, S, S]`` as ``[N, S, S]`` of mean 0 and length 1."""
+    centred = pictures.flatten(1) - pictures.flatten(1).mean(dim=1, keepdim=True)
+    unit: Tensor = centred / centred.norm(dim=1, keepdim=True).clamp(min=1e-6)
+    return unit.reshape(len(pictures), *pictures.shape[-2:])
+
+
+def _within(places: Tensor) -> Tensor:
+    shares, shifts = places[:, :2], places[:, 2:4]
+    inside = (shares >= _SHARES[0]) & (shares <= _SHARES[1]) & (shifts.abs() <= _SHIFT)
+    square = (shares[:, 0] / shares[:, 1]).log().abs() <= _RATIO
+    allowed: Tensor = inside.all(dim=1) & square & (places[:, 4].abs() <= _TILT)
+    return allowed
+
+
+def _sampled(films: Tensor, places: Tensor, side: int) -> Tensor:
+    """The frame at ``places``, drawn finely and averaged where the film is finer than ``side``."""
+    across, down, x, y, tilt = places.unbind(dim=1)
+    cosine, sine = torch.cos(tilt), torch.sin(tilt)
+    rows = (torch.stack([across * cosine, -down * sine, x], 1), torch.stack([across * sine, down * cosine, y], 1))
+    finer = max(1, math.ceil(films.shape[-1] * SHARE / side)) if side > _FRAME else 1
+    shape = [len(films), 1, side * finer, side * finer]
+    seen = grid_sample(films, affine_grid(torch.stack(rows, 1), shape, align_corners=False), "bilinear", "border", False)
+    return interpolate(seen, (side, side), mode="area") if finer > 1 else seen
