@@ -30,6 +30,7 @@ _SHARES, _RATIO, _SHIFT, _TILT = (0.5, 1.1), 0.22, 0.3, 0.2
 _COARSE = [(s, s, x, y, 0.0) for s in _SCALES for x in _SHIFTS for y in _SHIFTS if max(abs(x), abs(y)) <= 1.0 - s + 1e-6]
 _STEPS = (0.06, 0.06, 0.03, 0.03, 0.015, 0.015)
 _ROUNDS = 3
+_BATCH = 64  # films that are searched at once
 
 
 class Registration(nn.Module):
@@ -72,23 +73,30 @@ class Registration(nn.Module):
         return _sampled(films, self.places(films), side)
 
     def _search(self, small: Tensor) -> Tensor:
+        return torch.cat([self._search_some(some) for some in torch.split(small, _BATCH)])
+
+    def _search_some(self, small: Tensor) -> Tensor:
+        every = torch.arange(len(small), device=small.device)
         coarse = torch.tensor(_COARSE, device=small.device)
-        best = torch.full((len(small),), -2.0, device=small.device)
-        places = coarse[0].repeat(len(small), 1)
-        for candidate in coarse:
-            best, places = self._better(small, candidate.expand(len(small), 5), best, places)
+        best, first = self._match(small, coarse.expand(len(small), -1, 5)).max(dim=1)
+        places = coarse[first]
         for step in _STEPS:
             for number in range(5):
-                for sign in (1.0, -1.0):
-                    moved = places.clone()
-                    moved[:, number] += sign * step
-                    best, places = self._better(small, moved, best, places)
+                moved = places[:, None].repeat(1, 2, 1)
+                moved[:, :, number] += torch.tensor([step, -step], device=small.device)
+                found = self._match(small, moved).where(_within(moved), -2.0)
+                sign = (found[:, 0] <= best).long()  # the second way where the first is no better
+                better = found[every, sign] > best
+                best = best.where(~better, found[every, sign])
+                places = places.where(~better[:, None], moved[every, sign])
         return places
 
-    def _better(self, small: Tensor, candidates: Tensor, best: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        found = _unit(_sampled(small, candidates, _FRAME)).flatten(1).mul(self.template.flatten()).sum(dim=1)
-        better = (found > best) & _within(candidates)
-        return torch.where(better, found, best), torch.where(better[:, None], candidates, places)
+    def _match(self, small: Tensor, candidates: Tensor) -> Tensor:
+        """Cross-correlations ``[N, K]`` of ``[N, K, 5]`` candidates with the template."""
+        count, many = candidates.shape[:2]
+        grid = _grid(candidates.flatten(0, 1), _FRAME).reshape(count, many * _FRAME, _FRAME, 2)
+        seen = grid_sample(small, grid, "bilinear", "border", False).reshape(count * many, 1, _FRAME, _FRAME)
+        return _unit(seen).flatten(1).mul(self.template.flatten()).sum(dim=1).reshape(count, many)
 
 
 def equalized(pictures: Tensor) -> Tensor:
@@ -111,19 +119,23 @@ def _unit(pictures: Tensor) -> Tensor:
 
 
 def _within(places: Tensor) -> Tensor:
-    shares, shifts = places[:, :2], places[:, 2:4]
+    shares, shifts = places[..., :2], places[..., 2:4]
     inside = (shares >= _SHARES[0]) & (shares <= _SHARES[1]) & (shifts.abs() <= _SHIFT)
-    square = (shares[:, 0] / shares[:, 1]).log().abs() <= _RATIO
-    allowed: Tensor = inside.all(dim=1) & square & (places[:, 4].abs() <= _TILT)
+    square = (shares[..., 0] / shares[..., 1]).log().abs() <= _RATIO
+    allowed: Tensor = inside.all(dim=-1) & square & (places[..., 4].abs() <= _TILT)
     return allowed
+
+
+def _grid(places: Tensor, side: int) -> Tensor:
+    """Where the frame's ``side`` by ``side`` pixels lie in a film: ``[N, side, side, 2]``."""
+    across, down, x, y, tilt = places.unbind(dim=1)
+    cosine, sine = torch.cos(tilt), torch.sin(tilt)
+    rows = (torch.stack([across * cosine, -down * sine, x], 1), torch.stack([across * sine, down * cosine, y], 1))
+    return affine_grid(torch.stack(rows, 1), [len(places), 1, side, side], align_corners=False)
 
 
 def _sampled(films: Tensor, places: Tensor, side: int) -> Tensor:
     """The frame at ``places``, drawn finely and averaged where the film is finer than ``side``."""
-    across, down, x, y, tilt = places.unbind(dim=1)
-    cosine, sine = torch.cos(tilt), torch.sin(tilt)
-    rows = (torch.stack([across * cosine, -down * sine, x], 1), torch.stack([across * sine, down * cosine, y], 1))
     finer = max(1, math.ceil(films.shape[-1] * SHARE / side)) if side > _FRAME else 1
-    shape = [len(films), 1, side * finer, side * finer]
-    seen = grid_sample(films, affine_grid(torch.stack(rows, 1), shape, align_corners=False), "bilinear", "border", False)
+    seen = grid_sample(films, _grid(places, side * finer), "bilinear", "border", False)
     return interpolate(seen, (side, side), mode="area") if finer > 1 else seen

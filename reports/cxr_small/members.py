@@ -1,4 +1,5 @@
-"""Which members to ask beside a detector's own head, and whether to ask its appearance model. Prints CSV.
+"""Which members to ask beside a detector's own head, of films as they are or registered, and whether to ask its appearance
+model. Prints CSV.
 
 Rule: the set of the highest mean partial AUROC up to 5 % of false alarms (McClish's, 0.5 is chance) over all faults, since
 scans are screened at such rates. What each set says is joined as in the score ``ensemble``. ``development`` is what was
@@ -22,14 +23,18 @@ import torch
 from choose import PLAIN, development_films, made
 from crops import TEST, auroc, development, test
 from sklearn.metrics import roc_auc_score
+from torch.nn.functional import interpolate
 
 from medood.detection.detector import Detector
 from medood.detection.features import log_divergence
+from medood.distillation.network import Network
 from medood.scans.read import read_scans
 from medood.scans.scan import Scan
 
 OTHERS = TEST | {"textures": "far/textures"}
-APPEARANCE = "appearance"
+APPEARANCE, REGISTERED = "appearance", " registered"
+#: Side at which members see registered films.
+SIDE = 96
 RATE = 0.05
 #: What each says of each group of films, high where they are strange.
 Said = dict[str, dict[str, np.ndarray]]
@@ -37,14 +42,23 @@ Said = dict[str, dict[str, np.ndarray]]
 
 @torch.no_grad()
 def asked(first: Detector, names: list[str], scans: list[Scan]) -> dict[str, np.ndarray]:
-    """What the detector's own head, its members' heads and its appearance model say of the films."""
+    """What the detector's own head, its members' heads and its appearance model say of the films.
+
+    A member sees a film as it is in its crops, and a registered one, which is a crop already, whole.
+    """
     pictures, model = torch.stack([first.prepare(scan) for scan in scans]), first.network.appearance
     assert model is not None
     said = []
     for some in torch.split(pictures, 100):
         heads = [first.network.embed(some)[1], *first.network.member_outputs(some)]
+        registered = model.registration(some, SIDE)
+        for member in first.network.members:
+            assert isinstance(member, Network)
+            seen = interpolate(registered, (member.size, member.size), mode="area")
+            heads.append(member.head(member.features(seen)))
         said.append(torch.stack([*(-log_divergence(outputs) for outputs in heads), model(some)]))
-    return dict(zip([*names, APPEARANCE], torch.cat(said, dim=1).double().numpy(), strict=True))
+    every = [*names, *(name + REGISTERED for name in names[1:]), APPEARANCE]
+    return dict(zip(every, torch.cat(said, dim=1).double().numpy(), strict=True))
 
 
 def joined(said: Said, asked: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -84,6 +98,7 @@ def main() -> None:
     said = {group: asked(first, names, some) for group, some in groups.items()}
     writer = csv.writer(sys.stdout, lineterminator="\n")
     sets = [some for count in range(len(names)) for some in itertools.combinations(names[1:], count)]
+    sets += [tuple(name + REGISTERED for name in some) for some in sets if some]
     for number, (members, also) in enumerate(itertools.product(sets, ((), (APPEARANCE,)))):
         values = joined(said, (names[0], *members, *also))
         if which == "development":

@@ -17,8 +17,6 @@ vit() { # NAME KEY=VALUE...: a candidate for the second network
 vit patch6
 vit patch8 model.arguments.patch_size=8
 vit patch8_wide model.arguments.patch_size=8 model.arguments.embed_dim=192
-vit patch8_long model.arguments.patch_size=8 model.weights="$work/vit/patch8/network.safetensors" negatives.mixture.dead_leaves=1 \
-  views.equalize=0.5 views.detail=0.6 train.epochs=14 "train.teacher_temperature=[0.01,0.01]" "train.teacher_momentum=[0.98,0.998]"
 medood train configs/cxr_small_further.yaml detector.members="[$work/vit/patch6]" data.root="$MEDOOD_DATA/in_distribution/train" \
   data.calibration_root="$MEDOOD_DATA/in_distribution/calibration" model.weights="$work/first/network.safetensors" \
   out="$work/further" --resume
@@ -26,7 +24,7 @@ cp "$work/further/training.csv" "$here/training_further.csv"
 python "$here/choose.py" "$work/first" "$work/further" > "$here/choose.csv"
 python "$here/crops.py" "$work/further" development > "$here/crops_development.csv"
 python "$here/crops.py" "$work/further" test > "$here/crops_test.csv"
-members=("$work/further" "$work"/vit/patch{8,8_wide,6,8_long})
+members=("$work/further" "$work"/vit/patch{8,8_wide,6})
 python "$here/members.py" development "${members[@]}" > "$here/members_development.csv"
 python "$here/members.py" test "${members[@]}" > "$here/members_test.csv"
 medood benchmark "$work/further" --data "$MEDOOD_DATA/manifest.csv" --out "$here/benchmark"
