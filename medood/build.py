@@ -20,7 +20,7 @@ from medood.detection.features import Features, embed
 from medood.detection.hashes import difference_hashes
 from medood.detection.reference import TRAINING, Calibration, empty, fingerprint
 from medood.detection.scores import SCORES, fit_all
-from medood.distillation.appearance import Appearance
+from medood.distillation.appearance import MOST_FILMS, Appearance
 from medood.distillation.collapse import effective_rank
 from medood.distillation.log import Metrics, TrainingLog
 from medood.distillation.network import Network
@@ -81,8 +81,9 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | None 
     network.crops = config.preprocess.crops
     network.members.extend(member.network for member in members)
     if config.detector.appearance:
+        films = as_input(inputs.pictures[training[:: -(-len(training) // MOST_FILMS)]])
         network.appearance = Appearance()
-        network.appearance.fit(as_input(inputs.pictures[training]), config.train.seed, _tracked(progress))
+        network.appearance.fit(films, config.train.seed, _tracked(progress))
     if config.detector.half:
         network.half().float()
 
@@ -254,6 +255,7 @@ def _member(folder: str, config: RunConfig, training_sha256: str) -> Detector:
         )
     if member.network.members:
         raise MedoodError(f"detector.members: {folder} has members itself. Name those instead.")
+    member.network.appearance = None  # this run's own is asked, if any
     if member.facts["data"]["training_sha256"] != training_sha256:
         raise MedoodError(
             f"detector.members: {folder} learned from other films than this run. Train it with the same data.root, "

@@ -11,7 +11,7 @@ from medood.distillation.registration import Registration, Track, equalized
 
 #: Side of the pictures that are compared, and the number of principal components.
 SIDE, COMPONENTS = 32, 128
-#: Films that are learned from at most, evenly spaced; more do not change what is learned.
+#: Films that need be learned from at most; more do not change what is learned.
 MOST_FILMS = 20_000
 _BATCH = 500
 
@@ -20,7 +20,8 @@ class Appearance(nn.Module):
     """Mahalanobis distance from the average registered film, within the principal components of such films.
 
     A film is compared by its histogram-equalised grey values, of mean 0 and length 1; the covariance is Ledoit and Wolf's
-    (scikit-learn). No film can be had back from it: it holds an average, and directions in which films vary.
+    (scikit-learn). It holds an average and directions in which films vary, from which no film can be had back where there
+    were many more films than components.
 
     Source: Turk and Pentland, Eigenfaces for recognition, 1991; Moghaddam and Pentland, Probabilistic visual learning for
     object representation, 1997.
@@ -48,7 +49,6 @@ class Appearance(nn.Module):
             seed: of the randomised decomposition.
             track: draws progress.
         """
-        films = films[:: -(-len(films) // MOST_FILMS)]
         self.registration.fit(films, track)
         rows = torch.cat([self._rows(part) for part in track(torch.split(films, _BATCH))]).numpy()
         count = min(COMPONENTS, len(rows) - 1)
