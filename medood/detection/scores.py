@@ -246,11 +246,13 @@ def fit_all(bank: Features, development: Features) -> dict[str, Fitted]:
         MedoodError: a feature is not a finite number.
     """
     for rows, what in ((bank, "training"), (development, "development")):
-        broken = ~torch.isfinite(rows.features).all(dim=1) | ~torch.isfinite(rows.outputs).all(dim=1)
+        said = torch.cat([some for some in (rows.features, rows.outputs, rows.members) if some is not None], dim=1)
+        broken = ~torch.isfinite(said).all(dim=1)
         if broken.any():
             raise MedoodError(
                 f"The network gives no finite features for {int(broken.sum())} of {len(rows)} {what} scans; its weights are "
-                "damaged or training diverged. Train again with a lower train.learning_rate."
+                "damaged, training diverged, or the scans are all alike. Train again with a lower train.learning_rate, or "
+                "with more scans."
             )
     return {name: score.fit(bank, development) for name, score in scores_of(development).items()}
 

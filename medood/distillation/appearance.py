@@ -45,7 +45,8 @@ class Appearance(nn.Module):
         """Learn from films that belong.
 
         Args:
-            films: float32 ``[N, 1, S, S]`` in [0, 1], two at least.
+            films: float32 ``[N, 1, S, S]`` in [0, 1], two at least and better some hundreds: fewer than 129 give fewer
+                directions, and what differs in another one is not seen.
             seed: of the randomised decomposition.
             track: draws progress.
         """

@@ -57,7 +57,8 @@ class Registration(nn.Module):
         middle = torch.tensor([SHARE, SHARE, 0.0, 0.0, 0.0])
         places = middle.expand(len(small), 5)
         for _ in track(range(_ROUNDS)):
-            self.template.copy_(_unit(_unit(_sampled(small, places, _FRAME)).mean(dim=0, keepdim=True))[0])
+            seen = grid_sample(small, _grid(places, _FRAME), "bilinear", "border", False)
+            self.template.copy_(_unit(_unit(seen).mean(dim=0, keepdim=True))[0])
             places = self._search(small)
             # The frame keeps its size, place and tilt on average; the average of the best matches would shrink.
             mean = places.mean(dim=0)
@@ -100,8 +101,11 @@ class Registration(nn.Module):
 
 
 def equalized(pictures: Tensor) -> Tensor:
-    """``[N, 1, S, S]`` with each grey value as the share of the picture's pixels that are darker (half of equal ones)."""
-    values = pictures.flatten(1).contiguous()
+    """``[N, 1, S, S]`` with each grey value as the share of the picture's pixels that are darker (half of equal ones).
+
+    Values that differ by less than ``2**-14`` may count as equal, so that rounding does not order an area of one grey.
+    """
+    values = (pictures.flatten(1) * 2.0**14).round()
     ordered = values.sort(dim=1).values
     darker = torch.searchsorted(ordered, values) + torch.searchsorted(ordered, values, right=True)
     return (darker.float() / (2 * values.shape[1])).reshape(pictures.shape)
@@ -136,6 +140,6 @@ def _grid(places: Tensor, side: int) -> Tensor:
 
 def _sampled(films: Tensor, places: Tensor, side: int) -> Tensor:
     """The frame at ``places``, drawn finely and averaged where the film is finer than ``side``."""
-    finer = max(1, math.ceil(films.shape[-1] * SHARE / side)) if side > _FRAME else 1
+    finer = max(1, math.ceil(films.shape[-1] * SHARE / side))
     seen = grid_sample(films, _grid(places, side * finer), "bilinear", "border", False)
     return interpolate(seen, (side, side), mode="area") if finer > 1 else seen

@@ -46,6 +46,8 @@ def test_equalizing_is_the_share_of_darker_pixels_and_half_of_the_equal_ones() -
             expected[n, i] = ((picture < value).sum() + (picture <= value).sum()) / 70
     np.testing.assert_allclose(equalized(pictures).flatten(1).numpy(), expected, atol=1e-6)
     torch.testing.assert_close(equalized(pictures.square() * 0.5), equalized(pictures))
+    grey = torch.full((1, 1, 96, 96), 77 / 255)
+    assert (registration._comparable(grey) == 0.5).all(), "resampling does not order an area of one grey"
 
 
 @pytest.mark.parametrize(("share", "right", "down", "tilt"), [(0.85, 0.1, -0.05, 0.0), (0.95, 0.0, 0.05, 0.1)])
@@ -69,7 +71,8 @@ def test_the_match_is_the_best_of_a_search_over_more_places(fitted: Appearance) 
 
     def match(place: list[float]) -> float:
         small = registration._comparable(picture)
-        seen = registration._sampled(small, torch.tensor([place]), 24)[0, 0].numpy().ravel()
+        grid = registration._grid(torch.tensor([place]), 24)
+        seen = grid_sample(small, grid, padding_mode="border", align_corners=False)[0, 0].numpy().ravel()
         return float(np.corrcoef(seen, template)[0, 1])
 
     best = match(model.places(picture)[0].tolist())
@@ -123,7 +126,7 @@ def test_framing_counts_for_little_and_mirrored_or_turned_films_for_much(fitted:
     pictures = films(30, 300)
     plain, framed = fitted(pictures), fitted(moved(pictures, 0.9, 0.05, 0.0))
     assert framed.median() < plain.median() * 1.5
-    for strange in (pictures.flip(2), pictures.rot90(1, (2, 3)), torch.rand(30, 1, SIDE, SIDE)):
+    for strange in (pictures.flip(3), pictures.flip(2), pictures.rot90(1, (2, 3)), torch.rand(30, 1, SIDE, SIDE)):
         assert (fitted(strange) > plain.max()).float().mean() > 0.9
 
 
