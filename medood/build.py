@@ -192,6 +192,7 @@ def training_data(config: RunConfig, progress: Progress) -> TrainingData:
     inputs = cached(config.data.root, config.preprocess.size, "decoding for the bank")
     for status, count in sorted(inputs.refused.items()):
         progress.say(f"left out: {count} {status}")
+    seed = config.train.seed if config.data.split_seed is None else config.data.split_seed
     if config.data.calibration_root:
         held_out = cached(config.data.calibration_root, config.preprocess.size, "decoding for calibration")
         shared = len(set(held_out.keys) & set(inputs.keys))
@@ -204,9 +205,9 @@ def training_data(config: RunConfig, progress: Progress) -> TrainingData:
         rest = np.arange(len(inputs.keys))
         pictures, keys = held_out.pictures, held_out.keys
     else:
-        rest, held = split_by_patient(inputs, config.data.calibration_fraction, config.train.seed)
+        rest, held = split_by_patient(inputs, config.data.calibration_fraction, seed)
         pictures, keys = inputs.pictures[held], [inputs.keys[i] for i in held]
-    training, development = split_by_patient(inputs, config.data.development_fraction, config.train.seed, rest)
+    training, development = split_by_patient(inputs, config.data.development_fraction, seed, rest)
     progress.say(
         f"{len(training)} scans to learn from, {len(development)} to choose the score with, {len(keys)} to calibrate with"
     )
@@ -259,7 +260,7 @@ def _member(folder: str, config: RunConfig, training_sha256: str) -> Detector:
     if member.facts["data"]["training_sha256"] != training_sha256:
         raise MedoodError(
             f"detector.members: {folder} learned from other films than this run. Train it with the same data.root, "
-            "data.development_fraction, data.calibration_fraction and train.seed."
+            "data.development_fraction, data.calibration_fraction and data.split_seed."
         )
     return member
 

@@ -58,6 +58,7 @@ class DataConfig:
         calibration_root: scans for calibration; empty holds out ``calibration_fraction`` of ``root``.
         calibration_fraction: share of ``root`` held out for calibration, split by patient where PatientID is known.
         development_fraction: share of the rest held out to choose and scale the score, split likewise.
+        split_seed: of both splits; empty is ``train.seed``. Networks of several seeds that are asked together need the same.
         limit: use at most this many scans; 0 is all.
         cache: folder for decoded pictures; empty is ``OUT/cache``.
     """
@@ -66,6 +67,7 @@ class DataConfig:
     calibration_root: str = ""
     calibration_fraction: float = 0.15
     development_fraction: float = 0.05
+    split_seed: int | None = None
     limit: int = 0
     cache: str = ""
 

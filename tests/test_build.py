@@ -103,7 +103,7 @@ def test_a_run_goes_on_from_a_detectors_weights_and_its_own_folder_needs_no_othe
 
 
 def test_other_detectors_heads_are_asked_too(phantom_folder: Path, tiny_detector: Path, tmp_path: Path) -> None:
-    chosen = (f"detector.members=[{tiny_detector}]", "detector.score=ensemble", "train.seed=0")
+    chosen = (f"detector.members=[{tiny_detector}]", "detector.score=ensemble", "train.seed=3", "data.split_seed=0")
     out = train(tiny_config(phantom_folder, tmp_path / "out", "train.epochs=1", "preprocess.size=48", *chosen))
     saved, member = Detector.load(out), Detector.load(tiny_detector)
     assert saved.facts["config"]["detector"]["members"] == [member.sha256]
@@ -125,6 +125,7 @@ def test_other_detectors_heads_are_asked_too(phantom_folder: Path, tiny_detector
 @pytest.mark.parametrize(
     ("override", "told"),
     [
+        ("data.split_seed=7", "learned from other films"),
         ("train.seed=7", "learned from other films"),
         ("preprocess.equalize=true", r"preprocess\.equalize \('squash', False\), not \('squash', True\) as here"),
     ],
