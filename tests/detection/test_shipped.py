@@ -74,7 +74,7 @@ def test_calibrated_with_made_up_chests_it_accepts_others_and_still_flags_strang
     assert sum(count for kind, count in flagged.items() if kind != "chest") >= 12, flagged
     told = " ".join(" ".join(page.extract_text() for page in PdfReader(tmp_path / "screening/report.pdf").pages).split())
     assert "convnext_atto + vit_tiny_patch16_224 (48 px)" in told
-    assert "drawn of head_logit of the first network, alone" in told
+    assert "drawn of head_logit of one network, a part of the score" in told
 
 
 def test_names_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
