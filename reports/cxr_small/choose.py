@@ -135,7 +135,9 @@ def development_films(detector: Detector) -> list[Scan]:
     ]
     cache = PictureCache(np.zeros((0, 1, 1), np.uint8), [s.identity.key for s in scans], [s.patient for s in scans], {})
     config = detector.facts["config"]
-    _, held = split_by_patient(cache, config["data"]["development_fraction"], config["train"]["seed"])
+    seed = config["data"].get("split_seed")
+    seed = config["train"]["seed"] if seed is None else seed
+    _, held = split_by_patient(cache, config["data"]["development_fraction"], seed)
     return [scans[i] for i in held]
 
 

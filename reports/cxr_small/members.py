@@ -6,7 +6,8 @@ scans are screened at such rates. What each set says is joined as in the score `
 chosen by; ``test`` tells what each set would give on test sets.
 
 Usage: python reports/cxr_small/members.py development|test DETECTOR MEMBER...   (MEDOOD_DATA: the folder of real pictures)
-DETECTOR has an appearance model; its own members are not asked, unless they are named.
+DETECTOR has an appearance model; its own members are not asked, unless they are named. Of one MEMBER, greater weights of it
+and of the appearance model are told too.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import csv
 import itertools
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +38,7 @@ APPEARANCE, REGISTERED = "appearance", " registered"
 #: Side at which members see registered films.
 SIDE = 96
 RATE = 0.05
+WEIGHTS = (1.0, 1.5, 2.0)
 #: What each says of each group of films, high where they are strange.
 Said = dict[str, dict[str, np.ndarray]]
 
@@ -61,13 +64,25 @@ def asked(first: Detector, names: list[str], scans: list[Scan]) -> dict[str, np.
     return dict(zip(every, torch.cat(said, dim=1).double().numpy(), strict=True))
 
 
-def joined(said: Said, asked: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Their sum, each standardised among development films, by group of films."""
-    centres = {name: (said[PLAIN][name].mean(), said[PLAIN][name].std()) for name in asked}
+def joined(said: Said, weights: dict[str, float]) -> dict[str, np.ndarray]:
+    """Their weighted sum, each standardised among development films, by group of films."""
+    centres = {name: (said[PLAIN][name].mean(), said[PLAIN][name].std()) for name in weights}
     return {
-        group: sum((some[name] - centre) / spread for name, (centre, spread) in centres.items())
+        group: sum(weights[name] * (some[name] - centre) / spread for name, (centre, spread) in centres.items())
         for group, some in said.items()
     }
+
+
+def weighted(names: list[str]) -> Iterator[dict[str, float]]:
+    """Every set of members, of films as they are or registered, without and with the appearance model."""
+    sets = [some for count in range(len(names)) for some in itertools.combinations(names[1:], count)]
+    sets += [tuple(name + REGISTERED for name in some) for some in sets if some]
+    for members, also in itertools.product(sets, ((), (APPEARANCE,))):
+        yield dict.fromkeys((names[0], *members, *also), 1.0)
+    if len(names) == 2:
+        for weight, other in itertools.product(WEIGHTS, WEIGHTS):
+            if (weight, other) != (1.0, 1.0):
+                yield {names[0]: 1.0, names[1]: weight, APPEARANCE: other}
 
 
 def at_low_rates(values: dict[str, np.ndarray]) -> dict[str, float]:
@@ -97,10 +112,8 @@ def main() -> None:
         groups["mirrored"] = [replace(scan, pixels=scan.pixels[:, :, ::-1].copy()) for scan in groups["test"]]
     said = {group: asked(first, names, some) for group, some in groups.items()}
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    sets = [some for count in range(len(names)) for some in itertools.combinations(names[1:], count)]
-    sets += [tuple(name + REGISTERED for name in some) for some in sets if some]
-    for number, (members, also) in enumerate(itertools.product(sets, ((), (APPEARANCE,)))):
-        values = joined(said, (names[0], *members, *also))
+    for number, weights in enumerate(weighted(names)):
+        values = joined(said, weights)
         if which == "development":
             row = at_low_rates(values) | development(values) | {"device": auroc(values[PLAIN], values[""])}
         else:
@@ -113,7 +126,8 @@ def main() -> None:
             }
         if not number:
             writer.writerow(["asked", *row])
-        told = ", ".join([Path(name).name for name in members] + list(also)) or "own head alone"
+        votes = [(Path(name).name, weight) for name, weight in list(weights.items())[1:]]
+        told = ", ".join(name if weight == 1.0 else f"{weight} x {name}" for name, weight in votes) or "own head alone"
         writer.writerow([told, *(f"{value:.4f}" for value in row.values())])
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes everything in this folder anew; estimated, not run as a whole: 15 minutes on a GPU such as an H200 for the training, then 4 hours on 2 CPU cores.
+# Makes everything in this folder anew; estimated, not run as a whole: 15 minutes on a GPU such as an H200 for the training, then 5 hours on 2 CPU cores.
 # MEDOOD_DATA names the folder of real pictures. The detector that ships was trained of the same films as WebP, see gpu.py.
 # Usage, from the checkout's root with .venv active: bash reports/cxr_small/run.sh
 set -euo pipefail
@@ -17,6 +17,8 @@ vit() { # NAME KEY=VALUE...: a candidate for the second network
 vit patch6
 vit patch8 model.arguments.patch_size=8
 vit patch8_wide model.arguments.patch_size=8 model.arguments.embed_dim=192
+vit patch6_seed1 train.seed=1 data.split_seed=0
+vit patch6_seed2 train.seed=2 data.split_seed=0
 medood train configs/cxr_small_further.yaml detector.members="[$work/vit/patch6]" data.root="$MEDOOD_DATA/in_distribution/train" \
   data.calibration_root="$MEDOOD_DATA/in_distribution/calibration" model.weights="$work/first/network.safetensors" \
   out="$work/further" --resume
@@ -24,9 +26,12 @@ cp "$work/further/training.csv" "$here/training_further.csv"
 python "$here/choose.py" "$work/first" "$work/further" > "$here/choose.csv"
 python "$here/crops.py" "$work/further" development > "$here/crops_development.csv"
 python "$here/crops.py" "$work/further" test > "$here/crops_test.csv"
-members=("$work/further" "$work"/vit/patch{8,8_wide,6})
-python "$here/members.py" development "${members[@]}" > "$here/members_development.csv"
-python "$here/members.py" test "${members[@]}" > "$here/members_test.csv"
+asked() { # NAME MEMBER...: which to ask, by development and by test films
+  for films in development test; do python "$here/members.py" "$films" "$work/further" "${@:2}" > "$here/$1_$films.csv"; done
+}
+asked members "$work"/vit/patch{8,8_wide,6}
+asked seeds "$work"/vit/patch6{,_seed1,_seed2}
+asked weights "$work/vit/patch6"
 medood benchmark "$work/further" --data "$MEDOOD_DATA/manifest.csv" --out "$here/benchmark"
 python "$here/targets.py" "$here/benchmark/benchmark.csv"
 python "$here/failures.py" "$work/further" "$work/failures"
