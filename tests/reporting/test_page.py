@@ -148,6 +148,10 @@ def test_the_slider_says_what_would_be_flagged_and_changes_nothing(page: Page, r
     for share in (0.1, 0.5, 0.9):
         page.locator("#threshold").fill(str(low + share * (high - low)))
         at = float(page.input_value("#threshold"))
+        thumb, box = 16, page.locator("#threshold").bounding_box() or {}
+        stands = box["x"] + thumb / 2 + (box["width"] - thumb) * (at - low) / (high - low)
+        mark = page.evaluate("document.querySelector('#histogram line').getBoundingClientRect().x")
+        assert abs(stands - mark) < 2, "the slider stands below the mark in the histogram"
         told = page.inner_text("#would")
         assert f"would flag {int((scores > at).sum())} of {len(scores)} scans" in told
         expected = round(100 * float((calibration > at).mean()), 2)
