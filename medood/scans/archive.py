@@ -29,6 +29,8 @@ from medood.scans.pacs import fetch, find_instances, is_dicomweb
 from medood.scans.scan import Identity, Refusal, RefusedError, Status
 from medood.schema import ReadConfig
 
+_DAMAGED = "the zip archive is damaged, or was not copied to its end: {}"
+
 
 @dataclass(frozen=True)
 class Source:
@@ -232,6 +234,8 @@ def _open(path: Path, options: ReadConfig) -> Iterator[Source | Refusal]:
                 yield Source(path)
     except RefusedError as refused:
         yield Refusal(where, refused.status, refused.reason)
+    except zipfile.BadZipFile as error:
+        yield Refusal(where, Status.UNREADABLE, _DAMAGED.format(error))
     except Exception as error:  # the zip parser raises many kinds on damaged archives
         yield Refusal(where, Status.UNREADABLE, f"the file cannot be opened: {error}")
 
@@ -288,7 +292,9 @@ def _from_content(path: Path, content: bytes, where: Identity, options: ReadConf
             yield Source(path, where.member, content=content)
     except RefusedError as refused:
         yield Refusal(where, refused.status, refused.reason)
-    except Exception as error:  # as in _open_file
+    except zipfile.BadZipFile as error:
+        yield Refusal(where, Status.UNREADABLE, _DAMAGED.format(error))
+    except Exception as error:  # as in _open
         yield Refusal(where, Status.UNREADABLE, f"the archive cannot be opened: {error}")
 
 

@@ -111,16 +111,15 @@ def _check_native(dataset: pydicom.Dataset) -> str:
         expected = get_expected_length(dataset)
     except Exception as error:
         raise RefusedError(Status.UNREADABLE, f"the header does not describe a picture: {told(error)}") from error
-    surplus = len(element.value) - expected
+    held = element.value or b""  # none where the element is empty
+    surplus = len(held) - expected
     row = int(dataset.Columns) * int(dataset.SamplesPerPixel) * max(1, int(dataset.BitsAllocated) // 8)
     if surplus < 0:
-        raise RefusedError(
-            Status.UNREADABLE, f"the pixel data hold {len(element.value):,} bytes, the header describes {expected:,}"
-        )
-    if surplus > max(row, 1) or (surplus > 1 and any(element.value[expected:])):
+        raise RefusedError(Status.UNREADABLE, f"the pixel data hold {len(held):,} bytes, the header describes {expected:,}")
+    if surplus > max(row, 1) or (surplus > 1 and any(held[expected:])):
         raise RefusedError(
             Status.UNREADABLE,
-            f"the pixel data hold {len(element.value):,} bytes, the header describes only {expected:,}: "
+            f"the pixel data hold {len(held):,} bytes, the header describes only {expected:,}: "
             "Rows, Columns, Bits Allocated or Number of Frames is wrong",
         )
     return f"{surplus} zero bytes behind the pixels" if surplus > 1 else ""

@@ -128,6 +128,8 @@ def test_archives_that_are_odd_are_refused(tmp_path: Path) -> None:
     content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag of an encrypted member
     (tmp_path / "locked.zip").write_bytes(bytes(content))
     assert refusal(tmp_path / "locked.zip").status == Status.ENCRYPTED
+    (tmp_path / "cut.zip").write_bytes(bytes(content[: len(content) // 2]))
+    assert "damaged, or was not copied to its end" in refusal(tmp_path / "cut.zip").reason
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])

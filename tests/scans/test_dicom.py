@@ -148,6 +148,13 @@ def test_padding_and_voi_lut_of_signed_pictures_written_as_unsigned() -> None:
     assert read(encoded(data)).pixels[0, -1].min() > 0.9
 
 
+def test_pixel_data_without_a_value_are_counted_as_no_bytes() -> None:
+    data = pydicom.dcmread(io.BytesIO(dicom_bytes(PICTURE, "two")))
+    data["PixelData"].value = None
+    with pytest.raises(RefusedError, match="the pixel data hold 0 bytes, the header describes"):
+        read(encoded(data))
+
+
 def test_a_frame_that_cannot_be_decoded_keeps_the_frames_before_it(tmp_path: Path) -> None:
     data = pydicom.dcmread(io.BytesIO(dicom_bytes(PICTURE, "two")))
     data.NumberOfFrames = 3
