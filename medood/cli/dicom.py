@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from medood.reporting.dicom import Written
 
 
 def dicom_command(
@@ -24,8 +28,14 @@ def dicom_command(
     progress = Progress(quiet=quiet)
     folder = out or run / "dicom"
     written = write_dicom(run, folder, detector, progress=progress)
-    for item in written:
-        if not item.files:
-            progress.say(f"no DICOM object for {item.row.source} {item.row.member}: {item.reason}")
-    progress.say(f"{sum(len(item.files) for item in written)} objects for {len(written)} flagged scans")
+    made = [item for item in written if item.files]
+    for reason, items in groupby(sorted((item for item in written if not item.files), key=_reason), key=_reason):
+        left = list(items)
+        such_as = f"{left[0].row.source} {left[0].row.member}".strip()
+        progress.say(f"no DICOM object for {len(left)} of the flagged scans, such as {such_as}: {reason}")
+    progress.say(f"{sum(len(item.files) for item in made)} objects for {len(made)} of {len(written)} flagged scans")
     print(folder)
+
+
+def _reason(item: Written) -> str:
+    return item.reason

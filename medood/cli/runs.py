@@ -18,13 +18,14 @@ def runs_command(
     if not found:
         print(f"no run in {folder}")
         return
-    print(f"{'started':<20}{'finished':<20}{'rows':>9}{'flagged':>9}  {'detector':<28} run")
+    print(f"{'started':<20}{'finished':<20}{'rows':>9}{'flagged':>9}  {'detector':<28} {'calibration':<14} {'rate':<9} run")
     for run in found:
         if run.damaged:
             print(f"{run.folder}: {run.damaged}")
             continue
         finished = run.finished[:19] or "not finished"
-        print(f"{run.started[:19]:<20}{finished:<20}{run.rows:>9}{run.flagged:>9}  {run.detector[:28]:<28} {run.folder}")
+        made_with = f"{run.detector[:28]:<28} {run.calibration[:14]:<14} {run.rate:<9}"
+        print(f"{run.started[:19]:<20}{finished:<20}{run.rows:>9}{run.flagged:>9}  {made_with} {run.folder}")
 
 
 def show_command(
@@ -73,10 +74,16 @@ def diff_command(
 
     found = compare(first, second, changes)
     for name, before, after in found.settings:
-        print(f"{name}: {before if before is not None else 'none'} -> {after if after is not None else 'none'}")
+        print(f"{name}: {_plain(before)} -> {_plain(after)}")
     for (before, after), count in found.counts.items():
         same = "still" if before == after else f"{before.replace('_', ' ')} ->"
         print(f"{count:>9}  {same} {after.replace('_', ' ')}")
     print(f"{found.changed} of {sum(found.counts.values())} scans changed")
     if changes is not None:
         print(changes)
+    elif found.changed:
+        print("--out FILE.csv lists them")
+
+
+def _plain(value: object) -> str:
+    return "none" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)

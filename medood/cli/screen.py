@@ -134,14 +134,21 @@ def screen_command(
 
 def tell(found: Summary, out: Path, progress: Progress) -> None:
     """Say what a run found, and print where its verdicts are."""
+    from medood.scans.scan import Status
     from medood.screening.ledger import Ledger
     from medood.screening.whole import sentences
 
-    facts = Ledger.facts_of(out)
+    ledger = Ledger(out)
+    try:
+        facts, counted = ledger.run(), ledger.counts()
+    finally:
+        ledger.close()
     left_out = f", {found.left_out} left out by the selection" if facts["read"]["select"] else ""
+    refused = [f"{n} {status}" for (status, _), n in counted.items() if status not in (Status.SCORED, Status.NOT_SELECTED)]
+    why = f" ({', '.join(refused)}; verdicts.csv says why)" if refused else ""
     progress.say(
-        f"{found.scanned} rows: {found.flagged} out of distribution, {found.accepted} in distribution, "
-        f"{found.refused} without a score{left_out}"
+        f"{found.scanned} {'row' if found.scanned == 1 else 'rows'}: {found.flagged} out of distribution, "
+        f"{found.accepted} in distribution, {found.refused} without a score{why}{left_out}"
     )
     for sentence in sentences(facts):
         progress.say(sentence)

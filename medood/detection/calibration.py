@@ -35,7 +35,7 @@ def check_rate(rate: float, count: int, option: str = "--fpr") -> None:
         MedoodError: the rate is not in (0, 1), or below 1 / (count + 1).
     """
     if not 0.0 < rate < 1.0:
-        raise MedoodError(f"{option} is {rate:g}; expected a rate above 0 and below 1, such as 0.05.")
+        raise MedoodError(f"{option} is {rate:g}; expected a rate above 0 and below 1, such as 0.05 for 5 %.")
     if option == "--fpr" and rate < 1.0 / (count + 1):
         raise MedoodError(
             f"--fpr is {rate:g}, but {count} calibration scans can state no rate below {1 / (count + 1):.2g}. "

@@ -18,13 +18,12 @@ from medood.screening.ledger import UNFINISHED, Ledger
 ABSENT = "absent"
 #: Facts of a run that explain why its verdicts differ from another's, and where they lie in the ledger.
 _SETTINGS = {
-    "detector": ("detector", "sha256"),
-    "calibration": ("calibration", "sha256"),
+    "detector": ("detector",),
+    "calibration": ("calibration",),
     "false-alarm rate": ("fpr",),
     "false-discovery rate": ("fdr",),
     "threshold": ("threshold",),
     "medood": ("medood",),
-    "started": ("started",),
 }
 #: Columns of the changes as CSV; the rows' names are those of the second run, or of the first where the second lacks them.
 COLUMNS = ("source", "member", "frame", "sha256", "before", "after", "score_before", "score_after", "p_before", "p_after")
@@ -61,6 +60,8 @@ class RunLine:
         rows: in its ledger.
         flagged: of them.
         detector: name and the beginning of its SHA-256.
+        calibration: its name.
+        rate: what it was decided at, as the option says it.
         damaged: why its ledger cannot be read; empty where it can.
     """
 
@@ -70,6 +71,8 @@ class RunLine:
     rows: int = 0
     flagged: int = 0
     detector: str = ""
+    calibration: str = ""
+    rate: str = ""
     damaged: str = ""
 
 
@@ -108,14 +111,15 @@ def find_runs(folder: Path) -> Iterator[RunLine]:
                 facts, counts = ledger.run(), ledger.counts()
             finally:
                 ledger.close()
-            detector = facts.get("detector", {})
             yield RunLine(
                 path.parent,
                 facts.get("started", ""),
                 facts.get("finished", ""),
                 sum(counts.values()),
                 counts.get((Status.SCORED, "out_of_distribution"), 0),
-                f"{detector.get('name', '')} {detector.get('sha256', '')[:12]}".strip(),
+                _told(facts.get("detector", {})),
+                facts.get("calibration", {}).get("name", ""),
+                f"fdr {facts['fdr']:g}" if facts.get("fdr") is not None else f"fpr {facts.get('fpr', 0):g}",
             )
         except (MedoodError, sqlite3.Error, ValueError) as error:
             yield RunLine(path.parent, damaged=str(error))
@@ -144,7 +148,7 @@ def compare(first: Path, second: Path, changes: Path | None = None) -> Compared:
         if changes is not None:
             listed = "SELECT * FROM pairs WHERE before != after ORDER BY source, member, frame"
             _write(changes, database.execute(listed))
-    settings = [(name, *(_at(some, path) for some in facts)) for name, path in _SETTINGS.items()]
+    settings = [(name, *(_told(_at(some, path)) for some in facts)) for name, path in _SETTINGS.items()]
     return Compared(counts, [setting for setting in settings if setting[1] != setting[2]])
 
 
@@ -153,6 +157,11 @@ def _at(facts: dict[str, Any], path: tuple[str, ...]) -> Any:
     for name in path:
         value = value.get(name) if isinstance(value, dict) else None
     return value
+
+
+def _told(value: Any) -> Any:
+    """A detector or a calibration by its name and the beginning of its SHA-256; anything else as it is."""
+    return f"{value.get('name', '')} {value.get('sha256', '')[:12]}".strip() if isinstance(value, dict) else value
 
 
 def _write(target: Path, rows: Iterator[Any]) -> None:

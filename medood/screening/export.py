@@ -28,26 +28,28 @@ def export(run: Path, target: Path) -> Path:
     Raises:
         MedoodError: there is no run, the ending is another one, pyarrow is missing, or the file cannot be written.
     """
-    writers = {".csv": _csv, ".jsonl": _jsonl, ".parquet": _parquet}
-    if target.suffix not in writers:
-        raise MedoodError(f"{target} ends in {target.suffix or 'nothing'!r}; expected one of {', '.join(writers)}.")
+    writers = {".jsonl": _jsonl, ".parquet": _parquet}
+    endings = (".csv", *writers)
+    if target.suffix not in endings:
+        raise MedoodError(f"{target} ends in {target.suffix or 'nothing'!r}; expected one of {', '.join(endings)}.")
     ledger = Ledger(run)
     partial = target.with_name(f".{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        writers[target.suffix](ledger, partial)
-        partial.replace(target)
+        if target.suffix == ".csv":
+            ledger.write_csv(target)  # by way of a partial file too
+        else:
+            writers[target.suffix](ledger, partial)
+            partial.replace(target)
     except OSError as error:
-        raise MedoodError(f"{target} cannot be written: {error.strerror or error}.") from error
+        raise MedoodError(
+            f"{target} cannot be written: {error.strerror or error}. Name a place that can be written to."
+        ) from error
     finally:
         ledger.close()
         with contextlib.suppress(OSError):
             partial.unlink()
     return target
-
-
-def _csv(ledger: Ledger, target: Path) -> None:
-    ledger.write_csv(target)
 
 
 def _jsonl(ledger: Ledger, target: Path) -> None:

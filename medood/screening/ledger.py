@@ -284,7 +284,9 @@ class Ledger:
                 writer.writerows(self.columns(VERDICT_COLUMNS))
             partial.replace(target)
         except OSError as error:
-            raise MedoodError(f"{target} cannot be written: {error}.") from error
+            raise MedoodError(
+                f"{target} cannot be written: {error.strerror or error}. Name a place that can be written to."
+            ) from error
 
     def fold(self) -> None:
         """Make the file whole without its write-ahead log, so that it can be moved.

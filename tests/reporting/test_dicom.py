@@ -16,7 +16,9 @@ from pydicom.uid import (
     ParametricMapStorage,
     SecondaryCaptureImageStorage,
 )
+from typer.testing import CliRunner
 
+from medood.cli.main import app
 from medood.detection.detector import Detector
 from medood.errors import MedoodError
 from medood.evidence.gradcam import grad_cam
@@ -70,6 +72,12 @@ def test_every_flagged_scan_becomes_objects_of_its_study_or_a_sentence(run: Path
         assert study == made.StudyInstanceUID
         assert made.PatientID == "PHANTOM-ct"
         assert made.SeriesNumber > 9000
+
+
+def test_the_command_tells_each_reason_once(run: Path, tmp_path: Path) -> None:
+    told = " ".join(CliRunner().invoke(app, ["dicom", str(run), "--out", str(tmp_path)]).stderr.split())
+    assert told.count("no DICOM object for 1 of the flagged scans, such as ") == 2
+    assert "7 objects for 3 of 5 flagged scans" in told
 
 
 def test_the_structured_report_says_what_the_ledger_holds(run: Path, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_a_run_screened_again_at_another_rate(tiny_detector: Path, tmp_path: Pat
     found = compare(tmp_path / "runs" / "strict", tmp_path / "runs" / "lax")
     assert sum(found.counts.values()) == 8
     assert set(found.counts) <= {(IN, IN), (IN, OUT), (OUT, OUT), ("not_an_image", "not_an_image")}
-    assert {name for name, _, _ in found.settings} <= {"false-alarm rate", "threshold", "started"}
+    assert {name for name, _, _ in found.settings} <= {"false-alarm rate", "threshold"}
     (tmp_path / "runs" / "broken").mkdir()
     (tmp_path / "runs" / "broken" / "ledger.sqlite").write_bytes(b"no database")
     runs = list(find_runs(tmp_path))
@@ -106,6 +106,7 @@ def test_a_run_screened_again_at_another_rate(tiny_detector: Path, tmp_path: Pat
     listed = CliRunner().invoke(app, ["runs", str(tmp_path)])
     assert listed.exit_code == 0
     assert "cannot be opened" in listed.stdout
+    assert "training       fpr 0.9 " in listed.stdout
     arguments = ["diff", str(tmp_path / "runs" / "strict"), str(tmp_path / "runs" / "lax"), "--out", str(tmp_path / "c.csv")]
     told = CliRunner().invoke(app, arguments).stdout
     assert f"{found.changed} of 8 scans changed" in told

@@ -50,6 +50,9 @@ def test_mistakes_are_told(run: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "file").write_text("")
     with pytest.raises(MedoodError, match="cannot be written"):
         export(run, tmp_path / "file" / "v.jsonl")
+    (tmp_path / "v.csv").mkdir()
+    with pytest.raises(MedoodError, match=r"/v\.csv cannot be written: Is a directory\."):
+        export(run, tmp_path / "v.csv")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MedoodError, match=r"Install medood\[parquet\]"):
         export(run, tmp_path / "v.parquet")
