@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from medood.reporting.dicom import Written
 
 
 def dicom_command(
@@ -29,13 +25,9 @@ def dicom_command(
     folder = out or run / "dicom"
     written = write_dicom(run, folder, detector, progress=progress)
     made = [item for item in written if item.files]
-    for reason, items in groupby(sorted((item for item in written if not item.files), key=_reason), key=_reason):
-        left = list(items)
-        such_as = f"{left[0].row.source} {left[0].row.member}".strip()
+    for reason in dict.fromkeys(item.reason for item in written if not item.files):
+        left = [item.row for item in written if item.reason == reason and not item.files]
+        such_as = f"{left[0].source} {left[0].member}".strip()
         progress.say(f"no DICOM object for {len(left)} of the flagged scans, such as {such_as}: {reason}")
     progress.say(f"{sum(len(item.files) for item in made)} objects for {len(made)} of {len(written)} flagged scans")
     print(folder)
-
-
-def _reason(item: Written) -> str:
-    return item.reason

@@ -138,11 +138,8 @@ def tell(found: Summary, out: Path, progress: Progress) -> None:
     from medood.screening.ledger import Ledger
     from medood.screening.whole import sentences
 
-    ledger = Ledger(out)
-    try:
+    with contextlib.closing(Ledger(out)) as ledger:
         facts, counted = ledger.run(), ledger.counts()
-    finally:
-        ledger.close()
     left_out = f", {found.left_out} left out by the selection" if facts["read"]["select"] else ""
     refused = [f"{n} {status}" for (status, _), n in counted.items() if status not in (Status.SCORED, Status.NOT_SELECTED)]
     why = f" ({', '.join(refused)}; verdicts.csv says why)" if refused else ""

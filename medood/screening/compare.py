@@ -16,14 +16,14 @@ from medood.screening.ledger import UNFINISHED, Ledger
 
 #: What a scan is in a run that does not hold it.
 ABSENT = "absent"
-#: Facts of a run that explain why its verdicts differ from another's, and where they lie in the ledger.
+#: Facts of a run that explain why its verdicts differ from another's, and their names in the ledger.
 _SETTINGS = {
-    "detector": ("detector",),
-    "calibration": ("calibration",),
-    "false-alarm rate": ("fpr",),
-    "false-discovery rate": ("fdr",),
-    "threshold": ("threshold",),
-    "medood": ("medood",),
+    "detector": "detector",
+    "calibration": "calibration",
+    "false-alarm rate": "fpr",
+    "false-discovery rate": "fdr",
+    "threshold": "threshold",
+    "medood": "medood",
 }
 #: Columns of the changes as CSV; the rows' names are those of the second run, or of the first where the second lacks them.
 COLUMNS = ("source", "member", "frame", "sha256", "before", "after", "score_before", "score_after", "p_before", "p_after")
@@ -148,15 +148,13 @@ def compare(first: Path, second: Path, changes: Path | None = None) -> Compared:
         if changes is not None:
             listed = "SELECT * FROM pairs WHERE before != after ORDER BY source, member, frame"
             _write(changes, database.execute(listed))
-    settings = [(name, *(_told(_at(some, path)) for some in facts)) for name, path in _SETTINGS.items()]
-    return Compared(counts, [setting for setting in settings if setting[1] != setting[2]])
+    values = [(name, facts[0].get(fact), facts[1].get(fact)) for name, fact in _SETTINGS.items()]
+    return Compared(counts, [(name, _told(a), _told(b)) for name, a, b in values if _contents(a) != _contents(b)])
 
 
-def _at(facts: dict[str, Any], path: tuple[str, ...]) -> Any:
-    value: Any = facts
-    for name in path:
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
+def _contents(value: Any) -> Any:
+    """What tells a detector or a calibration from another, whatever its name is."""
+    return value.get("sha256") if isinstance(value, dict) else value
 
 
 def _told(value: Any) -> Any:

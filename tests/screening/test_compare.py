@@ -79,6 +79,15 @@ def test_scans_are_told_by_their_contents(tmp_path: Path) -> None:
     assert compare(first, first).changed == 0
 
 
+def test_calibrations_are_told_by_name_and_held_together_by_contents(tmp_path: Path) -> None:
+    calibrations = {"old": {"name": "training", "sha256": "1" * 64}, "renamed": {"name": "a", "sha256": "1" * 64}}
+    calibrations["new"] = {"name": "kigali", "sha256": "2" * 64}
+    runs = {name: made(tmp_path / name, [], calibration=calibration) for name, calibration in calibrations.items()}
+    assert compare(runs["old"], runs["renamed"]).settings == []
+    told = ("calibration", "training 111111111111", "kigali 222222222222")
+    assert compare(runs["old"], runs["new"]).settings == [told]
+
+
 def test_a_run_screened_again_at_another_rate(tiny_detector: Path, tmp_path: Path) -> None:
     scans = tmp_path / "scans"
     scans.mkdir()
