@@ -19,8 +19,9 @@ from medood.detection.reference import Calibration, check_name, fingerprint, str
 from medood.detection.shipped import find_detector, is_shipped
 from medood.errors import MedoodError
 from medood.progress import Progress
-from medood.scans.archive import check_there, count_sources, find_sources
+from medood.scans.archive import count_sources, find_sources
 from medood.scans.dicom import KEPT_ATTRIBUTES
+from medood.scans.files import check_there
 from medood.scans.read import Seen, check_options, read_source
 from medood.scans.scan import Refusal, Status
 from medood.schema import ReadConfig

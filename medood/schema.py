@@ -19,16 +19,20 @@ class ReadConfig:
         max_members: most members of one archive.
         max_unpacked: most bytes that one archive may unpack to.
         max_ratio: most times its packed size that an archive or member may unpack to; counts above 64 MiB.
+        max_frames: most scans (frames, pages or slices) of one file.
+        max_decoder_memory: most bytes that unpacking xz or Zstandard may ask for.
     """
 
     frames: str = "all"
     plane: str = "axial"
     select: str = ""
     max_pixels: int = 50_000_000
-    max_bytes: int = 1024**3
+    max_bytes: int = 256 * 1024**2
     max_members: int = 1_000_000
     max_unpacked: int = 1024**4
     max_ratio: int = 200
+    max_frames: int = 10_000
+    max_decoder_memory: int = 128 * 1024**2
 
 
 @dataclass

@@ -11,6 +11,8 @@ from medood.cli.reading import (
     DEFAULTS,
     Frames,
     MaxBytes,
+    MaxDecoderMemory,
+    MaxFrames,
     MaxMembers,
     MaxPixels,
     MaxRatio,
@@ -38,13 +40,26 @@ def inspect_command(
     max_members: MaxMembers = DEFAULTS.max_members,
     max_unpacked: MaxUnpacked = DEFAULTS.max_unpacked,
     max_ratio: MaxRatio = DEFAULTS.max_ratio,
+    max_frames: MaxFrames = DEFAULTS.max_frames,
+    max_decoder_memory: MaxDecoderMemory = DEFAULTS.max_decoder_memory,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the count of each status.")] = False,
 ) -> None:
     """Show what was read of each scan and how its grey values were made. No patient attribute is printed."""
     from medood.scans.inspect import describe, write_picture
     from medood.scans.read import read_scans
 
-    read = ReadConfig(frames, plane, select, max_pixels, max_bytes, max_members, max_unpacked, max_ratio)
+    read = ReadConfig(
+        frames,
+        plane,
+        select,
+        max_pixels,
+        max_bytes,
+        max_members,
+        max_unpacked,
+        max_ratio,
+        max_frames,
+        max_decoder_memory,
+    )
     preprocess = PreprocessConfig()
     if detector is not None:
         from medood.detection.detector import Detector

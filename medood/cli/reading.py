@@ -22,4 +22,8 @@ MaxPixels = Annotated[int, typer.Option("--max-pixels", help="Largest picture, i
 MaxBytes = Annotated[int, typer.Option("--max-bytes", help="Largest file or archive member, in bytes.")]
 MaxMembers = Annotated[int, typer.Option("--max-members", help="Most members of one archive.")]
 MaxUnpacked = Annotated[int, typer.Option("--max-unpacked", help="Most bytes that one archive may unpack to.")]
+MaxFrames = Annotated[int, typer.Option("--max-frames", help="Most scans (frames, pages or slices) of one file.")]
+MaxDecoderMemory = Annotated[
+    int, typer.Option("--max-decoder-memory", help="Most bytes that unpacking xz or Zstandard may ask for.")
+]
 MaxRatio = Annotated[int, typer.Option("--max-ratio", help="Most times its packed size that an archive may unpack to.")]

@@ -16,6 +16,8 @@ from medood.cli.reading import (
     DEFAULTS,
     Frames,
     MaxBytes,
+    MaxDecoderMemory,
+    MaxFrames,
     MaxMembers,
     MaxPixels,
     MaxRatio,
@@ -80,6 +82,8 @@ def screen_command(
     max_members: MaxMembers = DEFAULTS.max_members,
     max_unpacked: MaxUnpacked = DEFAULTS.max_unpacked,
     max_ratio: MaxRatio = DEFAULTS.max_ratio,
+    max_frames: MaxFrames = DEFAULTS.max_frames,
+    max_decoder_memory: MaxDecoderMemory = DEFAULTS.max_decoder_memory,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the path of verdicts.csv.")] = False,
 ) -> None:
     """Score every scan, decide, and write ledger.sqlite and verdicts.csv.
@@ -99,7 +103,18 @@ def screen_command(
     from medood.screening.pipeline import Work, screen
 
     progress = Progress(quiet=quiet)
-    read = ReadConfig(frames, plane, select, max_pixels, max_bytes, max_members, max_unpacked, max_ratio)
+    read = ReadConfig(
+        frames,
+        plane,
+        select,
+        max_pixels,
+        max_bytes,
+        max_members,
+        max_unpacked,
+        max_ratio,
+        max_frames,
+        max_decoder_memory,
+    )
     rate = 0.05 if fpr is None else fpr
     with signals() as asked:
         told = Metrics(metrics, log)

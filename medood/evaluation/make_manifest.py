@@ -21,6 +21,7 @@ from medood.evaluation.cards import Card, Table
 from medood.evaluation.manifest import COLUMNS, Entry, read_manifest
 from medood.progress import Progress
 from medood.scans.archive import Source
+from medood.scans.csv_table import CsvTable
 from medood.scans.read import read_source
 from medood.scans.scan import Scan
 from medood.scans.transforms import ResizeTo
@@ -219,10 +220,8 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
         for item in json.loads(path.read_text(encoding="utf-8")):
             yield {str(name): str(value) for name, value in dict(item).items()}
         return
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
-        delimiter = "\t" if path.suffix == ".tsv" else ","
-        for row in csv.DictReader(stream, delimiter=delimiter, restkey="", restval=""):
-            yield {name: value.strip() for name, value in row.items() if name and isinstance(value, str)}
+    for _, row in CsvTable(path).rows():
+        yield {name: value for name, value in row.items() if name}
 
 
 def _values(relative: str, labels: Sequence[tuple[Table, dict[str, dict[str, str]] | None]]) -> dict[str, str] | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import csv
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from medood.errors import MedoodError
+from medood.scans.csv_table import CsvTable, TableError, find_listed
 
 #: Columns that a manifest must have; ``patient_id`` is used where it is known.
 COLUMNS = ("file", "split", "group", "dataset")
@@ -40,6 +41,16 @@ class Entry:
         return f"{source}/{self.patient_id}" if self.patient_id else f"{self.dataset}//{self.file}"
 
 
+def manifest_table(path: Path) -> CsvTable:
+    """A manifest's rows and the columns that are used of it.
+
+    Raises:
+        TableError: a column is missing, or it is no table.
+        OSError: it cannot be read.
+    """
+    return CsvTable(path, (*COLUMNS, "patient_id"), needed=COLUMNS)
+
+
 def read_manifest(path: Path) -> list[Entry]:
     """Read and check a manifest.
 
@@ -47,21 +58,18 @@ def read_manifest(path: Path) -> list[Entry]:
         MedoodError: it cannot be read, a column is missing, or a row holds what no row may.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
-            reader = csv.DictReader(stream)
-            rows, names = list(reader), reader.fieldnames or []
-    except (OSError, csv.Error) as error:
-        raise MedoodError(f"The manifest {path} cannot be read: {error}.") from error
-    absent = [name for name in COLUMNS if name not in names]
-    if absent and len(names) == 1 and ";" in names[0]:
-        raise MedoodError(f"{path}: the columns are separated by ';'; expected commas. Save it as CSV with commas.")
-    if absent:
-        raise MedoodError(f"{path}: the column {absent[0]!r} is missing; expected {', '.join(COLUMNS)}.")
+        table = manifest_table(path)
+        rows = list(table.rows())
+    except TableError as error:
+        raise MedoodError(f"The manifest {path} cannot be used: {error}.") from error
+    except OSError as error:
+        raise MedoodError(f"The manifest {path} cannot be read: {error.strerror or error}.") from error
     entries = []
-    for number, row in enumerate(rows, start=2):
-        values = {name: (row.get(name) or "").strip() for name in (*COLUMNS, "patient_id")}
-        for name in ("dataset", "patient_id"):  # a file's name must stay as it is on disk, these need not
-            values[name] = values[name].encode("utf-8", "backslashreplace").decode()
+    for number, row in rows:
+        values = {name: table.value(row, name) for name in (*COLUMNS, "patient_id")}
+        found = find_listed(path.parent, values["file"]) if values["file"] else None
+        if found is not None and found != path.parent / values["file"]:
+            values["file"] = os.path.relpath(found, path.parent).replace(os.sep, "/")
         for name, known in (("split", SPLITS), ("group", GROUPS)):
             if values[name] not in known:
                 raise MedoodError(f"{path}, line {number}: {name} is {values[name]!r}; expected {', '.join(known)}.")

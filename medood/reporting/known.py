@@ -10,7 +10,8 @@ from pathlib import Path
 from medood.errors import MedoodError
 from medood.progress import Progress
 from medood.reporting.pictures import thumbnail
-from medood.scans.archive import Source, check_there, count_sources, find_sources, read_bytes
+from medood.scans.archive import Source, count_sources, find_sources, read_bytes
+from medood.scans.files import check_there
 from medood.scans.read import read_source
 from medood.scans.scan import RefusedError, Scan
 from medood.schema import ReadConfig

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from medood.scans.archive import Source, find_sources, read_bytes
-from medood.scans.containers import is_compressed, unpacked
-from medood.scans.dicom import is_dicom
+from medood.scans.compressed import is_compressed, unpacked
+from medood.scans.dicom_file import is_dicom, parse_dicom
 from medood.scans.pacs import is_dicomweb
 from medood.scans.read import read_source
 from medood.scans.scan import Scan, UnavailableError
@@ -94,10 +93,10 @@ def header(source: Source, options: ReadConfig) -> Dataset:
         InvalidDicomError: it is none.
     """
     content = read_bytes(source, options)
-    content = unpacked(content, options) if is_compressed(content) else content
+    content = unpacked(content, options).content if is_compressed(content) else content
     if not is_dicom(content):
         raise pydicom.errors.InvalidDicomError("no DICOM object")
-    return pydicom.dcmread(io.BytesIO(content), force=content[128:132] != b"DICM")
+    return parse_dicom(content, options).dataset
 
 
 def patient_and_study(source: Source, options: ReadConfig) -> dict[str, str]:

@@ -5,31 +5,37 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from medood.scans.containers import (
+from medood.scans.compressed import (
+    PACKED_PEEK,
     PEEK,
+    PIECE,
     Unpacked,
-    check_zip,
+    holds_tar,
+    in_pieces,
     is_compressed,
     is_tar,
-    is_zip,
-    joined,
-    read_zip_member,
-    tar_members,
-    zip_members,
 )
-from medood.scans.listings import Entry, file_sha256, is_file_set, is_manifest, read_file_set, read_manifest
-from medood.scans.pacs import fetch, find_instances, is_dicomweb
+from medood.scans.files import File, check_there, find_files
+from medood.scans.listings import Entry, file_sha256
+from medood.scans.members import Member, joined, refused
+from medood.scans.pacs import fetch, is_dicomweb
 from medood.scans.scan import Identity, Refusal, RefusedError, Status
+from medood.scans.tar_archive import tar_members
+from medood.scans.zip_archive import is_zip, open_zip, read_zip_member, zip_members
 from medood.schema import ReadConfig
 
-_DAMAGED = "the zip archive is damaged, or was not copied to its end: {}"
+#: Disk that stays free where an archive inside an archive is put into a temporary file.
+_RESERVE = 1024**3
+_DAMAGED = "the zip archive is damaged, or was not copied to its end"
 
 
 @dataclass(frozen=True)
@@ -60,20 +66,6 @@ class Source:
         return Identity(self.url or str(self.path), self.member)
 
 
-def check_there(path: Path) -> None:
-    """Find out early that nothing lies at a path.
-
-    Raises:
-        FileNotFoundError: nothing is there, or it cannot be looked up.
-    """
-    try:
-        is_there = path.exists() or path.is_symlink()
-    except OSError as error:
-        raise FileNotFoundError(f"{str(path)[:200]} cannot be looked up: {error.strerror}") from error
-    if not is_there:
-        raise FileNotFoundError(f"{path} does not exist")
-
-
 def find_sources(path: str | Path, options: ReadConfig | None = None) -> Iterator[Source | Refusal]:
     """List what lies at ``path``, one source at a time; memory does not grow with their number.
 
@@ -91,65 +83,6 @@ def find_sources(path: str | Path, options: ReadConfig | None = None) -> Iterato
         check_there(Path(path))
     for file in find_files(path):
         yield from open_file(file, options)
-
-
-@dataclass(frozen=True)
-class File:
-    """A file that was found and not yet opened.
-
-    Attributes:
-        place: where it lies, as text: of a million files that are skipped none becomes a path.
-        root: the folder that it was found in, which it must not lead out of; none for a file that was given or listed.
-        listed: what a list of files states of it; none where it is on none.
-        url: address of an instance in a PACS; ``place`` is empty then.
-    """
-
-    place: str
-    root: Path | None = None
-    listed: Entry | None = None
-    url: str = ""
-
-    @property
-    def name(self) -> str:
-        """As its rows name it."""
-        return self.url or self.place
-
-    @property
-    def path(self) -> Path:
-        """Where it lies."""
-        return Path(self.place)
-
-
-def find_files(source: str | Path) -> Iterator[File | Refusal]:
-    """The files of a source in the order of :func:`find_sources`, unopened but for a list of files itself."""
-    if is_dicomweb(source):
-        yield from (File("", url=address) for address in find_instances(str(source)))
-        return
-    path = Path(source)
-    if path.is_dir():
-        closed: list[OSError] = []
-        root = path.resolve()
-        for folder, folders, names in os.walk(path, onerror=closed.append):
-            folders.sort()
-            linked = [name for name in folders if (Path(folder) / name).is_symlink()]
-            before = "" if (here := str(Path(folder))) == "." else os.path.join(here, "")  # noqa: PTH118 - see place
-            for name in sorted([*names, *linked]):
-                yield File(before + name, root)
-        for denied in closed:
-            yield Refusal(
-                Identity(str(denied.filename)), Status.UNREADABLE, f"the folder cannot be opened: {denied.strerror}"
-            )
-        return
-    start = b""
-    with contextlib.suppress(OSError):  # it will be refused when it is opened for reading
-        if path.is_file():  # a pipe would keep its reader waiting
-            with path.open("rb") as stream:
-                start = stream.read(PEEK)
-    if is_file_set(path, start) or is_manifest(path, start):
-        for entry in read_file_set(path) if is_file_set(path, start) else read_manifest(path):
-            yield entry if isinstance(entry, Refusal) else File(str(entry.path), listed=entry)
-    else:
-        yield File(str(path))
 
 
 def open_file(file: File | Refusal, options: ReadConfig) -> Iterator[Source | Refusal]:
@@ -188,7 +121,7 @@ def count_sources(path: Path) -> int | None:
                 continue
             file = Path(folder) / name
             with contextlib.suppress(Exception):  # a damaged one will be refused when it is opened for reading
-                count += len(_opened(file, file.stat().st_mtime_ns).infolist()) - 1
+                count += len(_opened(file, file.stat().st_mtime_ns, ReadConfig().max_members)[0].filelist) - 1
     return count
 
 
@@ -221,23 +154,25 @@ def _open(path: Path, options: ReadConfig) -> Iterator[Source | Refusal]:
             yield Refusal(where, Status.NOT_AN_IMAGE, "this is no regular file (a device, a pipe, a link to nothing)")
             return
         with path.open("rb") as stream:
-            start = stream.read(PEEK)
+            start = stream.read(PACKED_PEEK)
             if is_zip(start):
-                size = path.stat().st_size
-                check_zip(stream, options)
-                archive = _opened(path, path.stat().st_mtime_ns)
-                yield from _from_zip(path, archive, size, where, options)
-            elif is_compressed(start) or is_tar(start):
+                archive, unread = _opened(path, path.stat().st_mtime_ns, options.max_members)
+                yield from _from_zip(path, archive, path.stat().st_size, where, options)
+                if unread:
+                    yield Refusal(where, Status.UNREADABLE, unread)
+            elif is_tar(start) or (is_compressed(start) and holds_tar(start, options)):
                 stream.seek(0)
-                yield from _from_stream(path, stream, start, where, options)
+                yield from _from_tar(path, stream, start, where, options)
             else:
                 yield Source(path)
-    except RefusedError as refused:
-        yield Refusal(where, refused.status, refused.reason)
-    except zipfile.BadZipFile as error:
-        yield Refusal(where, Status.UNREADABLE, _DAMAGED.format(error))
-    except Exception as error:  # the zip parser raises many kinds on damaged archives
-        yield Refusal(where, Status.UNREADABLE, f"the file cannot be opened: {error}")
+    except RefusedError as error:
+        yield Refusal(where, error.status, error.reason)
+    except zipfile.BadZipFile:
+        yield Refusal(where, Status.UNREADABLE, _DAMAGED)
+    except OSError as error:
+        yield Refusal(where, Status.UNREADABLE, f"the file cannot be opened: {error.strerror or 'an error of the system'}")
+    except Exception:  # the zip parser raises many kinds on damaged archives
+        yield Refusal(where, Status.UNREADABLE, _DAMAGED)
 
 
 def _from_zip(
@@ -249,79 +184,131 @@ def _from_zip(
             yield member
             continue
         try:
-            start = _start_of(archive, member.index)
-        except Exception:  # it is damaged, or packed in a way that zipfile does not know: reading it will say so
+            with archive.open(archive.filelist[member.index]) as stream:
+                start = stream.read(PEEK)
+                if is_compressed(start):
+                    start += stream.read(PACKED_PEEK - PEEK)
+        except Exception:  # it is damaged: reading it will say so
             start = b""
-        if is_zip(start) or is_compressed(start) or is_tar(start):
-            inside = Identity(where.source, member.name)
-            try:
-                content = read_zip_member(archive, member.index, options)
-            except RefusedError as refused:
-                yield Refusal(inside, refused.status, refused.reason)
-            else:
-                yield from _from_content(path, content, inside, options)
+        if _is_archive(start, options):
+            with archive.open(archive.filelist[member.index]) as stream:
+                yield from _from_archive(path, stream, member, start, where, options)
         else:
             yield Source(path, member.name, member.index)
 
 
-def _start_of(archive: zipfile.ZipFile, index: int) -> bytes:
-    with archive.open(archive.infolist()[index]) as stream:
-        return stream.read(PEEK)
-
-
-def _from_content(path: Path, content: bytes, where: Identity, options: ReadConfig) -> Iterator[Source | Refusal]:
-    """What lies in a member whose bytes are here: an archive's members, or the member itself."""
-    try:
-        if is_zip(content):
-            check_zip(io.BytesIO(content), options)
-            archive = zipfile.ZipFile(io.BytesIO(content))
-            for member in zip_members(archive, len(content), where, options):
-                if isinstance(member, Refusal):
-                    yield member
-                    continue
-                inside = Identity(where.source, joined(where.member, member.name))
-                try:
-                    content = read_zip_member(archive, member.index, options)
-                except RefusedError as refused:
-                    yield Refusal(inside, refused.status, refused.reason)
-                else:
-                    yield _leaf(path, content, inside)
-        elif is_compressed(content) or is_tar(content[:PEEK]):
-            yield from _from_stream(path, io.BytesIO(content), content[:PEEK], where, options, packed=content)
-        else:
-            yield Source(path, where.member, content=content)
-    except RefusedError as refused:
-        yield Refusal(where, refused.status, refused.reason)
-    except zipfile.BadZipFile as error:
-        yield Refusal(where, Status.UNREADABLE, _DAMAGED.format(error))
-    except Exception as error:  # as in _open
-        yield Refusal(where, Status.UNREADABLE, f"the archive cannot be opened: {error}")
-
-
-def _from_stream(
-    path: Path, stream: BinaryIO, start: bytes, where: Identity, options: ReadConfig, packed: bytes | None = None
+def _from_tar(
+    path: Path, stream: BinaryIO, start: bytes, where: Identity, options: ReadConfig, *, nested: bool = False
 ) -> Iterator[Source | Refusal]:
-    """A tar, compressed or not; one compressed file is a source as it is, and unpacked when it is read."""
-    unpacked = io.BufferedReader(Unpacked(stream, start, options), 1024**2)
-    try:
-        beginning = unpacked.peek(PEEK)[:PEEK]
-    except RefusedError:
-        raise
-    except Exception as error:  # damaged files fail in each decompressor in its own way
-        raise RefusedError(Status.UNREADABLE, f"the file cannot be unpacked: {error}") from error
-    if not is_tar(beginning):
-        yield Source(path, where.member, content=packed)
-        return
-    for member in tar_members(unpacked, where, options):
+    """A tar, compressed or not."""
+    unpacked = Unpacked(stream, start, options)
+    for member in tar_members(io.BufferedReader(unpacked, PIECE), where, options):
         if isinstance(member, Refusal):
             yield member
             continue
-        assert member.content is not None
-        inside = Identity(where.source, joined(where.member, member.name))
-        if packed is not None:
-            yield _leaf(path, member.content, inside)
+        assert member.stream is not None
+        try:
+            head = member.stream.read(PACKED_PEEK)
+            if not nested and _is_archive(head, options):
+                rest = _Chained(head, member.stream)
+                yield from _from_archive(path, rest, member, head, where, options)
+                continue
+            if member.size > options.max_bytes:
+                raise RefusedError(
+                    Status.TOO_LARGE,
+                    f"the member has {member.size:,} bytes, the limit is {options.max_bytes:,} (--max-bytes)",
+                )
+            content = head + in_pieces(member.stream, options)
+            if len(content) != member.size:
+                raise EOFError
+            leaf = _leaf(path, content, Identity(where.source, joined(where.member, member.name)))
+        except RefusedError as error:
+            if unpacked.is_over:
+                raise
+            yield refused(where, member.name, error)
+        except Exception as error:  # damaged archives fail in tarfile and in four decompressors, each in its own way
+            raise RefusedError(
+                Status.UNREADABLE, f"the archive is damaged or cut inside a file, after {member.index} files"
+            ) from error
         else:
-            yield from _from_content(path, member.content, inside, options)
+            yield leaf
+    if unpacked.behind:
+        raise RefusedError(
+            Status.UNREADABLE, f"{unpacked.behind:,} bytes follow the packed archive that are not packed, and were not read"
+        )
+
+
+def _is_archive(start: bytes, options: ReadConfig) -> bool:
+    return is_zip(start) or is_tar(start) or (is_compressed(start) and holds_tar(start, options))
+
+
+def _from_archive(
+    path: Path, stream: Any, member: Member, start: bytes, where: Identity, options: ReadConfig
+) -> Iterator[Source | Refusal]:
+    """An archive in an archive: a tar as it is unpacked, a zip, which must be gone about in, from a temporary file."""
+    inside = Identity(where.source, joined(where.member, member.name))
+    try:
+        if not is_zip(start):
+            yield from _from_tar(path, stream, start, inside, options, nested=True)
+            return
+        with _temporary(stream, member.size) as spooled:
+            archive, unread = open_zip(spooled, options.max_members)
+            for inner in zip_members(archive, member.size, inside, options):
+                if isinstance(inner, Refusal):
+                    yield inner
+                    continue
+                try:
+                    content = read_zip_member(archive, inner.index, options)
+                except RefusedError as error:
+                    yield refused(inside, inner.name, error)
+                else:
+                    yield _leaf(path, content, Identity(where.source, joined(inside.member, inner.name)))
+            if unread:
+                yield Refusal(inside, Status.UNREADABLE, unread)
+    except RefusedError as error:
+        yield Refusal(inside, error.status, error.reason)
+    except zipfile.BadZipFile:
+        yield Refusal(inside, Status.UNREADABLE, _DAMAGED)
+    except Exception:  # as in _open
+        yield Refusal(inside, Status.UNREADABLE, "the archive in it cannot be opened; it is damaged")
+
+
+@contextlib.contextmanager
+def _temporary(stream: BinaryIO, size: int) -> Iterator[BinaryIO]:
+    """A nameless temporary file (in ``TMPDIR``) with the stream's bytes.
+
+    Raises:
+        RefusedError: the disk has too little room.
+    """
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if size > free - _RESERVE:
+        raise RefusedError(
+            Status.TOO_LARGE, f"the archive in it has {size:,} bytes, too many for {folder} with {free:,} free; set TMPDIR"
+        )
+    with tempfile.TemporaryFile() as spooled:
+        shutil.copyfileobj(stream, spooled, PIECE)
+        yield spooled
+
+
+class _Chained(io.RawIOBase):
+    """Bytes that were read ahead, and the stream that they are from."""
+
+    def __init__(self, head: bytes, rest: BinaryIO) -> None:
+        self._head, self._rest, self._at = io.BytesIO(head), rest, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(buffer)  # type: ignore[arg-type]
+        content = self._head.read(len(view)) or self._rest.read(len(view))
+        view[: len(content)] = content
+        self._at += len(content)
+        return len(content)
+
+    def tell(self) -> int:
+        return self._at
 
 
 def _leaf(path: Path, content: bytes, where: Identity) -> Source | Refusal:
@@ -346,7 +333,9 @@ def read_bytes(source: Source, options: ReadConfig) -> bytes:
         return content
     try:
         if source.member:
-            return read_zip_member(_opened(source.path, source.path.stat().st_mtime_ns), source.index, options)
+            return read_zip_member(
+                _opened(source.path, source.path.stat().st_mtime_ns, options.max_members)[0], source.index, options
+            )
         if source.path.stat().st_size > options.max_bytes:
             raise RefusedError(Status.TOO_LARGE, f"the file is larger than {options.max_bytes:,} bytes")
         return source.path.read_bytes()
@@ -355,6 +344,6 @@ def read_bytes(source: Source, options: ReadConfig) -> bytes:
 
 
 @lru_cache(maxsize=2)
-def _opened(path: Path, modified: int) -> zipfile.ZipFile:
+def _opened(path: Path, modified: int, max_members: int) -> tuple[zipfile.ZipFile, str]:
     """One archive stays open while its members are read, so that its directory is parsed once."""
-    return zipfile.ZipFile(path)
+    return open_zip(path.open("rb"), max_members)

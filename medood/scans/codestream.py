@@ -33,6 +33,7 @@ _START_OF_FRAME = {
 }
 _J2K_START = b"\xff\x4f\xff\x51"  # SOC and SIZ
 _J2K_TILE_PART = b"\xff\x90\x00\x0a"  # SOT and its length
+_J2K_CODING_STYLE = b"\xff\x52"  # COD
 _FILL = re.compile(rb"\xff+")
 _END_MARKER = b"\xff\xd9"  # EOI of the JPEG family, EOC of JPEG 2000
 #: JPEG 2000 allows 65,535 tiles; a damaged tile size makes decoders work for minutes on that many.
@@ -61,6 +62,7 @@ class Codestream:
         components: 1 is grey, 3 is colour.
         precision: bits of a component.
         signed: its values are signed (JPEG 2000 alone can say so).
+        lossless: the values are exactly those that were compressed, as far as the codestream says.
     """
 
     kind: str
@@ -69,9 +71,10 @@ class Codestream:
     components: int
     precision: int
     signed: bool = False
+    lossless: bool = False
 
 
-def check_codestream(data: bytes, syntax: UID, rows: int, columns: int, samples: int, *, signed: bool) -> int | None:
+def check_codestream(data: bytes, syntax: UID, rows: int, columns: int, samples: int) -> Codestream | None:
     """Hold a compressed frame against the DICOM header around it.
 
     Args:
@@ -80,10 +83,9 @@ def check_codestream(data: bytes, syntax: UID, rows: int, columns: int, samples:
         rows: Rows.
         columns: Columns.
         samples: Samples per Pixel.
-        signed: Pixel Representation is 1.
 
     Returns:
-        the codestream's bits per sample, or none where the syntax has no codestream header.
+        what the codestream's header says, or none where the syntax has none.
 
     Raises:
         ContradictionError: they contradict each other, or the frame is cut; the message says how.
@@ -98,12 +100,10 @@ def check_codestream(data: bytes, syntax: UID, rows: int, columns: int, samples:
         raise ContradictionError(f"the header says {rows} x {columns} pixels, the pixel data {found.rows} x {found.columns}")
     if found.components != samples:
         raise ContradictionError(f"the header says {samples} samples per pixel, the pixel data {found.components}")
-    if found.signed and not signed:
-        raise ContradictionError("the header says the values are unsigned, the pixel data are signed")
     is_jp2 = data[4:8] == b"jP  "  # boxes may follow the codestream
     if not (_END_MARKER in data[-4096:] if is_jp2 else data.rstrip(b"\0 \xff").endswith(_END_MARKER)):
         raise ContradictionError("the pixel data end before their end marker; the file is cut or damaged")
-    return found.precision
+    return found
 
 
 def starts_codestream(fragment: bytes, syntax: UID) -> bool:
@@ -124,7 +124,7 @@ def describe(data: bytes) -> Codestream:
             return _describe_jpeg(data)
         start = data.find(_J2K_START, 0, 4096)  # at 0, or behind the boxes of a JP2 file
         if start >= 0:
-            found, tiles = _describe_j2k(data[start : start + 64])
+            found, tiles = _describe_j2k(data, start)
             if _tiles(data, start) < tiles:
                 raise ContradictionError(f"the pixel data claim {tiles:,} tiles and hold fewer")
             return found
@@ -144,13 +144,34 @@ def _describe_jpeg(data: bytes) -> Codestream:
         marker = data[at + 1]
         if marker in _START_OF_FRAME:
             precision, rows, columns, components = struct.unpack(">BHHB", data[at + 4 : at + 10])
-            return Codestream(_START_OF_FRAME[marker], rows, columns, components, precision)
+            kind = _START_OF_FRAME[marker]
+            lossless = kind == "JPEG lossless" or (kind == "JPEG-LS" and _nearness(data, at) == 0)
+            return Codestream(kind, rows, columns, components, precision, lossless=lossless)
         if marker in (0xD9, 0xDA):
             raise ContradictionError("the pixel data hold no frame header")
         at += 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
 
 
-def _describe_j2k(siz: bytes) -> tuple[Codestream, int]:
+def _nearness(data: bytes, at: int) -> int:
+    """The NEAR parameter of a JPEG-LS scan header (T.87 C.2.3): by how much a value may differ."""
+    scan = data.find(b"\xff\xda", at)
+    if scan < 0:
+        raise ContradictionError("the pixel data hold no scan header")
+    return data[scan + 5 + 2 * data[scan + 4]]
+
+
+def _is_reversible(data: bytes, start: int) -> bool:
+    """Whether a JPEG 2000 codestream's wavelet is the reversible one (T.800 A.6.1)."""
+    at = start + 2  # behind SOC
+    while data[at : at + 2] != _J2K_CODING_STYLE:
+        if data[at] != 0xFF or data[at : at + 2] == _J2K_TILE_PART[:2]:
+            raise ContradictionError("the pixel data state no coding style")
+        at += 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
+    return data[at + 13] == 1
+
+
+def _describe_j2k(data: bytes, start: int) -> tuple[Codestream, int]:
+    siz = data[start : start + 64]
     right, bottom, left, top, tile_width, tile_height, tile_left, tile_top = struct.unpack(">8I", siz[8:40])
     components, precision, step_x, step_y = struct.unpack(">HBBB", siz[40:45])
     if not (tile_width and tile_height and step_x and step_y and components and left < right and top < bottom):
@@ -159,7 +180,8 @@ def _describe_j2k(siz: bytes) -> tuple[Codestream, int]:
     if tiles > _MAX_TILES:
         raise ContradictionError(f"the pixel data claim more than {_MAX_TILES:,} tiles")
     rows, columns = -(-bottom // step_y) - -(-top // step_y), -(-right // step_x) - -(-left // step_x)
-    return Codestream("JPEG 2000", rows, columns, components, (precision & 0x7F) + 1, bool(precision & 0x80)), tiles
+    bits, signed = (precision & 0x7F) + 1, bool(precision & 0x80)
+    return Codestream("JPEG 2000", rows, columns, components, bits, signed, _is_reversible(data, start)), tiles
 
 
 def _tiles(data: bytes, start: int) -> int:

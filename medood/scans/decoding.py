@@ -25,7 +25,7 @@ from pydicom.uid import (
 )
 
 from medood.scans import codecs
-from medood.scans.codestream import check_codestream, starts_codestream
+from medood.scans.codestream import Codestream, check_codestream, starts_codestream
 from medood.scans.scan import ContradictionError, RefusedError, Status, told
 
 #: The one decoder used for each encapsulated transfer syntax: those that stood 10,000 damaged files (reports/ingest).
@@ -37,6 +37,17 @@ DECODERS: dict[UID, tuple[str, str]] = {
     ),
 }
 
+#: What keeps pydicom from touching the decoded words: bits and sign are settled in :mod:`medood.scans.presentation`.
+_WORDS_AS_DECODED = {
+    "correct_unused_bits": False,
+    "apply_j2k_sign_correction": False,
+    "apply_jls_sign_correction": False,
+}
+
+#: Bytes of padding behind native pixel data that are let pass: of a disk's sector always, of a disc's (2,048) where that is
+#: no more than this share of the picture. Larger ones are more likely a wrong Rows or Columns.
+_SECTOR, _BLOCK, _BLOCK_SHARE = 512, 2048, 16
+
 codecs.register()
 
 
@@ -47,15 +58,17 @@ class Frame:
     Attributes:
         array: ``[H, W]`` words as they lie in the file, or ``[H, W, 3]`` colours.
         plugin: what decoded them.
-        aligned: the words are stored values already; else mask and sign, and a shift by High Bit, are still to be applied.
-        precision: bits of a codestream's samples, which lie lowest whatever High Bit says; none without a codestream.
+        is_stored: the words are stored values already; else mask and sign, and a shift by High Bit, are still to be applied.
+        precision: bits of a codestream's samples; none without a codestream.
+        is_lossy: the words are not exactly those that were compressed.
         rest: what follows the pixels and is left out, in words; empty where there is nothing.
     """
 
     array: npt.NDArray[Any]
     plugin: str
-    aligned: bool
+    is_stored: bool = False
     precision: int | None = None
+    is_lossy: bool = False
     rest: str = ""
 
 
@@ -91,16 +104,15 @@ def _decode_native(dataset: pydicom.Dataset, syntax: UID, wanted: range) -> Iter
             Status.UNSUPPORTED_SYNTAX, f"the transfer syntax {syntax.name} ({syntax}) has no decoder"
         ) from error
     try:
-        # the words themselves: which of their bits count is settled in grayscale.stored_values, for any High Bit
-        options = {"correct_unused_bits": False, "view_only": True}
-        for array, _ in decoder.iter_array(dataset, indices=wanted, **options):
-            yield Frame(array, "pydicom", aligned=array.dtype.kind not in "iu", rest=rest)
+        for array, _ in decoder.iter_array(dataset, indices=wanted, view_only=True, **_WORDS_AS_DECODED):
+            yield Frame(array, "pydicom", is_stored=array.dtype.kind not in "iu", rest=rest)
     except Exception as error:  # pydicom raises many kinds on headers that do not hold together
-        raise RefusedError(Status.UNREADABLE, f"the pixel data cannot be decoded: {told(error)}") from error
+        why = told(error, "they are damaged")
+        raise RefusedError(Status.UNREADABLE, f"the pixel data cannot be decoded: {why}") from error
 
 
 def _check_native(dataset: pydicom.Dataset) -> str:
-    """Refuse pixel data of another length than the header describes; a rest of zeros no longer than a row is said."""
+    """Refuse pixel data of another length than the header describes; a short rest of zeros is padding, and is said."""
     for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"):
         if name in dataset:
             break
@@ -110,13 +122,15 @@ def _check_native(dataset: pydicom.Dataset) -> str:
     try:
         expected = get_expected_length(dataset)
     except Exception as error:
-        raise RefusedError(Status.UNREADABLE, f"the header does not describe a picture: {told(error)}") from error
+        why = told(error, "an attribute that it needs cannot be used")
+        raise RefusedError(Status.UNREADABLE, f"the header does not describe a picture: {why}") from error
     held = element.value or b""  # none where the element is empty
     surplus = len(held) - expected
     row = int(dataset.Columns) * int(dataset.SamplesPerPixel) * max(1, int(dataset.BitsAllocated) // 8)
+    padding = max(row, _SECTOR, min(_BLOCK, expected // _BLOCK_SHARE))
     if surplus < 0:
         raise RefusedError(Status.UNREADABLE, f"the pixel data hold {len(held):,} bytes, the header describes {expected:,}")
-    if surplus > max(row, 1) or (surplus > 1 and any(held[expected:])):
+    if surplus > padding or (surplus > 1 and any(held[expected:])):
         raise RefusedError(
             Status.UNREADABLE,
             f"the pixel data hold {len(held):,} bytes, the header describes only {expected:,}: "
@@ -137,28 +151,36 @@ def _decode_encapsulated(dataset: pydicom.Dataset, syntax: UID, wanted: range) -
             Status.UNSUPPORTED_SYNTAX, f"no installed decoder reads {syntax.name}; pip install {packages} brings one"
         )
     count = number_of_frames(dataset)
-    samples, bits_stored = int(dataset.get("SamplesPerPixel", 1)), int(dataset.get("BitsStored", 8))
+    samples, signed = int(dataset.get("SamplesPerPixel", 1)), bool(dataset.get("PixelRepresentation", 0))
     try:
         _check_fragments(dataset.PixelData, syntax, count)
         streams = generate_frames(dataset.PixelData, number_of_frames=count, extended_offsets=_offsets(dataset))
         arrays, done = None, 0
         for data in (data for index, data in enumerate(streams) if index in wanted):
-            shape = int(dataset.Rows), int(dataset.Columns), samples
-            precision = check_codestream(data, syntax, *shape, signed=bool(dataset.get("PixelRepresentation", 0)))
-            if precision is not None and precision > int(dataset.BitsAllocated):
-                raise ContradictionError(f"they have {precision} bits, the header allocates {int(dataset.BitsAllocated)}")
+            found = check_codestream(data, syntax, int(dataset.Rows), int(dataset.Columns), samples)
+            precision = found.precision if found else None
+            if found:
+                _check_bits(found, dataset, signed)
             if arrays is None:
                 plugin = "pillow" if syntax == JPEGExtended12Bit and precision == 8 else plugin
-                options = {} if precision else {"correct_unused_bits": False}
                 some = None if len(wanted) == count else wanted
-                arrays = decoder.iter_array(dataset, indices=some, decoding_plugin=plugin, **options)
-            yield Frame(next(arrays)[0], plugin, aligned=precision not in (None, bits_stored), precision=precision)
+                arrays = decoder.iter_array(dataset, indices=some, decoding_plugin=plugin, **_WORDS_AS_DECODED)
+            yield Frame(next(arrays)[0], plugin, precision=precision, is_lossy=found is not None and not found.lossless)
             done += 1
             if done == len(wanted):
                 return
         raise ContradictionError(f"they end after {done} of {len(wanted)} frames")
     except Exception as error:  # decoders are C libraries behind many exception types
-        raise RefusedError(Status.UNREADABLE, f"the pixel data cannot be decoded: {told(error)}") from error
+        why = told(error, "they are damaged")
+        raise RefusedError(Status.UNREADABLE, f"the pixel data cannot be decoded: {why}") from error
+
+
+def _check_bits(found: Codestream, dataset: pydicom.Dataset, signed: bool) -> None:
+    """Refuse samples that do not fit into Bits Allocated, or whose sign the header denies and Bits Stored leaves open."""
+    if found.precision > int(dataset.BitsAllocated):
+        raise ContradictionError(f"they have {found.precision} bits, the header allocates {int(dataset.BitsAllocated)}")
+    if found.signed and not signed and found.precision <= int(dataset.get("BitsStored", dataset.BitsAllocated)):
+        raise ContradictionError("the header says the values are unsigned, the pixel data are signed")
 
 
 def _check_fragments(pixel_data: bytes, syntax: UID, count: int) -> None:

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import io
-import logging
 import re
 import warnings
-import zlib
 from collections.abc import Iterator
 
 import pydicom
 from pydicom.dataset import FileMetaDataset
-from pydicom.errors import InvalidDicomError
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    UID_dictionary,
 )
 
+from medood.scans.attributes import OptionalAttributes
 from medood.scans.decoding import decode_frames, number_of_frames
+from medood.scans.dicom_file import PIXEL_KEYWORDS, parse_dicom
 from medood.scans.frames import wanted_frames
 from medood.scans.listings import patient_hash
-from medood.scans.presentation import SAMPLES, grey_picture, numbers
+from medood.scans.presentation import SAMPLES, grey_picture
 from medood.scans.scan import ContradictionError, Identity, RefusedError, Scan, Status, told
 from medood.scans.selection import parse_selection
 from medood.schema import ReadConfig
-
-# pydicom logs the values that it cannot parse; one of them may be a patient's name
-logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 
 #: Attributes copied to ``Scan.attributes``. None of them names a patient, a person or a date.
 KEPT_ATTRIBUTES = (
@@ -48,9 +44,6 @@ KEPT_ATTRIBUTES = (
 
 #: Longest value of an attribute kept: that of the value representation LO.
 _LONGEST = 64
-#: Bytes unpacked at a time.
-_PIECE = 1024**2
-_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _FILE_SET = "1.2.840.10008.1.3.10"
 #: SOP classes of objects that are no pictures, by the beginning of their UID (PS3.4 annex B), and what a person calls them.
 _NO_PICTURES = {
@@ -70,11 +63,6 @@ _NO_PICTURES = {
 }
 
 
-def is_dicom(content: bytes) -> bool:
-    """True where the bytes carry the DICM prefix, or start like a data set without one (PS3.10 section 7)."""
-    return content[128:132] == b"DICM" or content[:4] in (b"\x08\x00\x00\x00", b"\x08\x00\x05\x00", b"\x08\x00\x08\x00")
-
-
 def read_dicom(content: bytes, identity: Identity, options: ReadConfig | None = None) -> Iterator[Scan]:
     """Yield one scan a frame.
 
@@ -89,23 +77,29 @@ def read_dicom(content: bytes, identity: Identity, options: ReadConfig | None = 
     options = options or ReadConfig()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        content, deflated = _inflated(content, options)
-        dataset = _parse(content)
+        file = parse_dicom(content, options)
+        dataset = file.dataset
         if options.select:
             _check_selection(dataset, options.select)
+        if not any(name in dataset for name in PIXEL_KEYWORDS):
+            raise _without_pixels(dataset, file.cut)
+        if file.cut:
+            raise RefusedError(Status.UNREADABLE, file.cut)
         syntax = _check(dataset, options)
-        attributes, patient = _attributes(dataset, DeflatedExplicitVRLittleEndian if deflated else syntax), _patient(dataset)
+        attributes, patient = (
+            _attributes(dataset, DeflatedExplicitVRLittleEndian if file.is_deflated else syntax),
+            _patient(dataset),
+        )
         month = _month(dataset)
-        wanted = wanted_frames(options.frames, number_of_frames(dataset))
+        wanted = wanted_frames(options.frames, number_of_frames(dataset), options.max_frames)
         for index, frame in zip(wanted, decode_frames(dataset, syntax, wanted), strict=True):
             try:
                 header = _frame_header(dataset, index)
                 pixels, how = grey_picture(frame, header)
                 spacing, spacing_source, aspect = _geometry(header)
             except Exception as error:  # an attribute out of its type or range fails wherever it is used
-                raise RefusedError(
-                    Status.UNREADABLE, f"the grey values of frame {index} cannot be made: {told(error)}"
-                ) from error
+                why = told(error, "an attribute that they need cannot be used")
+                raise RefusedError(Status.UNREADABLE, f"the grey values of frame {index} cannot be made: {why}") from error
             yield Scan(
                 identity=Identity(identity.source, identity.member, index, identity.sha256),
                 pixels=pixels,
@@ -117,40 +111,8 @@ def read_dicom(content: bytes, identity: Identity, options: ReadConfig | None = 
                 month=month,
                 patient=patient,
             )
-
-
-def _inflated(content: bytes, options: ReadConfig) -> tuple[bytes, bool]:
-    """A file of the Deflated transfer syntax (PS3.5 A.5) as one that is not, inside the limits that archives have."""
-    uid = DeflatedExplicitVRLittleEndian.encode()
-    if content[128:132] != b"DICM" or uid not in content[:1024]:
-        return content, False
-    start = 144 + int.from_bytes(content[140:144], "little")  # File Meta Information Group Length is the first element
-    meta = content[:start].replace(uid, ExplicitVRLittleEndian.encode().ljust(len(uid), b"\0"))
-    if content[132:138] != b"\x02\x00\x00\x00UL" or meta == content[:start]:
-        return content, False
-    inflated, unpacker, rest = io.BytesIO(meta), zlib.decompressobj(-15), content[start:]
-    inflated.seek(0, io.SEEK_END)
-    try:
-        while rest and not unpacker.eof:
-            inflated.write(unpacker.decompress(rest, _PIECE))
-            rest = unpacker.unconsumed_tail
-            size = inflated.tell()
-            if size > options.max_bytes or (size > 64 * _PIECE and size > options.max_ratio * len(content)):
-                raise RefusedError(Status.TOO_LARGE, f"the deflated object unpacks to more than {size - _PIECE:,} bytes")
-    except zlib.error as error:
-        raise RefusedError(Status.UNREADABLE, "the deflated object cannot be unpacked; it is damaged") from error
-    if not unpacker.eof:
-        raise RefusedError(Status.UNREADABLE, "the deflated object is cut")
-    return inflated.getvalue(), True
-
-
-def _parse(content: bytes) -> pydicom.Dataset:
-    try:
-        return pydicom.dcmread(io.BytesIO(content), force=content[128:132] != b"DICM")
-    except InvalidDicomError as error:
-        raise RefusedError(Status.NOT_AN_IMAGE, "the file does not start like a DICOM file") from error
-    except Exception as error:  # pydicom raises many kinds on damaged headers; none may stop a run
-        raise RefusedError(Status.UNREADABLE, f"the DICOM header is damaged ({type(error).__name__})") from error
+        if file.behind:
+            raise RefusedError(Status.UNREADABLE, file.behind)
 
 
 def _check_selection(dataset: pydicom.Dataset, select: str) -> None:
@@ -160,8 +122,6 @@ def _check_selection(dataset: pydicom.Dataset, select: str) -> None:
 
 def _check(dataset: pydicom.Dataset, options: ReadConfig) -> UID:
     """Refuse what cannot hold a picture, or contradicts itself, and return the transfer syntax."""
-    if not any(name in dataset for name in _PIXELS):
-        raise _without_pixels(dataset)
     try:
         rows, columns, samples = int(dataset.Rows), int(dataset.Columns), int(dataset.get("SamplesPerPixel") or 1)
     except (AttributeError, TypeError, ValueError) as error:
@@ -174,9 +134,7 @@ def _check(dataset: pydicom.Dataset, options: ReadConfig) -> UID:
         )
     photometric = str(dataset.get("PhotometricInterpretation", ""))
     if photometric not in SAMPLES:
-        raise RefusedError(
-            Status.UNREADABLE, f"Photometric Interpretation is {_shown(photometric)}; expected one of {', '.join(SAMPLES)}"
-        )
+        raise RefusedError(Status.UNREADABLE, f"Photometric Interpretation is none of {', '.join(SAMPLES)}")
     if SAMPLES[photometric] != samples:
         raise RefusedError(
             Status.UNREADABLE,
@@ -186,13 +144,17 @@ def _check(dataset: pydicom.Dataset, options: ReadConfig) -> UID:
     return _transfer_syntax(dataset)
 
 
-def _without_pixels(dataset: pydicom.Dataset) -> RefusedError:
+def _without_pixels(dataset: pydicom.Dataset, cut: str) -> RefusedError:
     uid = UID(str(dataset.get("SOPClassUID") or getattr(dataset, "file_meta", {}).get("MediaStorageSOPClassUID") or ""))
     for beginning, words in _NO_PICTURES.items():
         if uid.startswith(beginning):
-            known = f" ({uid.name})" if uid.is_valid else ""  # a damaged length lets a UID run on into other attributes
+            known = (
+                f" ({uid.name})" if uid in UID_dictionary else ""
+            )  # a damaged length lets a UID run on into other attributes
             return RefusedError(Status.NOT_AN_IMAGE, f"this is {words}{known}, not a picture")
-    kind = uid.name if uid and uid.is_valid else "of unknown class"
+    if cut:
+        return RefusedError(Status.UNREADABLE, cut)
+    kind = uid.name if uid in UID_dictionary else "of a class that the standard does not know"
     return RefusedError(Status.NO_PIXELS, f"the DICOM object ({kind}) holds no pixel data")
 
 
@@ -206,10 +168,21 @@ def _transfer_syntax(dataset: pydicom.Dataset) -> UID:
             syntax = ExplicitVRBigEndian
         else:
             syntax = ImplicitVRLittleEndian if implicit in (True, None) else ExplicitVRLittleEndian
+        if _is_compressed(dataset):
+            why = "the pixel data are compressed, and the file states no transfer syntax that says how"
+            raise RefusedError(Status.UNREADABLE, why)
         if meta is None:
             dataset.file_meta = FileMetaDataset()
         dataset.file_meta.TransferSyntaxUID = syntax
     return UID(syntax)
+
+
+def _is_compressed(dataset: pydicom.Dataset) -> bool:
+    """Whether pixel data without a transfer syntax are fragments, or a codestream as it is."""
+    if "PixelData" not in dataset or not isinstance(dataset.PixelData, bytes):
+        return False
+    element = dataset["PixelData"]
+    return bool(element.is_undefined_length) or element.value.startswith((b"\xff\xd8\xff", b"\xff\x4f\xff\x51"))
 
 
 def _frame_header(dataset: pydicom.Dataset, index: int) -> pydicom.Dataset:
@@ -234,7 +207,7 @@ def _frame_header(dataset: pydicom.Dataset, index: int) -> pydicom.Dataset:
 
 
 _BULK = frozenset(
-    pydicom.tag.Tag(name) for name in (*_PIXELS, "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+    pydicom.tag.Tag(name) for name in (*PIXEL_KEYWORDS, "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 )
 _MACROS = ("PixelMeasuresSequence", "PixelValueTransformationSequence", "FrameVOILUTSequence")
 
@@ -242,20 +215,12 @@ _MACROS = ("PixelMeasuresSequence", "PixelValueTransformationSequence", "FrameVO
 def _geometry(header: pydicom.Dataset) -> tuple[tuple[float, float] | None, str, float]:
     """Spacing in mm, the attribute it is from, and the height of a pixel over its width."""
     for name in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio"):
-        try:
-            pair = numbers(header.get(name))
-        except (TypeError, ValueError):
-            continue
+        pair = OptionalAttributes(header).numbers(name)
         if len(pair) == 2 and min(pair) > 0 and 0.01 <= pair[0] / pair[1] <= 100:
             if name == "PixelAspectRatio":
                 return None, "none", pair[0] / pair[1]
             return (pair[0], pair[1]), name, pair[0] / pair[1]
     return None, "none", 1.0
-
-
-def _shown(value: str) -> str:
-    """A code string where it is one (PS3.5 table 6.2-1), so that no other text gets into a sentence."""
-    return repr(value) if re.fullmatch(r"[A-Z0-9_ ]{1,16}", value) else "missing or no code"
 
 
 def _patient(dataset: pydicom.Dataset) -> str:

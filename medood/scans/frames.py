@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import re
 
+from medood.scans.scan import RefusedError, Status
 
-def wanted_frames(choice: str, count: int) -> range:
+
+def wanted_frames(choice: str, count: int, limit: int) -> range:
     """Frame numbers from 0, rising.
 
     Args:
         choice: ``all``, ``first``, ``middle`` or ``every N`` (the first, and every Nth after it).
         count: how many there are.
+        limit: the most that one file may give.
 
     Raises:
         ValueError: the choice is none of these.
+        RefusedError: it gives more than the limit.
     """
+    frames = _chosen(choice, count)
+    if len(frames) > limit:
+        raise RefusedError(
+            Status.TOO_LARGE,
+            f"the file would give {len(frames):,} scans, the limit is {limit:,}: choose by --frames, or raise --max-frames",
+        )
+    return frames
+
+
+def _chosen(choice: str, count: int) -> range:
     if choice == "all":
         return range(count)
     if choice == "first":

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pydicom
 
+from medood.scans.csv_table import CsvTable, TableError, find_listed, why_not_there
+from medood.scans.dicom_file import parse_dicom
 from medood.scans.scan import Identity, Refusal, Status
+from medood.schema import ReadConfig
 
 _FILE_SET_CLASS = b"1.2.840.10008.1.3.10"
 _MEDIA_CLASS = b"\x02\x00\x02\x00UI"  # Media Storage SOP Class UID; its length follows
-_FILE_COLUMNS = ("file", "path")
+_COLUMNS = ("file", "patient_id", "sha256")
 
 
 @dataclass(frozen=True)
@@ -42,20 +45,22 @@ def is_file_set(path: Path, start: bytes) -> bool:
 def read_file_set(path: Path) -> Iterator[Entry | Refusal]:
     """The files of a DICOMDIR in the order of its records; names that lead out of its folder are refused.
 
-    Media are often copied to file systems that change the case of names: a file is found whatever its case.
+    Media are often copied to file systems that change the case of names, or by programs that add an extension: a file is
+    found whatever its case, and with an extension where it is the only one of its name.
     """
     try:
-        records = pydicom.dcmread(path).get("DirectoryRecordSequence") or []
+        content = path.read_bytes()
+        records = parse_dicom(content, ReadConfig()).dataset.get("DirectoryRecordSequence") or []
         names = [_components(record) for record in records]
-    except Exception as error:  # pydicom raises many kinds on damaged files
-        yield Refusal(Identity(str(path)), Status.UNREADABLE, f"the DICOMDIR is damaged ({type(error).__name__})")
+    except Exception:  # pydicom raises many kinds on damaged files
+        yield Refusal(Identity(str(path)), Status.UNREADABLE, "the DICOMDIR is damaged")
         return
     files = [name for name in names if name]
     if not files:
         yield Refusal(Identity(str(path)), Status.NOT_AN_IMAGE, "the DICOMDIR lists no file")
     for name in files:
         place = path.parent.joinpath(*name)
-        if any(part in ("", ".", "..") or "/" in part or "\0" in part for part in name):
+        if any(part in ("", ".", "..") or "\0" in part for part in name):
             yield Refusal(Identity(str(path), "/".join(name)), Status.UNSAFE_PATH, "the DICOMDIR points out of its folder")
             continue
         try:
@@ -73,7 +78,10 @@ def _components(record: pydicom.Dataset) -> list[str]:
     value = record.get("ReferencedFileID")
     if not value:
         return []
-    return [value] if isinstance(value, str) else [str(part) for part in value]
+    parts = [value] if isinstance(value, str) else [str(part) for part in value]
+    return [
+        piece for part in parts for piece in re.split(r"[/\\]", part.strip())
+    ]  # some writers put the whole path into one
 
 
 def _whatever_case(folder: Path, name: list[str]) -> Path | None:
@@ -81,7 +89,11 @@ def _whatever_case(folder: Path, name: list[str]) -> Path | None:
     if exact.is_file():
         return exact
     for part in name:
-        match = _casefolded(folder, folder.stat().st_mtime_ns).get(part.casefold())
+        names = _casefolded(folder, folder.stat().st_mtime_ns)
+        match = names.get(part.casefold())
+        if match is None and part is name[-1]:  # a copy may have given the files an extension
+            longer = [found for key, found in names.items() if key.rpartition(".")[0] == part.casefold()]
+            match = longer[0] if len(longer) == 1 else None
         if match is None:
             return None
         folder = folder / match
@@ -93,9 +105,9 @@ def _casefolded(folder: Path, modified: int) -> dict[str, str]:
     return {p.name.casefold(): p.name for p in sorted(folder.iterdir(), reverse=True)} if folder.is_dir() else {}
 
 
-def is_manifest(path: Path, start: bytes) -> bool:
+def is_manifest(path: Path) -> bool:
     """True where the file is named as a CSV; it was given as a list of files."""
-    return path.suffix.lower() == ".csv" and b"\0" not in start
+    return path.suffix.lower() == ".csv"
 
 
 def read_manifest(path: Path) -> Iterator[Entry | Refusal]:
@@ -105,32 +117,36 @@ def read_manifest(path: Path) -> Iterator[Entry | Refusal]:
     are used where they are there; others are not looked at.
     """
     where = Identity(str(path))
-    number = 1
     try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            rows = csv.DictReader(stream, strict=True)
-            column = next((name for name in _FILE_COLUMNS if name in (rows.fieldnames or [])), None)
-            if column is None:
-                yield Refusal(where, Status.NOT_AN_IMAGE, "a manifest needs a first line with a column named file")
-                return
-            for row in rows:
-                number = rows.line_num
-                yield _entry(path, number, row.get(column) or "", row.get("patient_id") or "", row.get("sha256") or "")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        yield Refusal(where, Status.UNREADABLE, f"the manifest cannot be read beyond line {number}: {error}")
+        table = manifest_table(path)
+        for number, row in table.rows():
+            values = [table.value(row, name) for name in _COLUMNS]
+            yield _entry(path, number, *values)
+    except TableError as error:
+        yield Refusal(where, Status.NOT_AN_IMAGE, f"the manifest cannot be used: {error}")
+    except OSError as error:
+        yield Refusal(where, Status.UNREADABLE, f"the manifest cannot be read: {error.strerror}")
+
+
+def manifest_table(path: Path) -> CsvTable:
+    """A manifest's rows and the columns that are used of it.
+
+    Raises:
+        TableError: it has no column of files, or is no table.
+        OSError: it cannot be read.
+    """
+    return CsvTable(path, _COLUMNS, needed=("file",))
 
 
 def _entry(manifest: Path, number: int, name: str, patient: str, sha256: str) -> Entry | Refusal:
-    place = manifest.parent / name
     if not name or "\0" in name:
         return Refusal(Identity(str(manifest)), Status.UNREADABLE, f"line {number} of the manifest names no file")
-    try:
-        is_there = place.exists()
-    except OSError:  # a name that no file system takes
-        is_there = False
-    if not is_there:
-        return Refusal(Identity(str(place)), Status.UNREADABLE, "the manifest lists this file, it is not there")
-    return Entry(place, patient_hash(patient), sha256.strip().lower())
+    found = find_listed(manifest.parent, name)
+    if found is None:
+        return Refusal(Identity(str(manifest.parent / name)), Status.UNREADABLE, why_not_there(name))
+    if found.is_dir():
+        return Refusal(Identity(str(found)), Status.NOT_AN_IMAGE, "the manifest lists a folder; expected a file in each row")
+    return Entry(found, patient_hash(patient), sha256.lower())
 
 
 def file_sha256(path: Path) -> str:

@@ -57,7 +57,8 @@ def read_nifti(content: bytes, identity: Identity, options: ReadConfig | None = 
     volume, affine_stated = _volume(image, content), _has_orientation(image)
     array, sizes = _turned(volume, image.affine)
     colour = array.dtype.names is not None
-    axis, down, across = PLANES[options.plane]
+    plane = _plane(array, options.plane)
+    axis, down, across = PLANES[plane]
     slices, times = array.shape[axis], array.shape[3]
     if array.shape[down] * array.shape[across] > options.max_pixels:
         raise RefusedError(
@@ -66,10 +67,10 @@ def read_nifti(content: bytes, identity: Identity, options: ReadConfig | None = 
         )
     modality_lut, low, high, voi = ("none", 0.0, 1.0, "full range") if colour else _window(image, array)
     spacing, source = _spacing(sizes[down], sizes[across]) if affine_stated else (None, "none")
-    attributes = {"Format": "NIfTI", "Plane": options.plane, "Slices": str(slices), "Times": str(times)}
+    attributes = {"Format": "NIfTI", "Plane": plane, "Slices": str(slices), "Times": str(times)}
     if not affine_stated:
         attributes["Orientation"] = "not stated"
-    for frame in wanted_frames(options.frames, slices * times):
+    for frame in wanted_frames(options.frames, slices * times, options.max_frames):
         time, place = divmod(frame, slices)
         picture = np.take(array[..., time], place, axis=axis).T[::-1, ::-1]
         if colour:
@@ -86,6 +87,12 @@ def read_nifti(content: bytes, identity: Identity, options: ReadConfig | None = 
             aspect=spacing[0] / spacing[1] if spacing else 1.0,
             attributes=attributes,
         )
+
+
+def _plane(array: npt.NDArray[Any], wanted: str) -> str:
+    """The plane that slices are taken in: a volume one voxel deep along a single axis has one, whichever is wanted."""
+    thin = [name for name, (axis, _, _) in PLANES.items() if array.shape[axis] == 1]
+    return thin[0] if len(thin) == 1 else wanted
 
 
 def _parse(content: bytes) -> Any:
@@ -106,7 +113,7 @@ def _parse(content: bytes) -> Any:
             kind = nibabel.Nifti1Image if size == 348 else nibabel.Nifti2Image
             image = kind.from_bytes(content)
     except Exception as error:  # nibabel raises many kinds on damaged headers
-        raise RefusedError(Status.UNREADABLE, f"the NIfTI header is damaged ({type(error).__name__})") from error
+        raise RefusedError(Status.UNREADABLE, "the NIfTI header is damaged") from error
     if int(image.header["intent_code"]) in _CIFTI:
         raise RefusedError(Status.NOT_AN_IMAGE, "this is a CIFTI matrix over a brain's surface, not a picture")
     return image
@@ -170,9 +177,7 @@ def _turned(volume: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> tuple[
         sizes = voxel_sizes(affine)
         turned = nibabel.apply_orientation(volume, orientation)
     except Exception as error:  # a singular or non-finite affine fails in linear algebra
-        raise RefusedError(
-            Status.UNREADABLE, f"the affine of the NIfTI header is damaged ({type(error).__name__})"
-        ) from error
+        raise RefusedError(Status.UNREADABLE, "the affine of the NIfTI header is damaged") from error
     of_axis = [float(sizes[int(np.flatnonzero(orientation[:, 0] == axis)[0])]) for axis in range(3)]
     return turned.reshape(*turned.shape[:3], -1), of_axis
 

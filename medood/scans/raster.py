@@ -1,47 +1,43 @@
-"""PNG, JPEG and TIFF to scans, through Pillow."""
+"""PNG, JPEG and TIFF to scans: Pillow decodes PNG and JPEG, tifffile TIFF, imagecodecs what Pillow would cut to 8 bits."""
 
 from __future__ import annotations
 
-import contextlib
 import io
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from medood.scans import grayscale
-from medood.scans.frames import wanted_frames
-from medood.scans.scan import Grayscale, Identity, Pixels, RefusedError, Scan, Status
+from medood.scans.codestream import describe
+from medood.scans.raster_image import RasterImage
+from medood.scans.scan import ContradictionError, Identity, RefusedError, Scan, Status
+from medood.scans.tiff import MAGIC as TIFF_MAGIC
+from medood.scans.tiff import read_tiff
 from medood.schema import ReadConfig
 
-FORMATS = ("PNG", "JPEG", "TIFF")
-_MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\x00", b"MM\x00*")
-
-
-#: TIFF tag PhotometricInterpretation; Pillow applies it to 8-bit pictures only.
-_PHOTOMETRIC = 262
-#: TIFF tags BitsPerSample and SampleFormat (1, the default, is unsigned); the EXIF tag Orientation.
-_BITS_PER_SAMPLE, _SAMPLE_FORMAT, _ORIENTATION = 258, 339, 274
-#: A TIFF of more pages is refused; finding the next one takes the longer the more there were.
-_MAX_PAGES = 10_000
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+#: PNG colour types with several channels: RGB, grey with alpha, RGB with alpha.
+_PNG_CHANNELS = (2, 4, 6)
+#: The EXIF tag Orientation.
+_ORIENTATION = 274
 
 # the limit is ReadConfig.max_pixels, held against the header before anything is decoded
 Image.MAX_IMAGE_PIXELS = None
 
 
 def is_raster(content: bytes) -> bool:
-    """True where the first bytes are those of a PNG, JPEG or TIFF."""
-    return content.startswith(_MAGIC)
+    """True where the first bytes are those of a PNG, JPEG, TIFF or BigTIFF."""
+    return content.startswith((_PNG, _JPEG, *TIFF_MAGIC))
 
 
 def read_raster(content: bytes, identity: Identity, options: ReadConfig | None = None) -> Iterator[Scan]:
     """Yield the picture, or one scan a page of a TIFF.
 
-    8-bit values are taken over their full range; deeper ones, whose real depth the format does not state, over their
-    0.5th to 99.5th percentile. Colour becomes luminance; transparency is ignored.
+    Unsigned values of up to 8 bits are taken over their full range; others, whose real range the format does not state, over
+    their 0.5th to 99.5th percentile. Colour becomes luminance; transparency is ignored.
 
     Args:
         content: the bytes of the file.
@@ -49,77 +45,72 @@ def read_raster(content: bytes, identity: Identity, options: ReadConfig | None =
         options: which pages, and the largest picture.
 
     Raises:
-        RefusedError: the picture is damaged or too large.
+        RefusedError: the picture is damaged, too large or of a kind that is not read.
     """
     options = options or ReadConfig()
-    picture = _opened(content)
-    for page in wanted_frames(options.frames, _pages(picture, options)):
-        pixels, how = _grey(_loaded(picture, page, options.max_pixels))
+    is_tiff = content.startswith(TIFF_MAGIC)
+    for page, image in read_tiff(content, options) if is_tiff else [(0, _picture(content, options.max_pixels))]:
+        pixels, how = image.grey()
         yield Scan(Identity(identity.source, identity.member, page, identity.sha256), pixels, how)
 
 
-def _pages(picture: Image.Image, options: ReadConfig) -> int:
-    """Pages of a TIFF; 1 of anything else, and where only the first is wanted."""
-    if picture.format != "TIFF" or options.frames == "first":
-        return 1
-    count = 1
-    with _decoding(), contextlib.suppress(EOFError):
-        while count <= _MAX_PAGES:
-            picture.seek(count)
-            count += 1
-    if count > _MAX_PAGES:
-        raise RefusedError(Status.TOO_LARGE, f"the TIFF has more than {_MAX_PAGES:,} pages")
-    return count
-
-
-def _opened(content: bytes) -> Image.Image:
+def _picture(content: bytes, max_pixels: int) -> RasterImage:
+    if content.startswith(_JPEG):
+        _check_jpeg(content)
     with _decoding():
-        return Image.open(io.BytesIO(content), formats=FORMATS)
-
-
-def _loaded(picture: Image.Image, page: int, max_pixels: int) -> Image.Image:
-    with _decoding():
-        if picture.tell() != page:
-            picture.seek(page)
+        picture = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
         width, height = picture.size
         if width * height > max_pixels:
             raise RefusedError(
                 Status.TOO_LARGE, f"the picture has {height} x {width} pixels; the limit is {max_pixels:,} pixels"
             )
+        ignored = _left_out(picture)
+        if content.startswith(_PNG) and content[24] == 16 and content[25] in _PNG_CHANNELS:
+            return _deep_png(content, ignored)
         picture.load()
-    return picture
+        plugin = f"pillow {picture.format}"
+        if picture.mode.startswith("I"):
+            return RasterImage(np.asarray(picture), plugin, None, ignored=ignored)
+        if picture.mode in ("L", "1"):
+            return RasterImage(np.asarray(picture.convert("L")), plugin, ignored=ignored)
+        return RasterImage(np.asarray(picture.convert("RGB")), plugin, ignored=ignored)
+
+
+def _deep_png(content: bytes, ignored: str) -> RasterImage:
+    import imagecodecs
+
+    values = imagecodecs.png_decode(content)
+    colours = 3 if values.shape[-1] > 2 else 1
+    if values.shape[-1] > colours:
+        ignored = ", ".join(words for words in (ignored, "transparency") if words)
+    return RasterImage(values[..., 0] if colours == 1 else values[..., :3], "imagecodecs PNG", None, ignored=ignored)
+
+
+def _check_jpeg(content: bytes) -> None:
+    """Refuse a JPEG that Pillow does not read and would call damaged."""
+    try:
+        found = describe(content)
+    except ContradictionError:  # it is damaged, and Pillow will say so
+        return
+    if found.precision != 8 or found.kind in ("JPEG lossless", "JPEG-LS"):
+        raise RefusedError(
+            Status.UNSUPPORTED_SYNTAX,
+            f"the file is {found.kind} of {found.precision} bits, which is read in DICOM files alone; convert it to PNG",
+        )
 
 
 @contextmanager
 def _decoding() -> Iterator[None]:
-    """Turn what Pillow raises on a damaged picture into a refusal."""
+    """Turn what a decoder raises on a damaged picture into a refusal."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             yield
     except RefusedError:
         raise
-    except Exception as error:  # its decoders raise many kinds
-        raise RefusedError(Status.UNREADABLE, f"the picture cannot be decoded: {_first_line(error)}") from error
-
-
-def _grey(picture: Image.Image) -> tuple[Pixels, Grayscale]:
-    how = Grayscale(plugin=f"pillow {picture.format}", ignored=_left_out(picture))
-    if not (picture.mode.startswith("I") or picture.mode == "F"):
-        if picture.mode in ("L", "1"):
-            levels = grayscale.Levels(np.asarray(picture.convert("L")))
-            return levels.paint(levels.words / 255.0), how
-        return grayscale.luminance(np.asarray(picture.convert("RGB")), 255.0), how
-    values = np.asarray(picture)
-    tags = getattr(picture, "tag_v2", {})
-    if picture.mode == "I" and tags.get(_BITS_PER_SAMPLE) == (32,) and tags.get(_SAMPLE_FORMAT, (1,)) == (1,):
-        values = values.view(np.uint32)  # Pillow reads unsigned words of 32 bits as signed
-    levels = grayscale.Levels(np.nan_to_num(values, posinf=0.0, neginf=0.0) if picture.mode == "F" else values)
-    unit = grayscale.percentile_window(levels.words.astype(np.float64), levels.counts())
-    how = replace(how, voi="percentile 0.5-99.5")
-    if tags.get(_PHOTOMETRIC) == 0:
-        return levels.paint(grayscale.invert(unit)), replace(how, inverted="TIFF WhiteIsZero")
-    return levels.paint(unit), how
+    except Exception as error:  # they raise many kinds
+        is_cut = "truncat" in str(error).lower() or isinstance(error, (EOFError, struct.error))
+        why = "it ends too soon; the file is cut" if is_cut else "it is damaged"
+        raise RefusedError(Status.UNREADABLE, f"the picture cannot be decoded: {why}") from error
 
 
 def _left_out(picture: Image.Image) -> str:
@@ -130,11 +121,3 @@ def _left_out(picture: Image.Image) -> str:
     if picture.format == "PNG" and getattr(picture, "n_frames", 1) > 1:
         words.append("animation after the first frame")
     return ", ".join(words)
-
-
-def _first_line(error: Exception) -> str:
-    """Pillow's own words without the address of the in-memory file."""
-    if isinstance(error, UnidentifiedImageError):
-        return "its header is damaged"
-    lines = str(error).splitlines()
-    return lines[0][:200] if lines else type(error).__name__

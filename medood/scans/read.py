@@ -9,13 +9,15 @@ from pathlib import Path
 
 from medood.errors import MedoodError
 from medood.scans.archive import Source, find_sources, read_bytes
-from medood.scans.containers import is_compressed, unpacked
-from medood.scans.dicom import is_dicom, read_dicom
+from medood.scans.compressed import is_compressed, is_tar, unpacked
+from medood.scans.dicom import read_dicom
+from medood.scans.dicom_file import is_dicom
 from medood.scans.frames import wanted_frames
 from medood.scans.nifti import PLANES, is_nifti, read_nifti
 from medood.scans.raster import is_raster, read_raster
 from medood.scans.scan import Identity, Refusal, RefusedError, Scan, Status, UnavailableError, sha256_of
 from medood.scans.selection import parse_selection
+from medood.scans.zip_archive import is_zip
 from medood.schema import ReadConfig
 
 
@@ -52,14 +54,14 @@ def check_options(options: ReadConfig) -> None:
         MedoodError: an option has no meaning; the message names it.
     """
     try:
-        wanted_frames(options.frames, 1)
+        wanted_frames(options.frames, 1, 1)
     except ValueError as error:
         raise MedoodError(f"read.{error}.") from error
     if options.plane not in PLANES:
         raise MedoodError(f"read.plane is {options.plane!r}; expected one of {', '.join(PLANES)}.")
     if options.select:
         parse_selection(options.select)
-    for name in ("max_pixels", "max_bytes", "max_members", "max_unpacked", "max_ratio"):
+    for name in ("max_pixels", "max_bytes", "max_members", "max_unpacked", "max_ratio", "max_frames", "max_decoder_memory"):
         if getattr(options, name) < 1:
             raise MedoodError(f"read.{name} is {getattr(options, name)}; expected at least 1.")
 
@@ -123,8 +125,8 @@ def read_source(
         yield Refusal(identity, refused.status, refused.reason)
     except UnavailableError:
         raise
-    except Exception as error:  # a parser or decoder may raise anything on a damaged file, and no file may stop a run
-        yield Refusal(identity, Status.UNREADABLE, f"the file cannot be read ({type(error).__name__})")
+    except Exception:  # a parser or decoder may raise anything on a damaged file, and no file may stop a run
+        yield Refusal(identity, Status.UNREADABLE, "the file cannot be read; it is damaged")
 
 
 def read_content(content: bytes, identity: Identity, options: ReadConfig) -> Iterator[Scan]:
@@ -134,7 +136,11 @@ def read_content(content: bytes, identity: Identity, options: ReadConfig) -> Ite
         RefusedError: no reader takes them, or the reader found no picture.
     """
     if is_compressed(content):
-        content = unpacked(content, options)
+        content, behind = _unpacked(content, options)
+        yield from read_content(content, identity, options)
+        if behind:
+            raise RefusedError(Status.UNREADABLE, behind)
+        return
     if is_dicom(content):
         yield from read_dicom(content, identity, options)
         return
@@ -148,3 +154,20 @@ def read_content(content: bytes, identity: Identity, options: ReadConfig) -> Ite
         raise RefusedError(
             Status.NOT_AN_IMAGE, "the file is none of DICOM, PNG, JPEG, TIFF or NIfTI (its first bytes say so, not its name)"
         )
+
+
+def _unpacked(content: bytes, options: ReadConfig) -> tuple[bytes, str]:
+    """The first file that compressed bytes hold, and a sentence on what follows it; empty where nothing does."""
+    plain = unpacked(content, options)
+    if is_zip(plain.content) or is_compressed(plain.content) or is_tar(plain.content):
+        raise RefusedError(Status.NOT_AN_IMAGE, "it is packed more than one level deep; unpack it first")
+    for start in plain.starts:  # packed files that were joined; one file may be packed in several streams too
+        if start and _begins_file(plain.content[start:]):
+            return plain.content[:start], "further files are packed behind the first one; they were not read"
+    if plain.behind:
+        return plain.content, f"{plain.behind:,} bytes follow the packed file that are not packed; they were not read"
+    return plain.content, ""
+
+
+def _begins_file(content: bytes) -> bool:
+    return content[128:132] == b"DICM" or is_raster(content) or is_nifti(content)

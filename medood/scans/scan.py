@@ -139,9 +139,9 @@ class ContradictionError(ValueError):
     a patient's name, and only their kind is told."""
 
 
-def told(error: Exception) -> str:
-    """An error in words that can be shown and logged."""
-    return str(error) if isinstance(error, ContradictionError) else f"{type(error).__name__} in parsing or decoding"
+def told(error: Exception, otherwise: str) -> str:
+    """An error in words that can be shown and logged: its own where they are ours, else ``otherwise``."""
+    return str(error) if isinstance(error, ContradictionError) else otherwise
 
 
 def sha256_of(content: bytes) -> str:

@@ -12,7 +12,10 @@ from pathlib import Path
 
 from medood.errors import MedoodError
 from medood.progress import Progress
-from medood.scans.archive import File, check_there, count_sources, find_files, open_file
+from medood.scans.archive import count_sources, open_file
+from medood.scans.csv_table import TableError
+from medood.scans.files import File, check_there, find_files
+from medood.scans.listings import is_manifest, manifest_table
 from medood.scans.pacs import check_address, find_instances, is_dicomweb
 from medood.scans.read import Seen
 from medood.scans.scan import Refusal, UnavailableError
@@ -65,6 +68,13 @@ class Listing:
         if total == 0 and not empty:
             raise MedoodError(f"There is no file in {', '.join(map(str, self._sources))}. Give a folder that holds scans.")
         return None if empty else total
+
+    def manifests(self) -> Iterator[str]:
+        """A line on each source that is a CSV manifest: which of its columns are used."""
+        for source in self._sources:
+            if not is_dicomweb(source) and is_manifest(Path(source)):
+                with contextlib.suppress(OSError, TableError):  # it will be a row
+                    yield str(manifest_table(Path(source)))
 
     def freeze(self, progress: Progress, stopped: Callable[[], bool] = lambda: False) -> None:
         """Note what each PACS has, once: a run that goes on finds the same in the same order.

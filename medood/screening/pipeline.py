@@ -148,6 +148,8 @@ def screen(
     check_engine(work.engine, work.scheduler)
     work.metrics.check()
     total = listing.check(empty=work.watch)
+    for line in listing.manifests():
+        progress.say(line)
     with locked(out):
         ledger = Ledger(out, create=True, resume=work.resume)
         try:

@@ -154,8 +154,8 @@ def read_results(source: Source | Refusal, reading: Reading) -> list[Result]:
         return read_results(Refusal(source.identity, refused.status, refused.reason), reading)
     except MedoodError as error:  # it is no matter of this source
         raise UnavailableError(str(error)) from error
-    except Exception as error:  # a damaged archive fails in many ways
-        why = f"the file cannot be read ({type(error).__name__})"
+    except Exception:  # a damaged archive fails in many ways
+        why = "the file cannot be read; it is damaged"
         return read_results(Refusal(source.identity, Status.UNREADABLE, why), reading)
     disk = time.perf_counter() - started
     found = []
@@ -174,8 +174,8 @@ def _prepared(result: Scan | Refusal, reading: Reading) -> Result:
         return Result(result.identity, result.status, result.reason)
     try:
         picture = to_levels(network_input(result, reading.chain))
-    except (RuntimeError, ValueError) as error:
-        return Result(result.identity, Status.UNREADABLE, f"the picture cannot be resized: {error}")
+    except (RuntimeError, ValueError):
+        return Result(result.identity, Status.UNREADABLE, "the picture cannot be resized")
     facts = {
         "grayscale": asdict(result.grayscale),
         "attributes": result.attributes,

@@ -193,14 +193,16 @@ def test_a_missing_path_is_told(tmp_path: Path) -> None:
         list(read_scans(tmp_path / "nowhere"))
 
 
-def test_pages_of_a_tiff_are_frames_and_too_many_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_of_a_tiff_are_frames_and_too_many_are_refused(tmp_path: Path) -> None:
     first, *others = (Image.new("L", (8, 6), 10 * i) for i in range(5))
     first.save(tmp_path / "a.tif", save_all=True, append_images=others)
     assert [r.identity.frame for r in read_scans(tmp_path / "a.tif")] == [0, 1, 2, 3, 4]
     assert [r.identity.frame for r in read_scans(tmp_path / "a.tif", ReadConfig(frames="every 2"))] == [0, 2, 4]
     assert [r.identity.frame for r in read_scans(tmp_path / "a.tif", ReadConfig(frames="first"))] == [0]
-    monkeypatch.setattr("medood.scans.raster._MAX_PAGES", 3)
-    assert refusal(tmp_path / "a.tif").status == Status.TOO_LARGE
+    (refused,) = read_scans(tmp_path / "a.tif", ReadConfig(max_frames=4))
+    assert isinstance(refused, Refusal)
+    assert refused.status == Status.TOO_LARGE
+    assert "5 scans, the limit is 4" in refused.reason
 
 
 def test_unsigned_words_of_a_tiff_do_not_wrap(tmp_path: Path) -> None:

@@ -268,15 +268,22 @@ def test_a_damaged_or_missing_header_of_a_tar_is_a_row(tmp_path: Path, cut: int)
     assert statuses(tmp_path / "b.tar")[-1] == "unreadable"
 
 
-@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_a_zip_that_lies_about_its_sizes_takes_no_memory(tmp_path: Path, method: int) -> None:
+@pytest.mark.parametrize(
+    ("method", "status"),
+    [
+        (zipfile.ZIP_DEFLATED, "unreadable"),
+        (zipfile.ZIP_BZIP2, "unsupported_syntax"),
+        (zipfile.ZIP_LZMA, "unsupported_syntax"),
+    ],
+)
+def test_a_zip_that_lies_about_its_sizes_takes_no_memory(tmp_path: Path, method: int, status: str) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
         archive.writestr("a.dcm", b"\0" * (200 * 1024**2))
     content = (tmp_path / "a.zip").read_bytes()
     stated = (200 * 1024**2).to_bytes(4, "little")
     (tmp_path / "a.zip").write_bytes(content.replace(stated, (1000).to_bytes(4, "little")))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert statuses(tmp_path / "a.zip") == ["unreadable"]
+    assert statuses(tmp_path / "a.zip") == [status]
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60 * 1024
 
 
@@ -284,14 +291,14 @@ def test_the_members_of_a_zip_are_counted_before_its_directory_is_read(tmp_path:
     (tmp_path / "a.zip").write_bytes(zipped(**{f"n{i}": b"" for i in range(70)}))
     (refusal,) = results(tmp_path / "a.zip", max_members=60)
     assert isinstance(refusal, Refusal)
-    assert "holds 70 files, the limit is 60" in refusal.reason
+    assert "holds more than 60 files" in refusal.reason
 
 
 def test_sparse_files_and_global_headers_of_a_tar(tmp_path: Path) -> None:
     info = tarfile.TarInfo("s")
     info.type = tarfile.GNUTYPE_SPARSE
     (tmp_path / "a.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + b"\xff" * 10240)
-    assert statuses(tmp_path / "a.tar") == ["unreadable"]
+    assert statuses(tmp_path / "a.tar") == ["unsupported_syntax", "unreadable"]
 
 
 def test_a_time_in_a_member_name_leads_nowhere(tmp_path: Path) -> None:

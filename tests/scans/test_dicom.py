@@ -116,10 +116,11 @@ def test_flipped_bytes_in_a_header_never_raise(tmp_path: Path) -> None:
         assert all(np.isfinite(r.pixels).all() for r in results if isinstance(r, Scan)), i
 
 
-def test_values_that_are_no_numbers_are_refused_or_left_out() -> None:
-    assert read(changed(WindowCenter="nan")).grayscale.voi.startswith("percentile 0.5-99.5, for the unusable window")
-    with pytest.raises(RefusedError, match="grey values"):
-        read(changed(RescaleSlope="1e400", WindowCenter=None, WindowWidth=None))
+def test_values_that_are_no_numbers_count_as_absent() -> None:
+    how = read(changed(WindowCenter="nan")).grayscale
+    assert (how.voi, how.ignored) == ("percentile 0.5-99.5", "no usable Window Center")
+    how = read(changed(RescaleSlope="1e400", WindowCenter=None, WindowWidth=None)).grayscale
+    assert (how.modality_lut, how.ignored) == ("none", "no usable Rescale Slope")
 
 
 def test_colour_of_twelve_bits_in_sixteen_is_not_dark() -> None:

@@ -11,6 +11,8 @@ import pydicom
 import pytest
 
 from medood.scans.decoding import decode_frames, number_of_frames
+from medood.scans.grayscale import Levels
+from medood.scans.presentation import stored_levels
 from medood.scans.read import read_scans
 from medood.scans.scan import Refusal, Scan, Status
 from tests.benchmarks import fuzz_ingest
@@ -27,6 +29,7 @@ DECODES_HERE_TOO = {
     "dicom-test-files__XA1_JPLY",
     "bone-fracture-detection__phalanx1-1.dcm",
     "DICOMSamples__OT_Implicit_Little_Headless.dcm",
+    "fo-dicom__GH1339.dcm",  # lacks the delimiter behind its last fragment alone
 }
 
 
@@ -73,9 +76,11 @@ def test_stored_values_are_those_another_chain_of_decoders_read(medood_data: Pat
         data = pydicom.dcmread(medood_data / "dicom" / row["file"], force=True)
         syntax = data.file_meta.TransferSyntaxUID
         frame = next(decode_frames(data, syntax, range(number_of_frames(data))))
+        levels = Levels(frame.array)
+        stored = stored_levels(levels, frame, data)[levels.counts() > 0]
         slack = 5 if "JPEG Baseline" in row["ts_name"] or "Extended" in row["ts_name"] else 0
-        assert abs(float(frame.array.min()) - float(row["min"])) <= slack, row["file"]
-        assert abs(float(frame.array.max()) - float(row["max"])) <= slack, row["file"]
+        assert abs(float(stored.min()) - float(row["min"])) <= slack, row["file"]
+        assert abs(float(stored.max()) - float(row["max"])) <= slack, row["file"]
         compared += 1
     assert compared > 80
 

@@ -1,0 +1,143 @@
+"""TIFF and BigTIFF pages to raster pictures, through tifffile."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tifffile
+
+from medood.scans.frames import wanted_frames
+from medood.scans.raster_image import RasterImage
+from medood.scans.scan import RefusedError, Status
+from medood.schema import ReadConfig
+
+# tifffile logs what it skips in a damaged file; what matters here ends in a refusal
+logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
+
+#: TIFF and BigTIFF in either byte order.
+MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
+#: Photometric interpretations that are read, and the samples per pixel that each needs.
+_COLOURS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1, _YCBCR: 3}
+#: Compressions that hold whole pictures, whose decoders turn YCbCr into RGB.
+_JPEG = (6, 7, 34892)
+_ORIENTATION = 274
+
+
+def read_tiff(content: bytes, options: ReadConfig) -> Iterator[tuple[int, RasterImage]]:
+    """Yield the wanted pages with their numbers.
+
+    Args:
+        content: the bytes of the file.
+        options: which pages, and the largest picture.
+
+    Raises:
+        RefusedError: a page is damaged, too large, or of a kind that is not read.
+    """
+    try:
+        file = tifffile.TiffFile(io.BytesIO(content))
+        count = _pages(file, options)
+    except RefusedError:
+        raise
+    except Exception as error:  # damaged directories fail in many ways
+        raise RefusedError(Status.UNREADABLE, "the picture cannot be decoded: its header is damaged or cut") from error
+    for number in wanted_frames(options.frames, count, options.max_frames):
+        try:
+            yield number, _page(file.pages[number], len(content), options.max_pixels)
+        except RefusedError:
+            raise
+        except Exception as error:  # as above
+            raise RefusedError(Status.UNREADABLE, "the picture cannot be decoded: it is damaged or cut") from error
+
+
+def _pages(file: tifffile.TiffFile, options: ReadConfig) -> int:
+    """Number of pages, and a few at most where only the first is wanted: finding the next one takes time."""
+    count = 1
+    while options.frames != "first" and count <= 10 * options.max_frames:
+        try:
+            file.pages[count]
+        except IndexError:
+            break
+        count += 1
+    return count
+
+
+def _page(page: Any, size: int, max_pixels: int) -> RasterImage:
+    rows, columns = int(page.imagelength), int(page.imagewidth)
+    if rows * columns > max_pixels:
+        raise RefusedError(
+            Status.TOO_LARGE, f"the picture has {rows} x {columns} pixels; the limit is {max_pixels:,} pixels"
+        )
+    photometric, samples = int(page.photometric), int(page.samplesperpixel)
+    colours = _COLOURS.get(photometric)
+    _check_supported(page, colours)
+    assert colours is not None
+    if samples < colours or rows < 1 or columns < 1:
+        raise RefusedError(Status.UNREADABLE, "the picture cannot be decoded: it holds too few samples, rows or columns")
+    values = _decoded(page, size, max_pixels)[..., :colours]
+    notes = ["EXIF orientation"] if page.tags.valueof(_ORIENTATION, 1) != 1 else []
+    if samples > colours:
+        notes.append("transparency" if samples == colours + 1 else f"{samples - colours} further samples")
+    plugin, ignored = "tifffile", ", ".join(notes)
+    bits = int(page.bitspersample)
+    depth = bits if values.dtype.kind in "ub" and bits <= 8 else None
+    if photometric == _PALETTE:
+        colormap = np.asarray(page.colormap)
+        if int(values.max()) >= colormap.shape[1]:
+            raise RefusedError(Status.UNREADABLE, "the picture cannot be decoded: its palette is too short")
+        return RasterImage((colormap.T[values[..., 0]] >> 8).astype(np.uint8), plugin, 8, ignored=ignored)
+    if colours == 3:
+        return RasterImage(values, plugin, depth, ignored=ignored)
+    return RasterImage(values[..., 0], plugin, depth, photometric == _WHITE_IS_ZERO, ignored)
+
+
+def _check_supported(page: Any, colours: int | None) -> None:
+    """Refuse what would be read wrongly or not at all, by the name of what is missing."""
+    missing = ""
+    compression = getattr(page.compression, "name", str(page.compression))
+    if colours is None:
+        missing = f"the photometric interpretation {getattr(page.photometric, 'name', 'of this number')}"
+    elif int(page.photometric) == _YCBCR and int(page.compression) not in _JPEG:
+        missing = "YCbCr without JPEG compression"
+    elif colours == 1 and int(page.samplesperpixel) - len(page.extrasamples) > 1:
+        missing = "several grey samples a pixel"
+    elif page.dtype is None or not isinstance(page.bitspersample, int):
+        missing = "samples of this number of bits and format"
+    elif page.imagedepth > 1:
+        missing = "a volume in one page"
+    elif int(page.compression) != 1 and int(page.compression) not in tifffile.TIFF.DECOMPRESSORS:
+        missing = f"the compression {compression}"
+    if missing:
+        raise RefusedError(
+            Status.UNSUPPORTED_SYNTAX, f"the TIFF holds {missing}, which is not read; convert it to 16-bit grey"
+        )
+
+
+def _decoded(page: Any, size: int, max_pixels: int) -> npt.NDArray[Any]:
+    """``[H, W, samples]``; unlike ``TiffPage.asarray`` it takes no missing or short strip for black."""
+    segment = (
+        page.tilelength * page.tilewidth if page.is_tiled else min(page.rowsperstrip, page.imagelength) * page.imagewidth
+    )
+    ends = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
+    if not ends or segment > 4 * max_pixels or min(page.databytecounts) < 1:
+        raise ValueError("strips or tiles are missing or too large")
+    if max(ends) > size:
+        raise RefusedError(Status.UNREADABLE, f"the file is cut after {size:,} of {max(ends):,} bytes")
+    planes, _, rows, columns, samples = page.shaped
+    values = np.empty((planes, rows, columns, samples), page.dtype)
+    left = planes * rows * columns
+    for strip, (plane, _, top, start, _), shape in page.segments(maxworkers=1):
+        height, width = min(rows - top, shape[1]), min(columns - start, shape[2])
+        part = strip[0, :height, :width]
+        if part.shape != (height, width, samples):
+            raise ValueError("a strip or tile holds too few pixels")
+        values[plane, top : top + height, start : start + width] = part
+        left -= height * width
+    if left:
+        raise ValueError("strips or tiles are missing")
+    return values[0] if planes == 1 else np.moveaxis(values[..., 0], 0, -1)
