@@ -26,6 +26,7 @@ from medood.detection.detector import Detector
 from medood.errors import MedoodError
 from medood.evidence.gradcam import grad_cam
 from medood.progress import Progress
+from medood.reporting.dicom_header import missing_identity, orientation, refer_to, usable_header
 from medood.reporting.originals import Original, header, originals
 from medood.reporting.pictures import blend, on_picture
 from medood.reporting.record import detector_of
@@ -42,18 +43,6 @@ _DECISIONS = {
     "out_of_distribution": sr.CodedConcept("out", _SCHEME, "Out of distribution"),
     "in_distribution": sr.CodedConcept("in", _SCHEME, "In distribution"),
 }
-#: Attributes that every object must have, and may leave empty (type 2); what a header leaves out stays open.
-_TYPE_2 = (
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyDate",
-    "StudyTime",
-    "StudyID",
-    "AccessionNumber",
-    "ReferringPhysicianName",
-)
 #: Parts of the body, as DICOM names them, that have no side.
 _UNPAIRED = {"CHEST", "HEAD", "SKULL", "BRAIN", "NECK", "SPINE", "CSPINE", "TSPINE", "LSPINE", "ABDOMEN", "PELVIS", "HEART"}
 #: Series of the new objects, far above those of a scanner.
@@ -113,12 +102,12 @@ def _objects_of(
         return Written(row, (), original)
     try:
         source = header(original.source, read)
-        missing = [name for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID") if not source.get(name)]
+        missing = missing_identity(source)
         if missing:
             return Written(row, (), f"the file has no {' and no '.join(missing)}, which a DICOM object must refer to")
         files = []
         with warnings.catch_warnings(action="ignore"):  # of the scan's own header
-            for kind, made in objects(_tidied(source), row, original.scan, detector, facts):
+            for kind, made in objects(source, row, original.scan, detector, facts):
                 target = out / f"{made.SOPInstanceUID}.dcm"
                 _save(made, target)
                 files.append(f"{kind}: {target.name}")
@@ -129,8 +118,8 @@ def _objects_of(
         return Written(row, (), refused.reason)
     except pydicom.errors.InvalidDicomError:
         return Written(row, (), "the file is no DICOM object, and has no study to belong to")
-    except Exception as error:  # a header may be wrong in any way, and no file may stop the rest
-        return Written(row, (), f"the header does not allow a DICOM object ({type(error).__name__}: {str(error)[:200]})")
+    except Exception:  # a header may be wrong in any way, and no file may stop the rest
+        return Written(row, (), "the header does not allow a DICOM object: an attribute that it needs cannot be used")
 
 
 def objects(
@@ -146,16 +135,23 @@ def objects(
         detector: the one that scored it.
         facts: of the run.
     """
+    instance, sop_class = str(source.SOPInstanceUID), str(source.SOPClassUID)
+    source = usable_header(source)
     heat = grad_cam(detector, detector.prepare(scan)[None])[0]
     pixels = scan.pixels[0]
     uid = _uids(row, detector)
     finished = datetime.fromisoformat(facts["finished"])
-    yield "sr", _settled(structured_report(source, row, detector, facts, uid), finished, uid)
+
+    def settled(made: Dataset) -> Dataset:
+        refer_to(made, instance, sop_class)
+        return _settled(made, finished, uid)
+
+    yield "sr", settled(structured_report(source, row, detector, facts, uid))
     shown = on_picture(heat / detector.cam_scale, pixels.shape, detector.preprocess.fit)
-    yield "overlay", _settled(overlay(source, np.asarray(blend(pixels, shown)), detector, uid), finished, uid)
+    yield "overlay", settled(overlay(source, np.asarray(blend(pixels, shown)), detector, uid))
     if "FrameOfReferenceUID" in source and "ImagePositionPatient" in source and (source.get("NumberOfFrames") or 1) == 1:
         raw = on_picture(heat, pixels.shape, detector.preprocess.fit)
-        yield "map", _settled(parametric_map(source, raw, detector, uid), finished, uid)
+        yield "map", settled(parametric_map(source, raw, detector, uid))
 
 
 def structured_report(
@@ -221,11 +217,11 @@ def overlay(source: Dataset, colours: Any, detector: Detector, uid: Callable[[st
         uid("overlay"),
         1,
         "medood",
-        patient_orientation=_orientation(source) or ("L", "F"),
+        patient_orientation=orientation(source) or ("L", "F"),
         transfer_syntax_uid=ExplicitVRLittleEndian,
         series_description="medood: Grad-CAM of the out-of-distribution score",
     )
-    if not _orientation(source):
+    if not orientation(source):
         made["PatientOrientation"].value = None  # not stated, and not made up
     made.DerivationDescription = f"Grad-CAM over the picture; full strength is {detector.cam_scale:.6g}"
     made.BurnedInAnnotation = source.get("BurnedInAnnotation") or "NO"
@@ -315,20 +311,6 @@ def _settled(made: Dataset, finished: datetime, uid: Callable[[str], str]) -> Da
     return made
 
 
-def _tidied(source: Dataset) -> Dataset:
-    """A header that the new objects can take over: what is missing or has no legal value is left open."""
-    for name in _TYPE_2:
-        if name not in source:
-            setattr(source, name, "")
-    if source.PatientSex not in ("M", "F", "O"):
-        source.PatientSex = ""
-    if not source.get("Modality"):
-        source.Modality = "OT"
-    if "SpecificCharacterSet" in source and not source.SpecificCharacterSet:
-        del source.SpecificCharacterSet
-    return source
-
-
 def _placed(made: Dataset, source: Dataset) -> Dataset:
     """With the body part and the side that the header states. The side of a paired part may be left open, not out."""
     part = source.get("BodyPartExamined") or ""
@@ -336,18 +318,6 @@ def _placed(made: Dataset, source: Dataset) -> Dataset:
     if source.get("Laterality") or str(part).upper() not in _UNPAIRED:
         made.Laterality = source.get("Laterality") or ""
     return made
-
-
-def _orientation(source: Dataset) -> tuple[str, str] | None:
-    """Where rows and columns run to, as stated, or as the direction cosines say."""
-    stated, cosines = source.get("PatientOrientation"), source.get("ImageOrientationPatient")
-    if stated and len(stated) == 2 and all(set(str(axis)) <= set("LRAPHF") and axis for axis in stated):
-        return str(stated[0]), str(stated[1])
-    if not cosines or len(cosines) != 6:
-        return None
-    axes = np.array(cosines, dtype=np.float64).reshape(2, 3)
-    names = [("LPH" if axis[i] > 0 else "RAF")[i] for axis in axes for i in [int(np.abs(axis).argmax())]]
-    return names[0], names[1]
 
 
 def _save(made: Dataset, target: Path) -> None:
