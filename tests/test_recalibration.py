@@ -131,7 +131,7 @@ def test_a_calibration_of_another_detector_is_refused(detector: Path, tmp_path: 
 
 def test_a_score_that_is_not_finite_survives_saving(detector: Path) -> None:
     sha256 = Detector.load(detector).sha256
-    made = Calibration("odd", np.array([1.0, np.inf]), torch.zeros(2, 32), HASHES, "").save(
+    made = Calibration("odd", np.array([1.0, np.inf]), torch.zeros(2, 32), torch.zeros((2, 32), dtype=torch.uint8), "").save(
         detector / "calibrations", sha256
     )
     loaded = Detector.load(detector, "odd").calibration

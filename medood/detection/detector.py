@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from medood.detection.detector_file import Shape, TensorFile, digest, digest_of, read_json
 from medood.detection.features import Features, embed
 from medood.detection.reference import TRAINING, Calibration
-from medood.detection.scores import COMBINED, SCORES, TURNED, Fitted
+from medood.detection.scores import COMBINED, SCORES, TURNED, Fitted, fitted_shapes
 from medood.detection.search import nearest_rows
 from medood.detection.shipped import find_detector, shipped_detectors
 from medood.distillation.appearance import Appearance
@@ -30,12 +30,11 @@ from medood.scans.transforms import network_input, preprocessing
 from medood.schema import ModelConfig, PreprocessConfig
 
 SCHEMA_VERSION = 4
-#: Versions that are read; in 2 a network has no members, in 3 no appearance model.
-_READ = (2, 3, 4)
 CALIBRATIONS = "calibrations"
 DESCRIPTION = "detector.json"
 PARTS = ("network.safetensors", "bank.safetensors")
 _PLACES = "places"
+_AGAIN = "Copy the detector again."
 
 
 @dataclass(frozen=True)
@@ -188,11 +187,11 @@ class Detector:
             "members": [member.stated() for member in self.network.members if isinstance(member, Network)],
             "score": self.score_name,
             "cam_scale": self.cam_scale,
-            "parts": {name: _digest(folder / name) for name in PARTS},
+            "parts": {name: digest(folder / name) for name in PARTS},
             "versions": _versions(),
             **self.facts,
         }
-        stated["sha256"] = _digest_of(stated)
+        stated["sha256"] = digest_of(stated)
         (folder / DESCRIPTION).write_text(json.dumps(stated, indent=1, allow_nan=False) + "\n")
         self.sha256 = stated["sha256"]
         self.calibration = self.calibration.save(folder / CALIBRATIONS, self.sha256)
@@ -215,23 +214,9 @@ class Detector:
         if "crop" in seen:  # one share, in detectors of earlier versions
             seen["crops"] = [seen.pop("crop")]
         preprocess = PreprocessConfig(**seen)
-        network = Network(model, preprocess.size)
-        network.crops = preprocess.crops
-        for member in stated.get("members", []):
-            other = Network(ModelConfig(**member["model"]), member["size"])
-            other.crops = member["crops"]
-            network.members.append(other)
-        if stated.get("appearance", False):
-            network.appearance = Appearance()
-        network.load_state_dict(_read_part(folder / PARTS[0]))
-        bank = _read_part(folder / PARTS[1])
-        fitted: dict[str, Fitted] = {name: {} for name in [*SCORES, _PLACES]}
-        for path, value in bank.items():
-            score, slash, key = path.partition("/")
-            if slash and score in fitted:
-                fitted[score][key] = value
-        for name in COMBINED:
-            fitted["combined"] = {f"{name}.{key}": value for key, value in fitted[name].items()} | fitted["combined"]
+        network = _read_network(folder, stated, model, preprocess)
+        dimensions, heads = int(network.backbone.num_features), 1 + len(network.members) + (network.appearance is not None)
+        bank, fitted = _read_bank(folder, stated["score"], dimensions, heads)
         known = {"schema_version", "preprocess", "model", "appearance", "members", "score", "cam_scale", "parts", "sha256"}
         return cls(
             network=network,
@@ -243,7 +228,7 @@ class Detector:
             learned=Learned(bank["learned_keys"], bank["learned_hashes"]),
             places=fitted.pop(_PLACES),
             fitted=fitted,
-            calibration=Calibration.load(folder / CALIBRATIONS, calibration, stated["sha256"]),
+            calibration=Calibration.load(folder / CALIBRATIONS, calibration, stated["sha256"], dimensions),
             cam_scale=float(stated["cam_scale"]),
             facts={name: value for name, value in stated.items() if name not in known | {"versions"}},
             sha256=stated["sha256"],
@@ -258,48 +243,91 @@ def _read_json(folder: Path) -> dict[str, Any]:
             f"{folder} is not a detector: it holds no detector.json. Give the folder that train wrote"
             f"{', or one of the shipped detectors: ' + ', '.join(names) if names else ''}."
         )
-    try:
-        stated = json.loads(path.read_text())
-        digest = stated.pop("sha256")
-        version = stated["schema_version"]
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise MedoodError(f"{path} is damaged: it is not the JSON that train wrote. Copy the detector again.") from error
-    if version not in _READ:
-        raise MedoodError(f"{path} has the schema version {version}; this medood reads {SCHEMA_VERSION}. Train again.")
-    if _digest_of(stated) != digest:
-        raise MedoodError(f"{path} was changed after it was written (its SHA-256 differs). Copy the detector again.")
+    stated = read_json(path, "detector.schema.json", _AGAIN)
     for name in PARTS:
         if not (folder / name).is_file():
             raise MedoodError(f"{folder / name} is missing. Copy the whole detector folder.")
-        if _digest(folder / name) != stated["parts"].get(name):
-            raise MedoodError(
-                f"{folder / name} was changed after it was written (its SHA-256 differs). Copy the detector again."
-            )
-    return {**stated, "sha256": digest}
+        if digest(folder / name) != stated["parts"][name]:
+            raise MedoodError(f"{folder / name} was changed after it was written (its SHA-256 differs). {_AGAIN}")
+    return stated
 
 
-def _read_part(path: Path) -> dict[str, Tensor]:
+def _read_network(folder: Path, stated: dict[str, Any], model: ModelConfig, preprocess: PreprocessConfig) -> Network:
+    """The network that a description implies, with its weights; it takes memory once the weights are known to fit."""
+
+    def built() -> Network:
+        network = Network(model, preprocess.size)
+        network.crops = preprocess.crops
+        for member in stated.get("members", []):
+            other = Network(ModelConfig(**member["model"] | {"weights": "", "pretrained": False}), member["size"])
+            other.crops = member["crops"]
+            network.members.append(other)
+        if stated.get("appearance", False):
+            network.appearance = Appearance()
+        return network
+
+    weights = TensorFile(folder / PARTS[0], _AGAIN)
     try:
-        with safe_open(path, framework="pt") as stream:
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise MedoodError(f"{path} cannot be read: {error}. Copy the detector again.") from error
-    return {name: value.float() if value.dtype == torch.float16 else value for name, value in tensors.items()}
+        with torch.device("meta"):
+            wanted = built().state_dict()
+    except Exception as error:  # timm raises many kinds for arguments that make no network
+        why = f": {error}" if isinstance(error, MedoodError) else ""
+        raise MedoodError(f"{folder / DESCRIPTION} describes a network that cannot be built{why[:400]}. {_AGAIN}") from error
+    weights.check_like(wanted)
+    network = built()
+    network.load_state_dict(weights.tensors())
+    return network
+
+
+def _read_bank(folder: Path, score: str, dimensions: int, heads: int) -> tuple[dict[str, Tensor], dict[str, Fitted]]:
+    """The bank's own tensors, and those that scores and maps learned from it, by score and name."""
+    file = TensorFile(folder / PARTS[1], _AGAIN)
+    file.check("features", (None, dimensions))
+    file.check("keys", (file.shapes["features"][0], 32), is_bytes=True)
+    file.check("learned_keys", (None, 32), is_bytes=True)
+    file.check("learned_hashes", (file.shapes["learned_keys"][0], 32), is_bytes=True)
+    shapes = fitted_shapes(dimensions, heads) | {_PLACES: _place_shapes(file)}
+    for path in file.shapes.keys() - {"features", "keys", "learned_keys", "learned_hashes"}:
+        name, _, key = path.partition("/")
+        if key not in shapes.get(name, {}):
+            raise file.error(f"{path[:120]} fits nowhere")
+        file.check(path, shapes[name][key])
+    bank = file.tensors()
+    fitted: dict[str, Fitted] = {name: {} for name in shapes}
+    for path, value in bank.items():
+        name, slash, key = path.partition("/")
+        if slash:
+            fitted[name][key] = value
+            if key.endswith(("spread", "_scale")) and not (value > 0).all():
+                raise file.error(f"{path} must be above 0")
+    for name in COMBINED:
+        fitted["combined"] = {f"{name}.{key}": value for key, value in fitted[name].items()} | fitted["combined"]
+    missing = sorted(shapes[score].keys() - fitted[score].keys())
+    if missing or (score == "ensemble" and heads == 1):
+        raise file.error(f"what the score {score} needs is missing ({', '.join(missing) or 'members'})")
+    if fitted[_PLACES] and fitted[_PLACES].keys() != shapes[_PLACES].keys():
+        raise file.error("a part of what the map of unusual places needs is missing")
+    return bank, fitted
+
+
+def _place_shapes(file: TensorFile) -> dict[str, Shape]:
+    """What :mod:`medood.evidence.places` learns: for L places on a square grid, features of d channels."""
+    mean = file.shapes.get(f"{_PLACES}/mean", (0, 0))
+    places, channels = mean if len(mean) == 2 and math.isqrt(mean[0]) ** 2 == mean[0] else (0, 0)
+    return {
+        "mean": (places, channels),
+        "whitening": (places, channels, channels),
+        "center": (places,),
+        "spread": (places,),
+        "places_scale": (),
+        "both_scale": (),
+    }
 
 
 def _packed(value: Tensor) -> Tensor:
     """As float16 where that loses nothing (see ``detector.half``), else as it is."""
     packed = value.half() if value.dtype == torch.float32 else value
     return (packed if torch.equal(packed.to(value.dtype), value) else value).contiguous()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _digest_of(stated: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(stated, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def _versions() -> dict[str, str]:

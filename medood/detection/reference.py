@@ -12,17 +12,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from medood.detection.calibration import Vector, check_rate, p_values
+from medood.detection.detector_file import TensorFile, digest, digest_of, read_json
 from medood.errors import MedoodError
 
 SCHEMA_VERSION = 1
 #: The calibration that training makes.
 TRAINING = "training"
 _UNSTATED = "not stated"
+_AGAIN = "Calibrate again."
+#: Longest name of a stratum.
+_LONGEST = 1024
 
 
 @dataclass(frozen=True)
@@ -112,15 +115,21 @@ class Calibration:
             "scores": [float(v) if np.isfinite(v) else None for v in self.scores],
             "keys_sha256": self.keys_sha256,
             "left_out": dict(self.left_out or {}),
-            "features_sha256": hashlib.sha256(part.read_bytes()).hexdigest(),
+            "features_sha256": digest(part),
         }
-        body["sha256"] = _digest(body)
+        body["sha256"] = digest_of(body)
         (folder / f"{self.name}.json").write_text(json.dumps(body, indent=1, allow_nan=False) + "\n")
         return Calibration(**{**vars(self), "sha256": body["sha256"]})
 
     @classmethod
-    def load(cls, folder: Path, name: str, detector_sha256: str) -> Calibration:
-        """Read a calibration and check its digests.
+    def load(cls, folder: Path, name: str, detector_sha256: str, dimensions: int) -> Calibration:
+        """Read a calibration and check its digests, and that its parts fit each other.
+
+        Args:
+            folder: the detector's folder of calibrations.
+            name: of the calibration.
+            detector_sha256: of the detector.
+            dimensions: of its features.
 
         Raises:
             MedoodError: there is none of this name, it is damaged, or it belongs to another detector.
@@ -130,34 +139,35 @@ class Calibration:
         known = ", ".join(sorted(item.stem for item in folder.glob("*.json"))) or "none"
         if not path.is_file() or not part.is_file():
             raise MedoodError(f"The detector has no calibration {name!r}; it has: {known}. Make one with medood calibrate.")
-        try:
-            body = json.loads(path.read_text())
-            digest = body.pop("sha256")
-            whole = _digest(body) == digest and hashlib.sha256(part.read_bytes()).hexdigest() == body["features_sha256"]
-            if not whole:
-                raise MedoodError(f"{path} or its features were changed after they were written. Calibrate again.")
-            if body["schema_version"] != SCHEMA_VERSION:
-                raise MedoodError(
-                    f"{path} has the schema version {body['schema_version']}; this medood reads {SCHEMA_VERSION}."
-                )
-            if body["detector_sha256"] != detector_sha256:
-                raise MedoodError(f"{path} was made for another detector. Calibrate this one.")
-            with safe_open(part, framework="pt") as stream:
-                features, hashes = stream.get_tensor("features"), stream.get_tensor("hashes")
-            scores = np.array([np.inf if v is None else v for v in body["scores"]], dtype=np.float64)
-            return cls(
-                body["name"],
-                scores,
-                features,
-                hashes,
-                body["keys_sha256"],
-                tuple(body["by"]),
-                tuple(body["strata"]),
-                body["left_out"],
-                digest,
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-            raise MedoodError(f"{path} is damaged: {type(error).__name__}. Calibrate again.") from error
+        body = read_json(path, "calibration.schema.json", _AGAIN)
+        if digest(part) != body["features_sha256"]:
+            raise MedoodError(f"{part} was changed after it was written (its SHA-256 differs). {_AGAIN}")
+        if body["detector_sha256"] != detector_sha256:
+            raise MedoodError(f"{path} was made for another detector. Calibrate this one.")
+        scores, strata, by = body["scores"], body["strata"], body["by"]
+        if not all(v is None or (isinstance(v, (int, float)) and not isinstance(v, bool)) for v in scores):
+            raise MedoodError(f"{path} holds scores that are no numbers. {_AGAIN}")
+        if len(strata) != (len(scores) if by else 0) or not all(isinstance(v, str) and len(v) <= _LONGEST for v in strata):
+            raise MedoodError(f"{path} does not name one stratum a score. {_AGAIN}")
+        file = TensorFile(part, _AGAIN)
+        file.check_names({"features", "hashes"})
+        file.check("features", (len(scores), dimensions))
+        file.check("hashes", (len(scores), 32), is_bytes=True)
+        tensors = file.tensors(finite=False)
+        placed = torch.tensor([v is not None for v in scores])  # what the network cannot place has no features either
+        if not torch.isfinite(tensors["features"][placed]).all():
+            raise file.error("features of a scan that has a score are no finite numbers")
+        return cls(
+            body["name"],
+            np.array([np.inf if v is None else v for v in scores], dtype=np.float64),
+            tensors["features"],
+            tensors["hashes"],
+            body["keys_sha256"],
+            tuple(by),
+            tuple(strata),
+            body["left_out"],
+            body["sha256"],
+        )
 
 
 def stratum(attributes: Mapping[str, str], by: Sequence[str]) -> str:
@@ -183,7 +193,3 @@ def check_name(name: str) -> None:
 def empty(dimensions: int) -> Calibration:
     """A calibration without scans: nothing can be decided with it."""
     return Calibration("none", np.zeros(0), torch.zeros((0, dimensions)), torch.zeros((0, 32), dtype=torch.uint8), "")
-
-
-def _digest(body: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True, allow_nan=False).encode()).hexdigest()

@@ -239,6 +239,28 @@ def scores_of(rows: Features) -> dict[str, Score]:
     return {name: score for name, score in SCORES.items() if name != "ensemble" or rows.members is not None}
 
 
+def fitted_shapes(dimensions: int, heads: int) -> dict[str, dict[str, tuple[int | None, ...]]]:
+    """The shapes of what each score learns, by score and name; none is a side of any length.
+
+    Args:
+        dimensions: of a feature.
+        heads: number of the network's head, its members' heads and its appearance model together.
+    """
+    mean: tuple[int | None, ...] = (dimensions,)
+    mahalanobis = {"mean": mean, "whitening": (dimensions, dimensions)}
+    parts: dict[str, dict[str, tuple[int | None, ...]]] = {"mahalanobis": mahalanobis, "head_logit": {}}
+    scale: dict[str, tuple[int | None, ...]] = {"center": (), "spread": ()}
+    return {
+        **{name: {} for name in SCORES},
+        "nearest_centered": {"mean": mean},
+        "soft_nearest_centered": {"mean": mean},
+        "mahalanobis": mahalanobis,
+        "residual": {"mean": mean, "axes": (dimensions, None)},
+        "combined": {f"{name}.{key}": shape for name in COMBINED for key, shape in {**parts[name], **scale}.items()},
+        "ensemble": {"center": (heads,), "spread": (heads,)},
+    }
+
+
 def fit_all(bank: Features, development: Features) -> dict[str, Fitted]:
     """Fit every score that the rows can have.
 
