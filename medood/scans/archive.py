@@ -30,7 +30,7 @@ from medood.scans.members import Member, joined, refused
 from medood.scans.pacs import fetch, is_dicomweb
 from medood.scans.scan import Identity, Refusal, RefusedError, Status
 from medood.scans.tar_archive import tar_members
-from medood.scans.zip_archive import is_zip, open_zip, read_zip_member, zip_members
+from medood.scans.zip_archive import ZippedMember, is_zip, open_zip, read_zip_member, zip_members, zipped_member
 from medood.schema import ReadConfig
 
 #: Disk that stays free where an archive inside an archive is put into a temporary file.
@@ -45,7 +45,7 @@ class Source:
     Attributes:
         path: of the file or archive.
         member: name inside the archive, empty for a plain file; ``inner.zip!name`` inside an archive in it.
-        index: the member's place in a zip on disk; two members may have one name.
+        zipped: where the member's bytes lie in a zip on disk.
         content: the bytes, where they had to be read on the way (tar, nested archives).
         patient: a hash that tells patients apart, where a manifest states one.
         sha256: the digest that a manifest states, empty where it states none.
@@ -54,7 +54,7 @@ class Source:
 
     path: Path
     member: str = ""
-    index: int = 0
+    zipped: ZippedMember | None = None
     content: bytes | None = None
     patient: str = ""
     sha256: str = ""
@@ -194,7 +194,7 @@ def _from_zip(
             with archive.open(archive.filelist[member.index]) as stream:
                 yield from _from_archive(path, stream, member, start, where, options)
         else:
-            yield Source(path, member.name, member.index)
+            yield Source(path, member.name, zipped_member(archive, member.index))
 
 
 def _from_tar(
@@ -258,7 +258,7 @@ def _from_archive(
                     yield inner
                     continue
                 try:
-                    content = read_zip_member(archive, inner.index, options)
+                    content = read_zip_member(spooled, zipped_member(archive, inner.index), options)
                 except RefusedError as error:
                     yield refused(inside, inner.name, error)
                 else:
@@ -332,10 +332,9 @@ def read_bytes(source: Source, options: ReadConfig) -> bytes:
             raise RefusedError(Status.TOO_LARGE, f"the object is larger than {options.max_bytes:,} bytes")
         return content
     try:
-        if source.member:
-            return read_zip_member(
-                _opened(source.path, source.path.stat().st_mtime_ns, options.max_members)[0], source.index, options
-            )
+        if source.zipped is not None:
+            with source.path.open("rb") as stream:
+                return read_zip_member(stream, source.zipped, options)
         if source.path.stat().st_size > options.max_bytes:
             raise RefusedError(Status.TOO_LARGE, f"the file is larger than {options.max_bytes:,} bytes")
         return source.path.read_bytes()

@@ -6,6 +6,7 @@ import io
 import struct
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from medood.scans.compressed import RATIO_COUNTS_FROM, in_pieces
@@ -14,7 +15,7 @@ from medood.scans.scan import Identity, Refusal, RefusedError, Status
 from medood.schema import ReadConfig
 
 _MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
-_END, _END_64, _ENTRY = b"PK\x05\x06", b"PK\x06\x06", b"PK\x01\x02"
+_END, _END_64, _ENTRY, _MEMBER = b"PK\x05\x06", b"PK\x06\x06", b"PK\x01\x02", b"PK\x03\x04"
 #: Where the end record lies at the latest: behind it is a comment of at most 64 KiB.
 _END_REACH = 66_000
 #: Bytes of the directory for each member that is allowed: what is parsed of it stays in memory.
@@ -132,23 +133,75 @@ def _is_folder(info: zipfile.ZipInfo) -> bool:
     return is_marked or info.filename.endswith("/") or (info.filename.endswith("\\") and info.file_size == 0)
 
 
-def read_zip_member(archive: zipfile.ZipFile, index: int, options: ReadConfig) -> bytes:
+@dataclass(frozen=True)
+class ZippedMember:
+    """Where a member's bytes lie in a zip, so that whoever reads them need not parse the directory.
+
+    Attributes:
+        offset: of its local header.
+        packed_size: in bytes.
+        size: unpacked.
+        crc: CRC-32 of the unpacked bytes.
+        method: 0 is stored, 8 deflated.
+    """
+
+    offset: int
+    packed_size: int
+    size: int
+    crc: int
+    method: int
+
+
+def zipped_member(archive: zipfile.ZipFile, index: int) -> ZippedMember:
+    """Where the member with this place in the directory lies."""
+    info = archive.filelist[index]
+    return ZippedMember(info.header_offset, info.compress_size, info.file_size, info.CRC, info.compress_type)
+
+
+def read_zip_member(stream: BinaryIO, member: ZippedMember, options: ReadConfig) -> bytes:
     """The bytes of a member.
+
+    Args:
+        stream: of the archive; seekable.
+        member: of it.
+        options: the limits.
 
     Raises:
         RefusedError: they cannot be read or are too many.
     """
-    info = archive.filelist[index]
-    if info.file_size > options.max_bytes:
+    if member.size > options.max_bytes:
         raise RefusedError(
-            Status.TOO_LARGE, f"the member would unpack to {info.file_size:,} bytes, the limit is {options.max_bytes:,}"
+            Status.TOO_LARGE,
+            f"the member would unpack to {member.size:,} bytes, the limit is {options.max_bytes:,} (--max-bytes)",
         )
     try:
-        with archive.open(info) as stream:
-            return in_pieces(stream, options)
+        with open_member(stream, member) as content:
+            return in_pieces(content, options)
     except RefusedError:
         raise
     except Exception as error:  # damaged members fail in zlib and zipfile, each in its own way
         raise RefusedError(
             Status.UNREADABLE, "the bytes of the member cannot be unpacked; the archive is damaged"
         ) from error
+
+
+def open_member(stream: BinaryIO, member: ZippedMember) -> BinaryIO:
+    """The bytes of a member as a stream.
+
+    Raises:
+        zipfile.BadZipFile: no member lies there.
+    """
+    stream.seek(member.offset)
+    header = stream.read(30)
+    if len(header) < 30 or header[:4] != _MEMBER:
+        raise zipfile.BadZipFile("there is no member at this place")
+    name, extra = struct.unpack("<HH", header[26:30])
+    stream.seek(name + extra, io.SEEK_CUR)
+    info = zipfile.ZipInfo()
+    info.compress_type, info.compress_size, info.file_size, info.CRC = (
+        member.method,
+        member.packed_size,
+        member.size,
+        member.crc,
+    )
+    return zipfile.ZipExtFile(stream, "r", info)  # type: ignore[return-value, arg-type]

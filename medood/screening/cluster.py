@@ -343,9 +343,10 @@ class _Model(WorkerPlugin):  # type: ignore[misc]  # Dask is untyped
         self.network, self.turned = network, turned
 
 
-def _read(source: bytes, reading: Reading) -> bytes:
+def _read(source: tuple[bytes, bytes | None], reading: Reading) -> bytes:
+    message, content = source
     try:
-        return results_to_bytes(read_results(source_from_bytes(source), reading))
+        return results_to_bytes(read_results(source_from_bytes(message, lambda: content), reading))
     except UnavailableError as error:
         return results_to_bytes(error)
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from medood.scans.archive import Source, read_bytes
 from medood.scans.read import read_source
 from medood.scans.scan import Identity, Refusal, RefusedError, Scan, Status, UnavailableError
 from medood.scans.transforms import network_input, preprocessing, to_levels
+from medood.scans.zip_archive import ZippedMember
 from medood.schema import PreprocessConfig, ReadConfig
 
 
@@ -188,24 +189,29 @@ def _prepared(result: Scan | Refusal, reading: Reading) -> Result:
     return Result(result.identity, Status.SCORED, "", picture, facts, result.month, result.patient, kind)
 
 
-def source_to_bytes(source: Source | Refusal) -> bytes:
-    """A source as a line of JSON, and its contents behind it where they are here."""
+def source_to_bytes(source: Source | Refusal) -> tuple[bytes, bytes | None]:
+    """A source as JSON, and its contents where they are here: apart, so that large ones are not copied."""
     if isinstance(source, Refusal):
-        return json.dumps({"refusal": asdict(source)}).encode() + b"\n"
-    fields = asdict(replace(source, content=None)) | {"path": str(source.path)}
-    fields["content"] = source.content is not None
-    return json.dumps({"source": fields}).encode() + b"\n" + (source.content or b"")
+        return json.dumps({"refusal": asdict(source)}).encode(), None
+    fields = asdict(replace(source, content=None)) | {"path": str(source.path), "content": source.content is not None}
+    return json.dumps({"source": fields}).encode(), source.content
 
 
-def source_from_bytes(message: bytes) -> Source | Refusal:
-    """What :func:`source_to_bytes` wrote."""
-    line, _, content = message.partition(b"\n")
-    told = json.loads(line)
+def source_from_bytes(message: bytes, content: Callable[[], bytes | None]) -> Source | Refusal:
+    """What :func:`source_to_bytes` wrote.
+
+    Args:
+        message: the JSON.
+        content: called for the contents where there are some.
+    """
+    told = json.loads(message)
     if "refusal" in told:
         fields = told["refusal"]
         return Refusal(Identity(**fields["identity"]), Status(fields["status"]), fields["reason"])
     fields = told["source"]
-    return Source(**fields | {"path": Path(fields["path"]), "content": content if fields["content"] else None})
+    zipped = ZippedMember(**fields["zipped"]) if fields["zipped"] else None
+    here = content() if fields["content"] else None
+    return Source(**fields | {"path": Path(fields["path"]), "zipped": zipped, "content": here})
 
 
 def results_to_bytes(results: list[Result] | UnavailableError) -> bytes:

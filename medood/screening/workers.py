@@ -160,7 +160,10 @@ class Workers:
             worker.since = time.monotonic()
         worker.tasks.append(task)
         with contextlib.suppress(OSError):  # it has died, which reading from it will show
-            worker.pipe.send_bytes(source_to_bytes(task.source))
+            message, content = source_to_bytes(task.source)
+            worker.pipe.send_bytes(message)
+            if content is not None:
+                worker.pipe.send_bytes(content)
 
     def _collect(self, seconds: float) -> None:
         """Take what workers have read, if need be after waiting for it, and replace those that died or hang."""
@@ -226,7 +229,7 @@ def _work(pipe: Connection, reading: Reading, timeout: float, read: Read) -> Non
         Path("/proc/self/oom_score_adj").write_text("1000")  # where memory runs out, a worker goes first
     with contextlib.suppress(EOFError, OSError):
         while True:
-            source = source_from_bytes(pipe.recv_bytes())
+            source = source_from_bytes(pipe.recv_bytes(), pipe.recv_bytes)
             signal.setitimer(signal.ITIMER_REAL, timeout + _TICK * 20)
             results: list[Result] | UnavailableError
             try:

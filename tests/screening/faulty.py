@@ -37,12 +37,13 @@ def read(source: Source | Refusal, reading: Reading) -> list[Result]:
     return read_results(source, reading)
 
 
-def read_on_a_cluster(source: bytes, reading: Reading) -> bytes:
+def read_on_a_cluster(source: tuple[bytes, bytes | None], reading: Reading) -> bytes:
     """The same, for a Dask worker."""
-    return results_to_bytes(read(source_from_bytes(source), reading))
+    message, content = source
+    return results_to_bytes(read(source_from_bytes(message, lambda: content), reading))
 
 
-def read_where_something_is_missing(source: bytes, reading: Reading) -> bytes:
+def read_where_something_is_missing(source: tuple[bytes, bytes | None], reading: Reading) -> bytes:
     """On a Dask worker without what is needed."""
     raise ModuleNotFoundError("No module named 'something'")
 
