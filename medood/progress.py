@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from medood.text import visible
+
 T = TypeVar("T")
 
 
@@ -27,7 +29,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Print one line."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
     def track(self, items: Iterator[T], total: int | None, what: str) -> Iterator[T]:
         """Pass items through and draw how many of ``total`` have passed."""
@@ -60,4 +62,4 @@ class Bar:
 
     def __call__(self, advance: int, detail: str) -> None:
         """Move on and change the text behind the bar."""
-        self._rich.update(self._task, advance=advance, detail=detail)  # type: ignore[arg-type]
+        self._rich.update(self._task, advance=advance, detail=visible(detail))  # type: ignore[arg-type]

@@ -7,8 +7,10 @@ sentence; 3 training collapsed; 130 interrupted; 143 asked to end (SIGTERM). Tra
 from __future__ import annotations
 
 import io
+import logging
 import sys
-from typing import Annotated
+import warnings
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -32,6 +34,7 @@ from medood.cli.screen import screen_command
 from medood.cli.sensitivity import sensitivity_command
 from medood.cli.train import keys_table, train_command
 from medood.errors import MedoodError
+from medood.text import visible
 
 app = typer.Typer(
     name="medood",
@@ -81,20 +84,39 @@ app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 
 
+class _VisibleStream:
+    """Standard output on which no name can send control characters to a terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(visible(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 def main() -> None:
     """Run the command line; a user's mistake ends in a sentence and exit code 2, never in a traceback."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file name never stops a line from being printed
+    sys.stdout = _VisibleStream(sys.stdout)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # pydicom's warnings quote values of the header
+    for name in ("pydicom", "pynetdicom", "highdicom"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     try:
         app()
     except MedoodError as error:
-        print(f"medood: {error}", file=sys.stderr)
+        print(visible(f"medood: {error}"), file=sys.stderr)
         raise SystemExit({"CollapseError": 3, "TerminatedError": 143}.get(type(error).__name__, 2)) from None
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(
-            f"medood: {where}{error.strerror or error}. Check the path, its permissions and the free space.", file=sys.stderr
+            visible(f"medood: {where}{error.strerror or error}. Check the path, its permissions and the free space."),
+            file=sys.stderr,
         )
         raise SystemExit(2) from None
     except KeyboardInterrupt:

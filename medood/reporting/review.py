@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from medood.errors import MedoodError
+from medood.text import FORMULA
 
 REVIEW_VERSION = 1
 VERDICTS = ("agree", "disagree")
 #: Columns of a review as CSV; ``run`` is the same in every row.
 COLUMNS = ("run", "reviewer", "key", "scan", "decision", "verdict", "note")
-#: A spreadsheet takes a cell that begins so for a formula; such a note is written behind an apostrophe.
-_FORMULA = tuple("=+-@\t\r'")
 #: Characters of a note, and of any other text in a report.
 LONGEST = 4000
 _MOST_BYTES = 256 * 1024**2
@@ -151,4 +150,4 @@ def _text(value: Any) -> str:
 
 
 def _unguarded(note: str) -> str:
-    return note[1:] if note.startswith("'") and note[1:].startswith(_FORMULA) else note
+    return note[1:] if note.startswith("'") and note[1:].startswith(FORMULA) else note

@@ -7,14 +7,15 @@ from pathlib import Path
 
 from medood.scans.scan import Refusal, Scan
 from medood.schema import PreprocessConfig
+from medood.text import visible
 
 
 def describe(result: Scan | Refusal) -> tuple[str, str]:
     """A block of lines about one result, and its status in a word."""
     identity = result.identity
-    head = _printable(identity.name) + (f", frame {identity.frame}" if identity.frame else "")
+    head = visible(identity.name, keep="") + (f", frame {identity.frame}" if identity.frame else "")
     if isinstance(result, Refusal):
-        return f"{head}\n  {result.status:<27}{_printable(result.reason)}", str(result.status)
+        return f"{head}\n  {result.status:<27}{visible(result.reason, keep='')}", str(result.status)
     height, width = result.pixels.shape[1:]
     spacing = "not stated"
     if result.spacing:
@@ -32,7 +33,7 @@ def describe(result: Scan | Refusal) -> tuple[str, str]:
         *result.attributes.items(),
         ("sha256", identity.sha256),
     ]
-    return "\n".join([head, *(f"  {name:<27}{_printable(text)}" for name, text in lines if text)]), "read"
+    return "\n".join([head, *(f"  {name:<27}{visible(text)}" for name, text in lines if text)]), "read"
 
 
 def write_picture(result: Scan | Refusal, folder: Path, number: int, preprocess: PreprocessConfig) -> Path | None:
@@ -58,8 +59,3 @@ def write_picture(result: Scan | Refusal, folder: Path, number: int, preprocess:
     picture = to_levels(network_input(result, preprocessing(preprocess)))[0].numpy()
     Image.fromarray(picture).save(target)
     return target
-
-
-def _printable(text: str) -> str:
-    """Text for a terminal: control characters and odd bytes spelled out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)

@@ -170,10 +170,8 @@ def read_zip_member(stream: BinaryIO, member: ZippedMember, options: ReadConfig)
         RefusedError: they cannot be read or are too many.
     """
     if member.size > options.max_bytes:
-        raise RefusedError(
-            Status.TOO_LARGE,
-            f"the member would unpack to {member.size:,} bytes, the limit is {options.max_bytes:,} (--max-bytes)",
-        )
+        limit = f"{options.max_bytes:,} (--max-bytes)"
+        raise RefusedError(Status.TOO_LARGE, f"the member would unpack to {member.size:,} bytes, the limit is {limit}")
     try:
         with open_member(stream, member) as content:
             return in_pieces(content, options)
@@ -204,4 +202,4 @@ def open_member(stream: BinaryIO, member: ZippedMember) -> BinaryIO:
         member.size,
         member.crc,
     )
-    return zipfile.ZipExtFile(stream, "r", info)  # type: ignore[return-value, arg-type]
+    return zipfile.ZipExtFile(stream, "r", info)  # type: ignore[return-value]

@@ -13,6 +13,7 @@ from typing import Any
 from medood.errors import MedoodError
 from medood.scans.scan import Status
 from medood.screening.ledger import UNFINISHED, Ledger
+from medood.text import spreadsheet_cell
 
 #: What a scan is in a run that does not hold it.
 ABSENT = "absent"
@@ -168,7 +169,9 @@ def _write(target: Path, rows: Iterator[Any]) -> None:
         with partial.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
             writer.writerow(COLUMNS)
-            writer.writerows(["" if value is None else value for value in row] for row in rows)
+            for row in rows:
+                plain = ["" if value is None else value for value in row]
+                writer.writerow([spreadsheet_cell(value) if isinstance(value, str) else value for value in plain])
         partial.replace(target)
     except OSError as error:
         raise MedoodError(f"{target} cannot be written: {error.strerror or error}.") from error

@@ -17,6 +17,7 @@ from typing import Any
 
 from medood.errors import MedoodError
 from medood.scans.scan import Identity, Status
+from medood.text import spreadsheet_cell
 
 SCHEMA_VERSION = 2
 #: What brings a ledger of one schema version to the next; version 0 is an empty file.
@@ -275,13 +276,14 @@ class Ledger:
         return int(self.database.execute("SELECT COUNT(*) FROM scans").fetchone()[0])
 
     def write_csv(self, target: Path) -> None:
-        """Write ``verdicts.csv`` whole or not at all."""
+        """Write ``verdicts.csv`` whole or not at all; see :func:`medood.text.spreadsheet_cell` for its text."""
         partial = target.with_name(f".{target.name}.part")
         try:
             with partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
                 writer = csv.writer(stream)
                 writer.writerow(VERDICT_COLUMNS)
-                writer.writerows(self.columns(VERDICT_COLUMNS))
+                for row in self.columns(VERDICT_COLUMNS):
+                    writer.writerow([spreadsheet_cell(value) if isinstance(value, str) else value for value in row])
             partial.replace(target)
         except OSError as error:
             raise MedoodError(

@@ -1,7 +1,7 @@
 """Archives made to use up memory or time, screened as a user would: ``python reports/ingest/attacks.py --out FOLDER``.
 
-Writes ``attacks.csv``: for each archive the peak memory (VmHWM) of the main process and of the largest worker, the seconds, and
-what the rows say. The archives are made anew and removed.
+Writes ``attacks.csv``: for each archive the peak memory (VmHWM) of the main process and of the largest worker, the seconds,
+and what the rows say. The archives are made anew and removed.
 """
 
 from __future__ import annotations

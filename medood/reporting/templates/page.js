@@ -171,7 +171,8 @@
     save(`medood-review-${data.run}.json`, "application/json", `${JSON.stringify(body, null, 1)}\n`);
   };
   // A spreadsheet takes a cell that begins so for a formula.
-  const guarded = (text) => (/^[=+\-@\t\r']/.test(text) ? `'${text}` : text);
+  const spelled = (text) => text.replace(/[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
+  const guarded = (text) => (/^[=+\-@\t\r\n'＝＋－＠]/.test(text) ? `'${spelled(text)}` : spelled(text));
   const cell = (text) => `"${guarded(text).replaceAll('"', '""')}"`;
   const asCsv = () => {
     const lines = inOrder().map(([row, item]) => [data.run, at("reviewer").value, item.key, row.name, row.decision, item.verdict, item.note]);
