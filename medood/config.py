@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ _TEXT_KEYS = (
     "read.frames",
     "model.weights",
 )
+#: Keys whose values are lists of such texts; a text with a comma in it needs quotes.
+_TEXT_LIST_KEYS = ("negatives.auxiliary", "detector.members")
 #: Keys whose value is a mapping of any names.
 _OPEN_GROUPS = ("model.arguments", "negatives.mixture", "negatives.auxiliary_mixture")
 
@@ -139,10 +142,20 @@ def _force(override: str) -> str:
     if override.startswith("~"):
         return override
     key, _, value = override.lstrip("+").partition("=")
-    if key in _TEXT_KEYS and value[:1] not in ("'", '"'):
-        tail = len(value) - len(value.rstrip("\\"))  # Hydra reads backslashes as they are, but for those before a quote
-        value = "'" + value.replace("'", "\\'") + "\\" * tail + "'"
+    if key in _TEXT_KEYS:
+        value = _quoted(value)
+    elif key in _TEXT_LIST_KEYS and value.startswith("[") and value.endswith("]"):
+        items = re.findall(r"""\s*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^,]+)\s*(?:,|$)""", value[1:-1])
+        value = f"[{','.join(_quoted(item.strip()) for item in items)}]"
     return f"++{key}={value}"
+
+
+def _quoted(value: str) -> str:
+    """A text in quotes of Hydra's grammar, unless it has some."""
+    if value[:1] in ("'", '"'):
+        return value
+    tail = len(value) - len(value.rstrip("\\"))  # Hydra reads backslashes as they are, but for those before a quote
+    return "'" + value.replace("'", "\\'") + "\\" * tail + "'"
 
 
 def _settle(plain: dict[Any, Any], override: Any) -> None:

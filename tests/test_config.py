@@ -126,3 +126,17 @@ def test_a_mapping_given_whole_takes_the_place_of_the_file_s_and_one_weight_chan
     assert load_config(path, ["negatives.mixture.rot=7"]).negatives.mixture == {**before, "rot": 7.0}
     further = load_config(ROOT / "configs" / "cxr_small_further.yaml").negatives.mixture
     assert further == before  # by its defaults list
+
+
+@pytest.mark.parametrize(
+    ("text", "folders"),
+    [
+        ("[/data/müller]", ["/data/müller"]),
+        ("[/a b/c (1),D:\\new\\x, 'with, comma' ,\"q\"]", ["/a b/c (1)", "D:\\new\\x", "with, comma", "q"]),
+        ("[]", []),
+        ("[/it's,/日本/#1@=]", ["/it's", "/日本/#1@="]),
+    ],
+)
+def test_lists_of_folders_take_any_name(text: str, folders: list[str]) -> None:
+    config = load_config(ROOT / "configs" / "demo.yaml", [f"negatives.auxiliary={text}"])
+    assert config.negatives.auxiliary == folders

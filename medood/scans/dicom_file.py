@@ -33,6 +33,8 @@ _PREFIX = b"DICM"
 _FURTHER_OBJECT = _PREFIX + b"\x02\x00\x00\x00UL\x04\x00"
 _VALUE_REPRESENTATIONS = frozenset(str(vr).encode() for vr in VR if len(str(vr)) == 2)
 _UNDEFINED = 0xFFFFFFFF
+#: The tag of Specific Character Set in little endian, and how far into a file it may stand.
+_CHARACTER_SET, _CHARACTER_SET_REACH = b"\x08\x00\x05\x00", 4096
 #: The tag of an item, and a whole sequence delimitation item (PS3.5 table A.4-1).
 _ITEM, _DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"
 #: Bytes unpacked at a time.
@@ -152,7 +154,25 @@ def _parsed(content: bytes) -> pydicom.Dataset:
     except EOFError as error:
         raise RefusedError(Status.UNREADABLE, f"the file is cut inside its header, after {len(content):,} bytes") from error
     except Exception as error:  # pydicom raises many kinds on damaged headers; none may stop a run
+        blanked = _without_character_set(content)
+        if blanked != content:
+            return _parsed(blanked)
         raise RefusedError(Status.UNREADABLE, "the DICOM header is damaged") from error
+
+
+def _without_character_set(content: bytes) -> bytes:
+    """The same bytes with an empty Specific Character Set: pydicom gives up on one that is no text, pixels need none."""
+    at = content.find(_CHARACTER_SET, 0, _CHARACTER_SET_REACH)
+    if at < 0:
+        return content
+    if content[at + 4 : at + 6] in _VALUE_REPRESENTATIONS:
+        is_long = content[at + 6 : at + 8] == b"\0\0"
+        start = at + (12 if is_long else 8)
+        length = int.from_bytes(content[start - 4 : start] if is_long else content[start - 2 : start], "little")
+    else:
+        start, length = at + 8, int.from_bytes(content[at + 4 : at + 8], "little")
+    length = min(length, _CHARACTER_SET_REACH, len(content) - start)
+    return content[:start] + b" " * length + content[start + length :]
 
 
 def _in_big_endian(content: bytes) -> pydicom.Dataset:
