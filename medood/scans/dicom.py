@@ -141,7 +141,7 @@ def _check(dataset: pydicom.Dataset, options: ReadConfig) -> UID:
             f"Photometric Interpretation is {photometric}, Samples per Pixel is {samples}; they contradict",
         )
     dataset.SamplesPerPixel = samples
-    return _transfer_syntax(dataset)
+    return transfer_syntax(dataset)
 
 
 def _without_pixels(dataset: pydicom.Dataset, cut: str) -> RefusedError:
@@ -158,7 +158,7 @@ def _without_pixels(dataset: pydicom.Dataset, cut: str) -> RefusedError:
     return RefusedError(Status.NO_PIXELS, f"the DICOM object ({kind}) holds no pixel data")
 
 
-def _transfer_syntax(dataset: pydicom.Dataset) -> UID:
+def transfer_syntax(dataset: pydicom.Dataset) -> UID:
     """The file's transfer syntax; a file without the attribute is taken as what its data set was parsed as."""
     meta = getattr(dataset, "file_meta", None)
     syntax = meta.get("TransferSyntaxUID") if meta is not None else None

@@ -30,8 +30,8 @@ from medood.screening.reading import (
     Readout,
     Result,
     read_results,
-    results_from_bytes,
-    results_to_bytes,
+    results_from_parts,
+    results_to_parts,
     source_from_bytes,
     source_to_bytes,
 )
@@ -252,7 +252,7 @@ class Cluster:
             if coming.overdue:
                 return [Result(source.identity, Status.TIMED_OUT, f"the file was not read within {self._timeout:g} s")]
             try:
-                return results_from_bytes(coming.result())
+                return results_from_parts(iter(coming.result()).__next__)
             except MedoodError:
                 raise
             except Exception as error:  # its worker ended, memory has run out, or the reader has a fault
@@ -343,12 +343,12 @@ class _Model(WorkerPlugin):  # type: ignore[misc]  # Dask is untyped
         self.network, self.turned = network, turned
 
 
-def _read(source: tuple[bytes, bytes | None], reading: Reading) -> bytes:
+def _read(source: tuple[bytes, bytes | None], reading: Reading) -> list[bytes]:
     message, content = source
     try:
-        return results_to_bytes(read_results(source_from_bytes(message, lambda: content), reading))
+        return list(results_to_parts(read_results(source_from_bytes(message, lambda: content), reading)))
     except UnavailableError as error:
-        return results_to_bytes(error)
+        return list(results_to_parts(error))
 
 
 def _embed(plugin: str, pictures: Any) -> Any:

@@ -214,41 +214,41 @@ def source_from_bytes(message: bytes, content: Callable[[], bytes | None]) -> So
     return Source(**fields | {"path": Path(fields["path"]), "zipped": zipped, "content": here})
 
 
-def results_to_bytes(results: list[Result] | UnavailableError) -> bytes:
-    """Results, or why none can be had, as a line of JSON, and the pictures' grey levels one after the other."""
+def results_to_parts(results: list[Result] | UnavailableError) -> Iterator[bytes]:
+    """Results, or why none can be had, as JSON, and then the grey levels of each picture by itself."""
     if isinstance(results, UnavailableError):
-        return json.dumps({"unavailable": str(results)}).encode() + b"\n"
+        yield json.dumps({"unavailable": str(results)}).encode()
+        return
     plain = [asdict(replace(result, picture=None)) for result in results]
     shapes = [None if result.picture is None else list(result.picture.shape) for result in results]
-    levels = b"".join(result.picture.numpy().tobytes() for result in results if result.picture is not None)
-    return json.dumps({"results": plain, "shapes": shapes}).encode() + b"\n" + levels
+    yield json.dumps({"results": plain, "shapes": shapes}).encode()
+    del plain
+    for result in results:
+        if result.picture is not None:
+            yield result.picture.numpy().tobytes()
 
 
-def results_from_bytes(message: bytes) -> list[Result]:
-    """What :func:`results_to_bytes` wrote.
+def results_from_parts(part: Callable[[], bytes]) -> list[Result]:
+    """What :func:`results_to_parts` gave.
+
+    Args:
+        part: gives the next part at each call.
 
     Raises:
         UnavailableError: it was this.
+        ValueError: a picture is of another size than stated.
     """
-    line, _, levels = message.partition(b"\n")
-    told = json.loads(line)
+    told = json.loads(part())
     if "unavailable" in told:
         raise UnavailableError(told["unavailable"])
-    pictures = _pictures(told["shapes"], levels)
     return [
         Result(
-            **fields | {"identity": Identity(**fields["identity"]), "status": Status(fields["status"]), "picture": picture}
+            **fields
+            | {
+                "identity": Identity(**fields["identity"]),
+                "status": Status(fields["status"]),
+                "picture": None if shape is None else torch.frombuffer(bytearray(part()), dtype=torch.uint8).reshape(shape),
+            }
         )
-        for fields, picture in zip(told["results"], pictures, strict=True)
+        for fields, shape in zip(told["results"], told["shapes"], strict=True)
     ]
-
-
-def _pictures(shapes: list[list[int] | None], levels: bytes) -> Iterator[Tensor | None]:
-    place = 0
-    for shape in shapes:
-        if shape is None:
-            yield None
-        else:
-            size = shape[0] * shape[1] * shape[2]
-            yield torch.frombuffer(bytearray(levels[place : place + size]), dtype=torch.uint8).reshape(shape)
-            place += size

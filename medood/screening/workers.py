@@ -26,8 +26,8 @@ from medood.screening.reading import (
     Readout,
     Result,
     read_results,
-    results_from_bytes,
-    results_to_bytes,
+    results_from_parts,
+    results_to_parts,
     source_from_bytes,
     source_to_bytes,
 )
@@ -171,8 +171,8 @@ class Workers:
         for ready in wait(list(pipes), seconds):
             worker = pipes[ready]  # type: ignore[index]
             try:
-                self._done(worker, results_from_bytes(worker.pipe.recv_bytes()))
-            except (EOFError, OSError, ValueError, KeyError, TypeError, IndexError):
+                self._done(worker, results_from_parts(worker.pipe.recv_bytes))
+            except (EOFError, OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError):
                 worker.process.join(1)
                 code = worker.process.exitcode
                 how = f"signal {_signal(-code)}" if code and code < 0 else f"exit code {code}"
@@ -237,4 +237,5 @@ def _work(pipe: Connection, reading: Reading, timeout: float, read: Read) -> Non
             except UnavailableError as error:
                 results = error
             signal.setitimer(signal.ITIMER_REAL, 0)
-            pipe.send_bytes(results_to_bytes(results))
+            for part in results_to_parts(results):
+                pipe.send_bytes(part)

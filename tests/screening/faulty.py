@@ -10,7 +10,7 @@ from pathlib import Path
 
 from medood.scans.archive import Source
 from medood.scans.scan import Refusal
-from medood.screening.reading import Reading, Result, read_results, results_to_bytes, source_from_bytes
+from medood.screening.reading import Reading, Result, read_results, results_to_parts, source_from_bytes
 
 
 def read(source: Source | Refusal, reading: Reading) -> list[Result]:
@@ -37,10 +37,10 @@ def read(source: Source | Refusal, reading: Reading) -> list[Result]:
     return read_results(source, reading)
 
 
-def read_on_a_cluster(source: tuple[bytes, bytes | None], reading: Reading) -> bytes:
+def read_on_a_cluster(source: tuple[bytes, bytes | None], reading: Reading) -> list[bytes]:
     """The same, for a Dask worker."""
     message, content = source
-    return results_to_bytes(read(source_from_bytes(message, lambda: content), reading))
+    return list(results_to_parts(read(source_from_bytes(message, lambda: content), reading)))
 
 
 def read_where_something_is_missing(source: tuple[bytes, bytes | None], reading: Reading) -> bytes:
