@@ -87,7 +87,7 @@ def decode_frames(dataset: pydicom.Dataset, syntax: UID, wanted: range) -> Itera
         encapsulated = syntax.is_encapsulated
     except ValueError as error:  # pydicom does not know it
         raise RefusedError(
-            Status.UNSUPPORTED_SYNTAX, f"the transfer syntax {syntax if syntax.is_valid else 'of the header'} is not known"
+            Status.UNSUPPORTED_SYNTAX, "the transfer syntax is none of the standard's; convert the file with what wrote it"
         ) from error
     if encapsulated:
         yield from _decode_encapsulated(dataset, syntax, wanted)
@@ -130,7 +130,8 @@ def _check_native(dataset: pydicom.Dataset) -> str:
     padding = max(row, _SECTOR, min(_BLOCK, expected // _BLOCK_SHARE))
     if surplus < 0:
         raise RefusedError(Status.UNREADABLE, f"the pixel data hold {len(held):,} bytes, the header describes {expected:,}")
-    if surplus > padding or (surplus > 1 and any(held[expected:])):
+    column = max(1, expected // int(dataset.Columns))  # whole columns of zeros: Columns is wrong
+    if surplus > padding or (surplus > row and surplus % column == 0) or (surplus > 1 and any(held[expected:])):
         raise RefusedError(
             Status.UNREADABLE,
             f"the pixel data hold {len(held):,} bytes, the header describes only {expected:,}: "

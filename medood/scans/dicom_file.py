@@ -89,6 +89,8 @@ def parse_dicom(content: bytes, options: ReadConfig) -> DicomFile:
         dataset = _without_delimiter(inflated) or dataset
     expected = _missing_bytes(dataset)
     cut = f"the file is cut after {len(inflated):,} of {expected:,} bytes" if expected else ""
+    if not cut and _ends_inside_an_element(dataset, len(inflated)):
+        cut = f"the file is cut after {len(inflated):,} bytes, inside its header"
     return DicomFile(dataset, is_deflated, cut=cut)
 
 
@@ -194,6 +196,18 @@ def _missing_bytes(dataset: pydicom.Dataset) -> int:
         if element.tag <= _LAST_PIXEL_TAG and len(element.value) < element.length != _UNDEFINED:
             return int(element.value_tell + element.length)
     return 0
+
+
+def _ends_inside_an_element(dataset: pydicom.Dataset, size: int) -> bool:
+    """Whether an object without pixels ends in the first bytes of an element, too few to parse."""
+    if any(name in dataset for name in PIXEL_KEYWORDS):
+        return False
+    ends = [
+        element.value_tell + element.length
+        for element in dataset.values()
+        if isinstance(element, RawDataElement) and element.length != _UNDEFINED
+    ]
+    return bool(ends) and 0 < size - max(ends) < 8
 
 
 def _without_delimiter(content: bytes) -> pydicom.Dataset | None:

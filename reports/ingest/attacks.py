@@ -206,7 +206,7 @@ def screened(source: Path, run: Path, limit: float) -> list[object]:
     with sqlite3.connect(run / "ledger.sqlite") as database:
         rows = Counter(database.execute("SELECT status, substr(reason, 1, 90) FROM scans"))
     said = "; ".join(f"{count} {status}: {reason}" for (status, reason), count in rows.most_common(2))
-    return [main // 1024, worker // 1024, f"{seconds:.0f}", said]
+    return [main // 1024, worker // 1024, f"{seconds:.0f}", said.replace(f"{source.parent}/", "")]
 
 
 def run() -> None:
