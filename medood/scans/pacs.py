@@ -200,8 +200,7 @@ def _asked(root: str, ask: Callable[[], T]) -> T:
     except MedoodError:
         raise
     except Exception as error:  # pydicom and the client raise many kinds on what is no DICOM object
-        why = f"the PACS's answer is no whole DICOM object ({type(error).__name__})"
-        raise RefusedError(Status.UNREADABLE, why) from error
+        raise RefusedError(Status.UNREADABLE, "the PACS's answer is no whole DICOM object") from error
 
 
 _last = [0.0]

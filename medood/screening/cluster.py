@@ -257,7 +257,7 @@ class Cluster:
                 raise
             except Exception as error:  # its worker ended, memory has run out, or the reader has a fault
                 if not tries_left:
-                    why = f"reading this file failed ({type(error).__name__}), {_TRIES} times"
+                    why = f"reading this file failed {_TRIES} times: its worker ended, ran out of memory or raised an error"
                     if isinstance(error, KilledWorker):
                         why = f"the machine or process that read this file ended, {_TRIES} times"
                     return [Result(source.identity, Status.WORKER_DIED, why)]

@@ -157,7 +157,7 @@ def test_each_fault_of_a_pacs_is_told(played: Pacs) -> None:
     assert reasons == [
         "the PACS answered 500 Internal Server Error",
         "the PACS's answer breaks off",
-        "the PACS's answer is no whole DICOM object (ValueError)",
+        "the PACS's answer is no whole DICOM object",
         "",
         "the PACS answered 404",
     ]
