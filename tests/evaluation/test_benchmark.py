@@ -197,7 +197,7 @@ def test_manifests_that_cannot_be_used_are_told(tiny_detector: Path, tmp_path: P
         ("b", "file,split,group,dataset\nx.png,test,in_distribution,a\n", "needs rows"),
         ("c", "file,split,group,dataset\nx.png,val,in_distribution,a\n", "line 2: split is 'val'"),
         ("d", "file,split,group,dataset\nx.png,test,nearby,a\n", "line 2: group is 'nearby'"),
-        ("f", "file;split;group;dataset\n", "separated by ';'"),
+        ("f", "file;split;group;dataset\nx.png;val;near;a\n", "line 2: split is 'val'"),
         ("e", "file,split,group,dataset\n,test,near,a\n", "must not be empty"),
     ]:
         (tmp_path / f"{name}.csv").write_text(text)

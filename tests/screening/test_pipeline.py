@@ -146,7 +146,7 @@ def test_the_ledger_keeps_rows_and_facts(tmp_path: Path) -> None:
     assert again.counts() == {("scored", "in_distribution"): 1}
     with (tmp_path / "v.csv").open(newline="") as stream:
         (row,) = csv.DictReader(stream)
-    assert row["source"] == "a\nb"
+    assert row["source"] == "a\\nb", "control characters are spelled out"
     assert row["member"] == "m,\"'é"
 
 
