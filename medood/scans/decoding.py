@@ -61,6 +61,7 @@ class Frame:
         is_stored: the words are stored values already; else mask and sign, and a shift by High Bit, are still to be applied.
         precision: bits of a codestream's samples; none without a codestream.
         is_lossy: the words are not exactly those that were compressed.
+        is_signed: the codestream says that its samples are signed.
         rest: what follows the pixels and is left out, in words; empty where there is nothing.
     """
 
@@ -69,6 +70,7 @@ class Frame:
     is_stored: bool = False
     precision: int | None = None
     is_lossy: bool = False
+    is_signed: bool = False
     rest: str = ""
 
 
@@ -166,7 +168,8 @@ def _decode_encapsulated(dataset: pydicom.Dataset, syntax: UID, wanted: range) -
                 plugin = "pillow" if syntax == JPEGExtended12Bit and precision == 8 else plugin
                 some = None if len(wanted) == count else wanted
                 arrays = decoder.iter_array(dataset, indices=some, decoding_plugin=plugin, **_WORDS_AS_DECODED)
-            yield Frame(next(arrays)[0], plugin, precision=precision, is_lossy=found is not None and not found.lossless)
+            lossy, has_sign = (found is not None and not found.lossless), (found is not None and found.signed)
+            yield Frame(next(arrays)[0], plugin, precision=precision, is_lossy=lossy, is_signed=has_sign)
             done += 1
             if done == len(wanted):
                 return

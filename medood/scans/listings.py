@@ -119,9 +119,12 @@ def read_manifest(path: Path) -> Iterator[Entry | Refusal]:
     where = Identity(str(path))
     try:
         table = manifest_table(path)
+        number = 0
         for number, row in table.rows():
             values = [table.value(row, name) for name in _COLUMNS]
             yield _entry(path, number, *values)
+        if not number:
+            yield Refusal(where, Status.NOT_AN_IMAGE, "the manifest lists no file")
     except TableError as error:
         yield Refusal(where, Status.NOT_AN_IMAGE, f"the manifest cannot be used: {error}")
     except OSError as error:

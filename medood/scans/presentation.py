@@ -91,6 +91,8 @@ def stored_levels(levels: grayscale.Levels, frame: Frame, header: pydicom.Datase
     if bits_stored > allocated or high_bit >= allocated:
         raise ContradictionError(f"Bits Stored is {bits_stored} and High Bit is {high_bit}, Bits Allocated is {allocated}")
     signed = bool(header.get("PixelRepresentation", 0))
+    if frame.is_signed and not signed and int(words.max()) >= 1 << (frame.precision or 1) - 1:
+        raise ContradictionError("the header says the values are unsigned, the pixel data hold negative ones")
     if frame.is_lossy:
         return _clipped(levels, bits_stored, signed=signed)
     return grayscale.stored_values(words, bits_stored, high_bit, signed=signed)

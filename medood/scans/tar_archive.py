@@ -108,6 +108,8 @@ class _Header(tarfile.TarInfo):
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
         """Parse and hold against the limit."""
+        if len(buf) < _BLOCK and not any(buf):
+            raise _ENDS_TOO_SOON("zeros fill no block")
         header = super().frombuf(buf, encoding, errors)
         is_data = header.isfile() or header.isdev() or header.isdir()
         if not is_data and header.size > _MAX_HEADER:

@@ -46,6 +46,7 @@ def read_tiff(content: bytes, options: ReadConfig) -> Iterator[tuple[int, Raster
         raise
     except Exception as error:  # damaged directories fail in many ways
         raise RefusedError(Status.UNREADABLE, "the picture cannot be decoded: its header is damaged or cut") from error
+    stacked = int((file.imagej_metadata or {}).get("images", 1)) if file.is_imagej else 1
     for number in wanted_frames(options.frames, count, options.max_frames):
         try:
             yield number, _page(file.pages[number], len(content), options.max_pixels)
@@ -53,6 +54,9 @@ def read_tiff(content: bytes, options: ReadConfig) -> Iterator[tuple[int, Raster
             raise
         except Exception as error:  # as above
             raise RefusedError(Status.UNREADABLE, "the picture cannot be decoded: it is damaged or cut") from error
+    if stacked > count and options.frames != "first":
+        why = f"{stacked - count:,} further pictures of an ImageJ stack have no page of their own and were not read"
+        raise RefusedError(Status.UNSUPPORTED_SYNTAX, f"{why}; save the stack as a BigTIFF or as single pictures")
 
 
 def _pages(file: tifffile.TiffFile, options: ReadConfig) -> int:
@@ -90,7 +94,8 @@ def _page(page: Any, size: int, max_pixels: int) -> RasterImage:
         colormap = np.asarray(page.colormap)
         if int(values.max()) >= colormap.shape[1]:
             raise RefusedError(Status.UNREADABLE, "the picture cannot be decoded: its palette is too short")
-        return RasterImage((colormap.T[values[..., 0]] >> 8).astype(np.uint8), plugin, 8, ignored=ignored)
+        shift = 8 if int(colormap.max()) > 255 else 0  # some writers fill 8 of the 16 bits
+        return RasterImage((colormap.T[values[..., 0]] >> shift).astype(np.uint8), plugin, 8, ignored=ignored)
     if colours == 3:
         return RasterImage(values, plugin, depth, ignored=ignored)
     return RasterImage(values[..., 0], plugin, depth, photometric == _WHITE_IS_ZERO, ignored)
@@ -106,7 +111,7 @@ def _check_supported(page: Any, colours: int | None) -> None:
         missing = "YCbCr without JPEG compression"
     elif colours == 1 and int(page.samplesperpixel) - len(page.extrasamples) > 1:
         missing = "several grey samples a pixel"
-    elif page.dtype is None or not isinstance(page.bitspersample, int):
+    elif page.dtype is None or page.dtype.kind not in "buif" or not isinstance(page.bitspersample, int):
         missing = "samples of this number of bits and format"
     elif page.imagedepth > 1:
         missing = "a volume in one page"

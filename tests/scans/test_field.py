@@ -483,3 +483,28 @@ def test_frames_beyond_the_limit_are_a_row() -> None:
         list(read_dicom(content, Identity("x"), ReadConfig(max_frames=2)))
     assert error.value.status == Status.TOO_LARGE
     assert len(list(read_dicom(content, Identity("x"), ReadConfig(max_frames=2, frames="first")))) == 1
+
+
+def test_a_signed_codestream_under_an_unsigned_header() -> None:
+    """Values that are not negative are read; negative ones contradict the header and are refused."""
+    data = pydicom.dcmread(io.BytesIO(write(FILM, 12, JPEG2000Lossless, **WINDOW)))
+    for words in (FILM, FILM - 2048):
+        stream = imagecodecs.jpeg2k_encode(words.astype(np.int16), codecformat="j2k", reversible=True, bitspersample=16)
+        data.PixelData = encapsulate([bytes(stream)])
+        data["PixelData"].is_undefined_length = True
+        if words.min() >= 0:
+            np.testing.assert_allclose(read(saved(data)).pixels[0], FILM / 4095, atol=1e-6)
+        else:
+            assert "negative" in refused(saved(data)).reason
+
+
+def test_a_palette_of_8_bits_in_16_is_not_black_and_complex_values_are_not_read() -> None:
+    palette = np.repeat(np.arange(256, dtype=np.uint16)[None], 3, axis=0)
+    values = (FILM >> 4).astype(np.uint8)
+    for colormap in (palette, palette * 257):
+        stream = io.BytesIO()
+        tifffile.imwrite(stream, values, photometric="palette", colormap=colormap)
+        np.testing.assert_allclose(read(stream.getvalue()).pixels[0], values / 255, atol=1 / 255)
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, values.astype(np.complex64))
+    assert refused(stream.getvalue()).status == Status.UNSUPPORTED_SYNTAX

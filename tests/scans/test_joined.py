@@ -186,3 +186,11 @@ def test_a_name_without_end_costs_its_member(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["folder\\", "a\\b\\"])
 def test_folders_of_net_zips_are_no_files(tmp_path: Path, name: str) -> None:
     assert found(tmp_path / "a.zip", zipped(**{name: b"", "a\\b\\c.png": png(1)})) == (["a\\b\\c.png"], [])
+
+
+def test_a_few_zeros_behind_a_tar_are_padding(tmp_path: Path) -> None:
+    assert found(tmp_path / "a.tar", ONE + bytes(100)) == (["a", "b"], [])
+
+
+def test_a_manifest_that_lists_nothing_is_a_row(tmp_path: Path) -> None:
+    assert found(tmp_path / "a.csv", b"file,patient_id\n") == ([], ["the manifest lists no file"])
