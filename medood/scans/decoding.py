@@ -26,7 +26,7 @@ from pydicom.uid import (
 
 from medood.scans import codecs
 from medood.scans.codestream import Codestream, check_codestream, starts_codestream
-from medood.scans.scan import ContradictionError, RefusedError, Status, told
+from medood.scans.scan import ContradictionError, RefusedError, Status, describe_error
 
 #: The one decoder used for each encapsulated transfer syntax: those that stood 10,000 damaged files (reports/ingest).
 DECODERS: dict[UID, tuple[str, str]] = {
@@ -109,7 +109,7 @@ def _decode_native(dataset: pydicom.Dataset, syntax: UID, wanted: range) -> Iter
         for array, _ in decoder.iter_array(dataset, indices=wanted, view_only=True, **_WORDS_AS_DECODED):
             yield Frame(array, "pydicom", is_stored=array.dtype.kind not in "iu", rest=rest)
     except Exception as error:  # pydicom raises many kinds on headers that do not hold together
-        why = told(error, "they are damaged")
+        why = describe_error(error, "they are damaged")
         raise RefusedError(Status.UNREADABLE, f"the pixel data cannot be decoded: {why}") from error
 
 
@@ -124,7 +124,7 @@ def _check_native(dataset: pydicom.Dataset) -> str:
     try:
         expected = get_expected_length(dataset)
     except Exception as error:
-        why = told(error, "an attribute that it needs cannot be used")
+        why = describe_error(error, "an attribute that it needs cannot be used")
         raise RefusedError(Status.UNREADABLE, f"the header does not describe a picture: {why}") from error
     held = element.value or b""  # none where the element is empty
     surplus = len(held) - expected
@@ -175,7 +175,7 @@ def _decode_encapsulated(dataset: pydicom.Dataset, syntax: UID, wanted: range) -
                 return
         raise ContradictionError(f"they end after {done} of {len(wanted)} frames")
     except Exception as error:  # decoders are C libraries behind many exception types
-        why = told(error, "they are damaged")
+        why = describe_error(error, "they are damaged")
         raise RefusedError(Status.UNREADABLE, f"the pixel data cannot be decoded: {why}") from error
 
 

@@ -23,7 +23,7 @@ from medood.scans.dicom_file import PIXEL_KEYWORDS, parse_dicom
 from medood.scans.frames import wanted_frames
 from medood.scans.listings import patient_hash
 from medood.scans.presentation import SAMPLES, grey_picture
-from medood.scans.scan import ContradictionError, Identity, RefusedError, Scan, Status, told
+from medood.scans.scan import ContradictionError, Identity, RefusedError, Scan, Status, describe_error
 from medood.scans.selection import parse_selection
 from medood.schema import ReadConfig
 
@@ -98,7 +98,7 @@ def read_dicom(content: bytes, identity: Identity, options: ReadConfig | None = 
                 pixels, how = grey_picture(frame, header)
                 spacing, spacing_source, aspect = _geometry(header)
             except Exception as error:  # an attribute out of its type or range fails wherever it is used
-                why = told(error, "an attribute that they need cannot be used")
+                why = describe_error(error, "an attribute that they need cannot be used")
                 raise RefusedError(Status.UNREADABLE, f"the grey values of frame {index} cannot be made: {why}") from error
             yield Scan(
                 identity=Identity(identity.source, identity.member, index, identity.sha256),

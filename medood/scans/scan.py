@@ -139,7 +139,7 @@ class ContradictionError(ValueError):
     a patient's name, and only their kind is told."""
 
 
-def told(error: Exception, otherwise: str) -> str:
+def describe_error(error: Exception, otherwise: str) -> str:
     """An error in words that can be shown and logged: its own where they are ours, else ``otherwise``."""
     return str(error) if isinstance(error, ContradictionError) else otherwise
 
