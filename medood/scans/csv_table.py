@@ -86,7 +86,7 @@ class CsvTable:
 
     def value(self, row: Mapping[str, str], name: str) -> str:
         """The value of an asked name; empty where the table has no such column."""
-        return row.get(self.used.get(name, ""), "")
+        return row.get(self.used[name], "") if name in self.used else ""
 
     def __str__(self) -> str:
         """One line on which columns are used, for a person."""
@@ -164,7 +164,8 @@ def _check(columns: Sequence[str], used: Mapping[str, str], needed: Sequence[str
     missing = [name for name in needed if name not in used]
     if missing:
         raise TableError(f"the column {missing[0]!r} is missing; expected {', '.join(needed)} in its first line")
-    twice = [column for column in used.values() if columns.count(column) > 1]
+    plain = [_plain(column) for column in columns]
+    twice = [column for column in used.values() if plain.count(_plain(column)) > 1]
     if twice:
         raise TableError(f"two columns are named {twice[0]!r}; name each once")
 

@@ -8,6 +8,7 @@ import struct
 import warnings
 import zlib
 from dataclasses import dataclass
+from typing import Literal
 
 import pydicom
 from pydicom.datadict import dictionary_has_tag
@@ -35,6 +36,10 @@ _VALUE_REPRESENTATIONS = frozenset(str(vr).encode() for vr in VR if len(str(vr))
 _UNDEFINED = 0xFFFFFFFF
 #: The tag of Specific Character Set in little endian, and how far into a file it may stand.
 _CHARACTER_SET, _CHARACTER_SET_REACH = b"\x08\x00\x05\x00", 4096
+#: Value representations of pixel data, the group that they and their later neighbours are of, and beginnings of other files
+#: whose first bytes would be a group above it.
+_PIXEL_REPRESENTATIONS, _PIXEL_GROUP = (b"OB", b"OW", b"OF", b"OD", b"UN"), 0x7FE0
+_FOREIGN = (b"\xff\xd8\xff", b"\xfd7zXZ\x00", b"\x1f\x8b", b"\x89PNG", b"\x28\xb5\x2f\xfd")
 #: The tag of an item, and a whole sequence delimitation item (PS3.5 table A.4-1).
 _ITEM, _DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"
 #: Bytes unpacked at a time.
@@ -85,6 +90,10 @@ def parse_dicom(content: bytes, options: ReadConfig) -> DicomFile:
             return DicomFile(whole, behind=f"{behind}; they were not read")
     inflated, is_deflated = _inflated(content, options)
     dataset = _parsed(inflated)
+    end = _end_of_object(inflated)
+    if end < len(inflated):
+        behind = f"{len(inflated) - end:,} bytes follow the DICOM object that are no part of it; they were not read"
+        return DicomFile(_parsed(inflated[:end]), is_deflated, behind=behind)
     if not any(name in dataset for name in PIXEL_KEYWORDS):
         dataset = _without_delimiter(inflated) or dataset
     expected = _missing_bytes(dataset)
@@ -210,6 +219,48 @@ def _ends_inside_an_element(dataset: pydicom.Dataset, size: int) -> bool:
     return bool(ends) and 0 < size - max(ends) < 8
 
 
+def _pixel_element(content: bytes) -> tuple[int, int] | None:
+    """Where the value of the first pixel data begins, and its length; none where there are none, or in odd encodings."""
+    stream = io.BytesIO(content)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            pydicom.dcmread(stream, stop_before_pixels=True, force=True)
+    except Exception:  # it was parsed before, as far as it goes
+        return None
+    at = stream.tell()
+    tag, vr = content[at : at + 4], content[at + 4 : at + 6]
+    order: Literal["little", "big"] = "little" if tag[:2] == b"\xe0\x7f" else "big"
+    if tag[:2] not in (b"\xe0\x7f", b"\x7f\xe0"):
+        return None
+    start = at + (12 if vr in _PIXEL_REPRESENTATIONS else 8)
+    return start, int.from_bytes(content[start - 4 : start], order)
+
+
+def _end_of_object(content: bytes) -> int:
+    """Where an object with pixels ends; the length of the bytes where nothing else follows, or that cannot be told.
+
+    Behind the pixel data may lie elements of later groups and zeros. Anything else, such as another data set, would be taken
+    for elements of this one and change them.
+    """
+    found = _pixel_element(content)
+    if found is None:
+        return len(content)
+    start, length = found
+    if length == _UNDEFINED:
+        end = start
+        while content[end : end + 4] == _ITEM:
+            end += 8 + int.from_bytes(content[end + 4 : end + 8], "little")
+        if content[end : end + 8] != _DELIMITER:
+            return len(content)  # cut or damaged, which is told elsewhere
+        end += 8
+    else:
+        end = start + length
+    rest = content[end : end + 4]
+    groups = [int.from_bytes(rest[:2], order) for order in ("little", "big")] if len(rest) == 4 else []
+    is_later = any(group >= _PIXEL_GROUP for group in groups) and not content[end:].startswith(_FOREIGN)
+    return len(content) if end >= len(content) or is_later or not any(content[end:]) else end
+
+
 def _without_delimiter(content: bytes) -> pydicom.Dataset | None:
     """The data set of a compressed object whose pixel data do not end with a delimiter (PS3.5 A.4).
 
@@ -219,20 +270,10 @@ def _without_delimiter(content: bytes) -> pydicom.Dataset | None:
     Raises:
         RefusedError: the last fragment is cut.
     """
-    stream = io.BytesIO(content)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            pydicom.dcmread(stream, stop_before_pixels=True, force=True)
-    except Exception:  # it was parsed before, as far as it goes
+    found = _pixel_element(content)
+    if found is None or found[1] != _UNDEFINED:
         return None
-    at = stream.tell()
-    tag, length = content[at : at + 4], content[at + 8 : at + 12]
-    if content[at + 4 : at + 6] not in (b"OB", b"OW"):
-        length = content[at + 4 : at + 8]
-        at -= 4
-    if tag != b"\xe0\x7f\x10\x00" or length != b"\xff\xff\xff\xff":
-        return None
-    at += 12
+    at = found[0]
     while content[at : at + 4] == _ITEM and at + 8 <= len(content):
         end = at + 8 + int.from_bytes(content[at + 4 : at + 8], "little")
         if end > len(content):

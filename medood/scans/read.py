@@ -170,4 +170,5 @@ def _unpacked(content: bytes, options: ReadConfig) -> tuple[bytes, str]:
 
 
 def _begins_file(content: bytes) -> bool:
-    return content[128:132] == b"DICM" or is_raster(content) or is_nifti(content)
+    is_archive = is_zip(content) or is_compressed(content) or is_tar(content)
+    return is_archive or is_dicom(content) or is_raster(content) or is_nifti(content)

@@ -129,8 +129,7 @@ def zip_members(
 
 def _is_folder(info: zipfile.ZipInfo) -> bool:
     """Programs of .NET end a folder's name with a backslash, some by its attribute alone."""
-    is_marked = bool(info.external_attr & _FOLDER) and info.file_size == 0
-    return is_marked or info.filename.endswith("/") or (info.filename.endswith("\\") and info.file_size == 0)
+    return info.file_size == 0 and (bool(info.external_attr & _FOLDER) or info.filename.endswith(("/", "\\")))
 
 
 @dataclass(frozen=True)

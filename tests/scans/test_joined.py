@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from backports import zstd
 from PIL import Image
+from pydicom.uid import UID
 
 from medood.scans.read import read_scans
 from medood.scans.scan import Refusal, Scan, Status
@@ -194,3 +195,62 @@ def test_a_few_zeros_behind_a_tar_are_padding(tmp_path: Path) -> None:
 
 def test_a_manifest_that_lists_nothing_is_a_row(tmp_path: Path) -> None:
     assert found(tmp_path / "a.csv", b"file,patient_id\n") == ([], ["the manifest lists no file"])
+
+
+def without_prefix(content: bytes) -> bytes:
+    return content[144 + int.from_bytes(content[140:144], "little") :]
+
+
+@pytest.mark.parametrize("behind", ["data set", "object without preamble", "png", "zip", "gzip", "jpeg", "text"])
+@pytest.mark.parametrize("syntax", [f"1.2.840.10008.1.2{end}" for end in ("", ".1", ".2", ".4.80")])
+    "syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.4.80"]
+)
+def test_what_follows_a_dicom_object_changes_nothing_of_it_and_is_a_row(tmp_path: Path, behind: str, syntax: str) -> None:
+    marks = {"WindowCenter": 500, "WindowWidth": 300, "PhotometricInterpretation": "MONOCHROME1", "PixelPaddingValue": 0}
+    whole, other = write(film(), 12, UID(syntax), **marks), write(film() // 2, 12, UID(syntax))
+    rest = {
+        "data set": without_prefix(other),
+        "object without preamble": other[132:],
+        "png": png(1),
+        "zip": zipped(x=png(1)),
+        "gzip": gzip.compress(png(1)),
+        "jpeg": b"\xff\xd8\xff\xe0" + b"a" * 500,
+        "text": GARBAGE,
+    }[behind]
+    (tmp_path / "a").write_bytes(whole)
+    (alone,) = read_scans(tmp_path / "a")
+    (tmp_path / "a").write_bytes(whole + rest)
+    first, second = read_scans(tmp_path / "a")
+    assert isinstance(alone, Scan)
+    assert isinstance(first, Scan)
+    assert np.array_equal(first.pixels, alone.pixels)
+    assert first.grayscale == alone.grayscale
+    assert isinstance(second, Refusal)
+    assert f"{len(rest):,} bytes follow" in second.reason
+
+
+def test_joined_files_of_any_kind_are_a_row(tmp_path: Path) -> None:
+    for rest in (zipped(a=png(9)), gzip.compress(png(9)), tarred(a=png(9)), without_prefix(write(film()))):
+        scans, reasons = found(tmp_path / "a", gzip.compress(png(3)) + gzip.compress(rest))
+        assert len(scans) == len(reasons) == 1
+
+
+def test_a_file_whose_name_ends_like_a_folder_is_read(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("x/"), png(3))
+        archive.writestr(zipfile.ZipInfo("folder/"), b"")
+    assert found(tmp_path / "a.zip", stream.getvalue()) == (["x/"], [])
+
+
+def test_a_column_without_a_name_is_none_of_those_that_are_used(tmp_path: Path) -> None:
+    for number in range(2):
+        (tmp_path / f"f{number}.png").write_bytes(png(number))
+    for text in (",file\n0,f0.png\n1,f1.png\n", "file,patient_id,\nf0.png,A,ok\nf1.png,A,\n"):
+        (tmp_path / "m.csv").write_text(text)
+        results = list(read_scans(tmp_path / "m.csv"))
+        assert all(isinstance(result, Scan) for result in results)
+        patients = {result.patient for result in results if isinstance(result, Scan)}
+        assert len(patients) == 1
+        assert (patients == {""}) == text.startswith(",")
+    assert "two columns" in found(tmp_path / "m.csv", b"file,File\nf0.png,f1.png\n")[1][0]
