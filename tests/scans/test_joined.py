@@ -203,8 +203,6 @@ def without_prefix(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("behind", ["data set", "object without preamble", "png", "zip", "gzip", "jpeg", "text"])
 @pytest.mark.parametrize("syntax", [f"1.2.840.10008.1.2{end}" for end in ("", ".1", ".2", ".4.80")])
-    "syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.4.80"]
-)
 def test_what_follows_a_dicom_object_changes_nothing_of_it_and_is_a_row(tmp_path: Path, behind: str, syntax: str) -> None:
     marks = {"WindowCenter": 500, "WindowWidth": 300, "PhotometricInterpretation": "MONOCHROME1", "PixelPaddingValue": 0}
     whole, other = write(film(), 12, UID(syntax), **marks), write(film() // 2, 12, UID(syntax))
