@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pydicom
+from pydicom.datadict import dictionary_description
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import (
     UID,
@@ -94,8 +96,9 @@ def read_dicom(content: bytes, identity: Identity, options: ReadConfig | None = 
         wanted = wanted_frames(options.frames, number_of_frames(dataset), options.max_frames)
         for index, frame in zip(wanted, decode_frames(dataset, syntax, wanted), strict=True):
             try:
-                header = _frame_header(dataset, index)
+                header, unusable = _frame_header(dataset, index)
                 pixels, how = grey_picture(frame, header)
+                how = replace(how, ignored=", ".join(filter(None, [how.ignored, *map("no usable {}".format, unusable)])))
                 spacing, spacing_source, aspect = _geometry(header)
             except Exception as error:  # an attribute out of its type or range fails wherever it is used
                 why = describe_error(error, "an attribute that they need cannot be used")
@@ -185,25 +188,37 @@ def _is_compressed(dataset: pydicom.Dataset) -> bool:
     return bool(element.is_undefined_length) or element.value.startswith((b"\xff\xd8\xff", b"\xff\x4f\xff\x51"))
 
 
-def _frame_header(dataset: pydicom.Dataset, index: int) -> pydicom.Dataset:
-    """The attributes that hold for one frame; an enhanced object's functional groups (PS3.3 C.7.6.16) come first."""
-    shared = dataset.get("SharedFunctionalGroupsSequence")
-    each = dataset.get("PerFrameFunctionalGroupsSequence")
-    if not shared and not each:
-        return dataset
+def _frame_header(dataset: pydicom.Dataset, index: int) -> tuple[pydicom.Dataset, list[str]]:
+    """The attributes that hold for one frame; an enhanced object's functional groups (PS3.3 C.7.6.16) come first.
+
+    Returns:
+        the header, and names of groups and their attributes that are empty or of another kind and so count as absent.
+    """
+    optional = OptionalAttributes(dataset)
+    shared = optional.first_item("SharedFunctionalGroupsSequence")
+    has_each = optional.first_item("PerFrameFunctionalGroupsSequence") is not None
+    if shared is None and not has_each:
+        return dataset, optional.unusable
     header = pydicom.Dataset()
     header.update({tag: element for tag, element in dataset.items() if tag not in _BULK})
-    if each and len(each) < number_of_frames(dataset):
-        raise ContradictionError(f"there are functional groups for {len(each)} frames of {number_of_frames(dataset)}")
-    groups = [shared[0]] if shared else []
-    if each:
+    groups = [] if shared is None else [shared]
+    if has_each:
+        each = dataset.PerFrameFunctionalGroupsSequence
+        if len(each) < number_of_frames(dataset):
+            raise ContradictionError(f"there are functional groups for {len(each)} frames of {number_of_frames(dataset)}")
         groups.append(each[index])
+    unusable = optional.unusable
     for group in groups:
+        inner = OptionalAttributes(group)
         for name in _MACROS:
-            macro = group.get(name)
-            if macro:
-                header.update(dict(macro[0].items()))
-    return header
+            macro = inner.first_item(name)
+            for tag, element in macro.items() if macro is not None else ():
+                if element.value in (None, b"", ""):
+                    unusable.append(dictionary_description(tag))
+                else:
+                    header[tag] = element
+        unusable += inner.unusable
+    return header, list(dict.fromkeys(unusable))
 
 
 _BULK = frozenset(

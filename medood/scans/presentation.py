@@ -54,10 +54,18 @@ def grey_picture(frame: Frame, header: pydicom.Dataset) -> tuple[Pixels, Graysca
     if str(header.PhotometricInterpretation) == "PALETTE COLOR":
         _check_palette(header)
         colours = apply_color_lut(stored[None], header)
-        unit = grayscale.luminance(colours[..., :3], float(np.iinfo(colours.dtype).max))[0, 0]
+        top = int(np.iinfo(colours.dtype).max)
+        if top == 65535 and int(colours.max()) < 256:  # it states 16 bits and holds 8
+            top = 255
+        unit = grayscale.luminance(colours[..., :3], float(top))[0, 0]
+        if levels.words.size > 1 and _is_flat(unit, levels, None, _GREY_STEP):
+            raise ContradictionError("the palette gives all pixels one grey value")
         how = Grayscale("palette", plugin=frame.plugin, ignored=_ignored(frame, header, optional))
         return levels.paint(unit.astype(np.float64)), how
     padding = _padding(stored, header, optional)
+    if padding is not None and _is_flat(stored.astype(np.float64), levels, padding, 0.5):
+        optional.note("PixelPaddingValue")  # all that it leaves is one value
+        padding = None
     values, modality = _modality(stored, levels, padding, header, optional)
     unit, voi = _voi(values, modality, levels, padding, header, optional)
     inverted = _inverted(header, optional)

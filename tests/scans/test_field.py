@@ -508,3 +508,45 @@ def test_a_palette_of_8_bits_in_16_is_not_black_and_complex_values_are_not_read(
     stream = io.BytesIO()
     tifffile.imwrite(stream, values.astype(np.complex64))
     assert refused(stream.getvalue()).status == Status.UNSUPPORTED_SYNTAX
+
+
+def test_padding_that_leaves_one_grey_is_not_obeyed() -> None:
+    scan = read(write(FILM, 12, **WINDOW, PixelPaddingValue=0, PixelPaddingRangeLimit=4094))
+    np.testing.assert_allclose(scan.pixels[0], FILM / 4095, atol=1e-6)
+    assert scan.grayscale.ignored == "no usable Pixel Padding Value"
+
+
+def palette(values: np.ndarray, bits: int) -> bytes:
+    data = pydicom.dcmread(io.BytesIO(write(FILM >> 4, 8)))
+    data.PhotometricInterpretation = "PALETTE COLOR"
+    for colour in ("Red", "Green", "Blue"):
+        setattr(data, f"{colour}PaletteColorLookupTableDescriptor", [256, 0, bits])
+        data[f"{colour}PaletteColorLookupTableDescriptor"].VR = "US"
+        setattr(data, f"{colour}PaletteColorLookupTableData", values.astype("<u2").tobytes())
+    return saved(data)
+
+
+def test_a_palette_of_one_grey_is_refused_and_a_narrow_one_is_not_black() -> None:
+    assert "one grey" in refused(palette(np.zeros(256), 16)).reason
+    for values in (np.arange(256) * 257, np.arange(256)):
+        np.testing.assert_allclose(read(palette(values, 16)).pixels[0], (FILM >> 4) / 255, atol=1 / 255)
+
+
+@pytest.mark.parametrize("keyword", ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"])
+def test_functional_groups_that_are_none_count_as_absent(keyword: str) -> None:
+    data = pydicom.dcmread(io.BytesIO(write(np.stack([FILM, FILM]), 12, frames=2, **WINDOW)))
+    data.add(DataElement(keyword, "LO", "TEXT"))
+    for scan in read_content(saved(data), Identity("x"), ReadConfig()):
+        np.testing.assert_allclose(scan.pixels[0], FILM / 4095, atol=1e-6)
+        assert "Functional Groups Sequence" in scan.grayscale.ignored
+
+
+def test_an_empty_window_of_a_frame_leaves_the_one_that_is_stated() -> None:
+    data = pydicom.dcmread(io.BytesIO(write(np.stack([FILM, FILM]), 12, frames=2, **WINDOW)))
+    group, macro = Dataset(), Dataset()
+    macro.WindowCenter = macro.WindowWidth = None
+    group.FrameVOILUTSequence = [macro]
+    data.PerFrameFunctionalGroupsSequence = [group, group]
+    for scan in read_content(saved(data), Identity("x"), ReadConfig()):
+        np.testing.assert_allclose(scan.pixels[0], FILM / 4095, atol=1e-6)
+        assert "no usable Window Center" in scan.grayscale.ignored
