@@ -65,6 +65,15 @@ _NO_PICTURES = {
 }
 
 
+#: SOP classes whose pixel data are no picture.
+_NOT_PICTURES = {
+    UID("1.2.840.10008.5.1.4.1.1.481.2"): "a distribution of radiation dose",
+    UID("1.2.840.10008.5.1.4.1.1.66.4"): "a segmentation",
+    UID("1.2.840.10008.5.1.4.1.1.66.7"): "a segmentation",
+    UID("1.2.840.10008.5.1.4.1.1.30"): "a map of measured values",
+}
+
+
 def read_dicom(content: bytes, identity: Identity, options: ReadConfig | None = None) -> Iterator[Scan]:
     """Yield one scan a frame.
 
@@ -85,6 +94,8 @@ def read_dicom(content: bytes, identity: Identity, options: ReadConfig | None = 
             _check_selection(dataset, options.select)
         if not any(name in dataset for name in PIXEL_KEYWORDS):
             raise _without_pixels(dataset, file.cut)
+        if (uid := _sop_class(dataset)) in _NOT_PICTURES:
+            raise RefusedError(Status.NOT_AN_IMAGE, f"this is {_NOT_PICTURES[uid]} ({uid.name}), not a picture")
         if file.cut:
             raise RefusedError(Status.UNREADABLE, file.cut)
         syntax = _check(dataset, options)
@@ -147,8 +158,12 @@ def _check(dataset: pydicom.Dataset, options: ReadConfig) -> UID:
     return transfer_syntax(dataset)
 
 
+def _sop_class(dataset: pydicom.Dataset) -> UID:
+    return UID(str(dataset.get("SOPClassUID") or getattr(dataset, "file_meta", {}).get("MediaStorageSOPClassUID") or ""))
+
+
 def _without_pixels(dataset: pydicom.Dataset, cut: str) -> RefusedError:
-    uid = UID(str(dataset.get("SOPClassUID") or getattr(dataset, "file_meta", {}).get("MediaStorageSOPClassUID") or ""))
+    uid = _sop_class(dataset)
     for beginning, words in _NO_PICTURES.items():
         if uid.startswith(beginning):
             known = (

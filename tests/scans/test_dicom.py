@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
+from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
 from medood.scans.dicom import read_dicom
 from medood.scans.read import read_scans
@@ -164,3 +166,21 @@ def test_a_frame_that_cannot_be_decoded_keeps_the_frames_before_it(tmp_path: Pat
     *scans, last = read_scans(tmp_path / "a.dcm")
     assert isinstance(last, Refusal)
     assert last.identity.frame == len(scans)
+
+
+@pytest.mark.parametrize(
+    ("uid", "words"),
+    [
+        ("1.2.840.10008.5.1.4.1.1.481.2", "a distribution of radiation dose (RT Dose Storage)"),
+        ("1.2.840.10008.5.1.4.1.1.66.4", "a segmentation (Segmentation Storage)"),
+        ("1.2.840.10008.5.1.4.1.1.30", "a map of measured values (Parametric Map Storage)"),
+    ],
+)
+def test_pixel_data_that_are_no_picture_are_refused(uid: str, words: str) -> None:
+    dataset = pydicom.dcmread(io.BytesIO(dicom_bytes(frontal_chest(1, 32).picture, "x")))
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = uid
+    stream = io.BytesIO()
+    dataset.save_as(stream)
+    with pytest.raises(RefusedError, match=re.escape(words)) as caught:
+        list(read_dicom(stream.getvalue(), Identity("x")))
+    assert caught.value.status == Status.NOT_AN_IMAGE

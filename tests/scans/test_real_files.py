@@ -51,7 +51,10 @@ def test_every_dicom_file_yields_scans_or_the_right_refusal(medood_data: Path) -
             assert 0 <= scan.pixels.min() <= scan.pixels.max() <= 1, row["file"]
             assert scan.pixels.shape[1:] == (int(row["height"] or 0), int(row["width"] or 0)) or not row["height"]
         name = row["file"].rsplit("/", 1)[-1]
-        if row["decodes"] == "yes" or name in DECODES_HERE_TOO:
+        if any(word in row["sop_class"] for word in ("Dose", "Segmentation", "Parametric")):
+            if scans or [refusal.status for refusal in refusals] != [Status.NOT_AN_IMAGE]:
+                wrong.append((row["file"], len(scans), refusals[:1]))
+        elif row["decodes"] == "yes" or name in DECODES_HERE_TOO:
             if not scans or refusals or len(scans) != int(row["frames"] or 1):
                 wrong.append((row["file"], len(scans), refusals[:1]))
         elif not refusals or refusals[0].status not in _expected(row):
