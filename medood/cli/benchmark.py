@@ -29,6 +29,10 @@ def benchmark_command(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the path of the CSV.")] = False,
 ) -> None:
     """Measure a detector on every data set of a manifest, beside trivial baselines, a shortcut audit and a leakage check."""
+    from medood.evaluation.manifest import missing_files, read_manifest
+
+    missing_files(data, read_manifest(data))  # at once, before torch is loaded
+
     from medood.detection.detector import Detector
     from medood.evaluation.benchmark import benchmark
     from medood.evaluation.figures import write_figures
@@ -52,7 +56,8 @@ def benchmark_command(
         progress=progress,
     )
     write_benchmark(found, out, f"Benchmark of {found.facts['detector']}")
-    write_figures(found, out)
+    for _ in progress.track(iter([out]), 1, "figures"):
+        write_figures(found, out)
     for sentence in found.missing:
         progress.say(f"left out: {sentence}")
     for (group, name), leak in sorted(found.leaks.items()):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,19 +58,24 @@ def stacked(rows: Sequence[tuple[Matrix, Matrix, Matrix]]) -> Trivial:
     return Trivial(*(np.stack(column) for column in zip(*rows, strict=True)))
 
 
-def baseline_scores(reference: Trivial, queries: dict[tuple[str, str], Trivial]) -> dict[str, dict[tuple[str, str], Scores]]:
+def baseline_scores(
+    reference: Trivial,
+    queries: dict[tuple[str, str], Trivial],
+    track: Callable[[Iterable[tuple[tuple[str, str], Trivial]]], Iterable[tuple[tuple[str, str], Trivial]]] = iter,
+) -> dict[str, dict[tuple[str, str], Scores]]:
     """Scores ``[N]`` of every baseline for every set; higher is more out-of-distribution.
 
     Args:
         reference: in-distribution scans that the detector learned from.
         queries: sets by any name.
+        track: draws progress over the sets.
     """
     flat = _flat(reference.small)
     components = PCA(min(_COMPONENTS, *flat.shape), svd_solver="randomized", random_state=0).fit(flat)
     grey, file = _Distance(reference.grey), _Distance(reference.file)
     coded = _Distance(components.transform(flat))
     found: dict[str, dict[tuple[str, str], Scores]] = {}
-    for key, rows in queries.items():
+    for key, rows in track(queries.items()):
         code = components.transform(_flat(rows.small))
         left = np.linalg.norm(_flat(rows.small) - components.inverse_transform(code), axis=1)
         for name, values in {

@@ -15,7 +15,7 @@ from medood.detection.scores import SCORES, scores_of
 from medood.errors import MedoodError
 from medood.evaluation.baselines import Trivial, baseline_scores
 from medood.evaluation.collect import Collected, Embedder, Key, Leak, Set, collect
-from medood.evaluation.manifest import read_manifest
+from medood.evaluation.manifest import missing_files, read_manifest
 from medood.evaluation.metrics import Difference, Draws, Figure, Separation, Vector, difference, draw, mean, separation
 from medood.evaluation.peers import fit_peer, nearest_to
 from medood.evaluation.shortcuts import Shortcut, shortcut
@@ -130,6 +130,10 @@ def benchmark(
     progress = progress or Progress(quiet=True)
     detectors = {MAIN: detector} | ({OTHER: against} if against else {})
     entries = read_manifest(manifest)
+    if gone := missing_files(manifest, entries):
+        progress.say(
+            f"{len(gone)} of the {len(entries)} files of {manifest} are not there and are left out, such as {gone[0]}"
+        )
     found = collect(entries, manifest.parent, detectors, backbones or {}, seed, progress)
     if found.reference is None or not any(group == _TEST for group, _ in found.sets):
         told = f" ({found.missing[0]})" if found.missing else ""
@@ -144,7 +148,10 @@ def benchmark(
     pairs = list(_pairs(scored))
     return Benchmark(
         [_compare(*pair, repeats, seed) for pair in progress.track(iter(pairs), len(pairs), "bootstrap")],
-        [_decide(key, found.sets[key], side.scores[MAIN], detector, repeats, seed) for key, side in sorted(scored.items())],
+        [
+            _decide(key, found.sets[key], side.scores[MAIN], detector, repeats, seed)
+            for key, side in progress.track(iter(sorted(scored.items())), len(scored), "decisions")
+        ],
         {key: leak for key, leak in found.leaks.items() if leak.files},
         found.missing,
         {key: side.scores[MAIN] for key, side in scored.items()},
@@ -169,7 +176,9 @@ def _scored(
     assert found.reference is not None
     main = detectors[MAIN]
     table: dict[str, dict[Key, Vector]] = baseline_scores(
-        found.reference.trivial, {key: value.trivial for key, value in found.sets.items()}
+        found.reference.trivial,
+        {key: value.trivial for key, value in found.sets.items()},
+        lambda sets: progress.track(iter(sets), len(found.sets), "baselines"),
     )
     fitted = [(name, MAIN, fit_peer(name, main.bank)) for name in peers]
     for backbone in backbones:

@@ -51,6 +51,29 @@ def manifest_table(path: Path) -> CsvTable:
     return CsvTable(path, (*COLUMNS, "patient_id"), needed=COLUMNS)
 
 
+def missing_files(path: Path, entries: list[Entry]) -> list[str]:
+    """The files of a manifest that are not there, found out before any is read.
+
+    Args:
+        path: of the manifest.
+        entries: its rows.
+
+    Raises:
+        MedoodError: so many are missing that nothing can be measured.
+    """
+    chosen = [entry for entry in entries if entry.split in ("train", "test")]
+    missing = {entry.file for entry in chosen if not (path.parent / entry.file).is_file()}
+    for split in ("test", "train"):
+        wanted = [entry for entry in chosen if entry.split == split and (split == "train" or entry.group == GROUPS[0])]
+        if not any(entry.file not in missing for entry in wanted):
+            first = f" ({len(wanted)} are named, and none of them is there, such as {wanted[0].file})" if wanted else ""
+            raise MedoodError(
+                f"{path}: needs rows of the group in_distribution with the split test, and of the split train, whose files "
+                f"are there; of the split {split} there is none{first}. Files are looked for beside the manifest."
+            )
+    return [entry.file for entry in chosen if entry.file in missing]
+
+
 def read_manifest(path: Path) -> list[Entry]:
     """Read and check a manifest.
 

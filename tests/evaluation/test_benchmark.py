@@ -27,6 +27,7 @@ from medood.evaluation.shortcuts import shortcut
 from medood.evaluation.tables import write_benchmark
 from medood.phantom.chest import frontal_chest
 from medood.phantom.strangers import STRANGERS
+from medood.progress import Progress
 from medood.scans.read import read_scans
 from medood.scans.scan import Scan
 from medood.schema import ModelConfig
@@ -176,6 +177,23 @@ def test_the_same_run_gives_the_same_bytes(tiny_detector: Path, tmp_path: Path) 
         write_benchmark(benchmark(Detector.load(tiny_detector), manifest, repeats=10), tmp_path / name, "A")
     for file in ("benchmark.csv", "benchmark.json", "benchmark.md"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_files_that_are_not_there_are_told_before_any_is_read(
+    tiny_detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = write_manifest(tmp_path)
+    order = list[str]()
+    monkeypatch.setattr(Progress, "say", lambda self, text: order.append(text))
+    monkeypatch.setattr("medood.evaluation.benchmark.collect", lambda *_: order.append("reads"))
+    with pytest.raises(AttributeError):  # nothing was read
+        benchmark(Detector.load(tiny_detector), manifest, progress=Progress())
+    assert order == [f"1 of the 31 files of {manifest} are not there and are left out, such as missing.png", "reads"]
+    for path in tmp_path.glob("*.png"):
+        path.unlink()
+    done = medood("benchmark", "no-such-detector", "--data", manifest, "--out", tmp_path / "out", check=2)
+    assert "of the split test there is none (6 are named, and none of them is there" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command(tiny_detector: Path, tmp_path: Path) -> None:
