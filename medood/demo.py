@@ -73,6 +73,7 @@ def _train(phantom: PhantomConfig, out: Path, progress: Progress) -> Path:
     progress.say("learning what belongs (about a minute on 2 cores)")
     from medood.build import train
 
+    shutil.rmtree(out / "detector", ignore_errors=True)
     config = load_config(shipped("configs/demo.yaml"))
     config.data.root, config.out = str(scans), str(out / "detector")
     return train(config, progress=progress)

@@ -12,10 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from medood.detection.detector import CALIBRATIONS, DESCRIPTION, PARTS, Detector
+from medood.detection.detector import Detector
+from medood.detection.farthest import Farthest, check_sheet
 from medood.detection.features import Features, joined
+from medood.detection.folder import CALIBRATIONS, DESCRIPTION, PARTS
 from medood.detection.hashes import NEAR, Hashes, HashIndex, difference_hashes
-from medood.detection.reference import Calibration, check_name, fingerprint, stratum
+from medood.detection.reference import Calibration, check_name, digests, fingerprint, stratum
 from medood.detection.shipped import find_detector, is_shipped
 from medood.errors import MedoodError
 from medood.progress import Progress
@@ -23,15 +25,17 @@ from medood.scans.archive import count_sources, find_sources
 from medood.scans.dicom import KEPT_ATTRIBUTES
 from medood.scans.files import check_there
 from medood.scans.read import Seen, check_options, read_source
-from medood.scans.scan import Refusal, Status
+from medood.scans.scan import Identity, Refusal, Status
 from medood.schema import ReadConfig
 
 _BATCH = 64
+#: A scan lies far out where at most this share of the detector's own calibration scans scores as high.
+_FAR = 0.01
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    key: str
+    identity: Identity
     stratum: str
     picture: Tensor
 
@@ -44,6 +48,7 @@ def calibrate(
     by: Sequence[str] = (),
     to: str | Path | None = None,
     fpr: float = 0.05,
+    sheet: str | Path | None = None,
     read: ReadConfig | None = None,
     progress: Progress | None = None,
 ) -> Calibration:
@@ -58,6 +63,7 @@ def calibrate(
         by: DICOM attributes; scans are calibrated within each combination of their values.
         to: copy the detector there and add them to the copy, as a shipped detector needs it.
         fpr: the least false-alarm rate that every stratum must be able to state.
+        sheet: where a contact sheet (PNG) of the scans that lie farthest out goes, and beside it a CSV of all; or none.
         read: which frames and objects become scans, and the limits.
         progress: where to draw; none is quiet.
 
@@ -68,6 +74,8 @@ def calibrate(
     progress, read, folder = progress or Progress(quiet=True), read or ReadConfig(), find_detector(detector)
     check_options(read)
     check_name(name)
+    if sheet is not None:
+        check_sheet(Path(sheet))
     unknown = [attribute for attribute in by if attribute not in KEPT_ATTRIBUTES]
     if unknown:
         raise MedoodError(f"--by names {unknown[0]!r}; expected some of {', '.join(KEPT_ATTRIBUTES)}.")
@@ -79,12 +87,14 @@ def calibrate(
     parts: list[Features] = []
     left_out: Counter[str] = Counter()
     hashes: list[Tensor] = []
+    farthest = Farthest()
     for some in _batches(_prepared(Path(data), loaded, tuple(by), read, left_out, progress)):
         pictures = torch.stack([item.picture for item in some])
         parts.append(loaded.embed(pictures))
         hashes.append(torch.from_numpy(difference_hashes(pictures)))
-        keys += [item.key for item in some]
+        keys += [item.identity.key for item in some]
         strata += [item.stratum for item in some]
+        farthest.add([item.identity for item in some], pictures, loaded.raw_scores(parts[-1]).tolist())
     if not keys:
         counts = ", ".join(f"{n} {status}" for status, n in left_out.items()) or "no file at all"
         raise MedoodError(f"--data: no scan was found in {data} ({counts}).")
@@ -104,11 +114,29 @@ def calibrate(
         tuple(by),
         tuple(strata) if by else (),
         dict(left_out),
+        keys=torch.from_numpy(digests(keys)),
     )
     _check_strata(made, fpr)
+    before = loaded.calibration
+    if sheet is not None:
+        farthest.write(Path(sheet), before.p_values(made.scores, [""] * len(made.scores)).tolist())
     if target != folder:
         _copy(folder, target)
-    return made.save(target / CALIBRATIONS, loaded.sha256)
+    made = made.save(target / CALIBRATIONS, loaded.sha256)
+    progress.say(
+        _far_out(made, before) + (f" The farthest are in {sheet}: look whether all of them belong." if sheet else "")
+    )
+    return made
+
+
+def _far_out(made: Calibration, before: Calibration) -> str:
+    """How many scans lie far outside the calibration that the detector came with."""
+    rate = max(_FAR, 1.0 / (len(before.scores) + 1))
+    count = int((before.p_values(made.scores, [""] * len(made.scores)) <= rate).sum())
+    return (
+        f"{count} of {len(made.scores)} scans lie farther out than {1 - rate:.1%} of the detector's own calibration scans; "
+        f"of scans like those, about {rate * len(made.scores):.0f} would."
+    )
 
 
 def _place(detector: str | Path, folder: Path, to: str | Path | None) -> Path:
@@ -148,7 +176,7 @@ def _prepared(
             except (RuntimeError, ValueError):
                 left_out[str(Status.UNREADABLE)] += 1
                 continue
-            yield _Prepared(result.identity.key, stratum(result.attributes, by), picture)
+            yield _Prepared(result.identity, stratum(result.attributes, by), picture)
 
 
 def _batches(items: Iterator[_Prepared]) -> Iterator[list[_Prepared]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,14 @@ from medood.detection.reference import Calibration
 from medood.errors import MedoodError
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
+from medood.phantom.strangers import STRANGERS
+from medood.progress import Progress
 from medood.recalibration import calibrate
 from medood.scans.read import read_scans
 from medood.scans.scan import Scan
 from medood.screening.ledger import Ledger
 from medood.screening.pipeline import screen
+from medood.screening.whole import sentences
 from tests.cli.test_commands import medood
 
 HASHES = torch.zeros(0, 32, dtype=torch.uint8)
@@ -232,3 +236,92 @@ def test_a_shipped_detector_is_calibrated_as_a_copy(detector: Path, tmp_path: Pa
     assert not (tmp_path / "mine" / "cache").exists()
     with pytest.raises(MedoodError, match="shipped detectors: some-name"):
         Detector.load("another-name")
+
+
+def test_calibrate_says_how_many_lie_far_out_and_shows_them(
+    detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = films(tmp_path / "here", {"Acme": 22})
+    for number in range(3):
+        (source / f"stranger{number}.dcm").write_bytes(dicom_bytes(STRANGERS["hand_like"](number, 64), f"s{number}"))
+    made = calibrate(detector, source, "here", sheet=tmp_path / "look" / "sheet.png", progress=Progress())
+    own = Detector.load(detector).calibration.scores
+    far = int((made.scores > own.max()).sum())
+    assert far >= 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{far} of 25 scans lie farther out than 94.1% of the detector's own calibration scans" in said
+    assert "look whether all of them belong" in said
+    with (tmp_path / "look" / "sheet.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 25
+    assert [float(row["score"]) for row in rows] == sorted((float(row["score"]) for row in rows), reverse=True)
+    assert {row["source"] for row in rows} == {str(path) for path in source.iterdir()}
+    for row in rows:
+        assert float(row["p_value"]) == pytest.approx(p_values(np.array([float(row["score"])]), own)[0], abs=1e-4)
+    sheet = Image.open(tmp_path / "look" / "sheet.png")
+    assert sheet.mode == "L"
+    assert sheet.width > 8 * 160
+    assert np.asarray(sheet).std() > 20
+    assert not list(detector.rglob("*.png")), "the detector's folder holds no picture"
+
+
+def test_screening_calibration_or_training_scans_is_told(
+    detector: Path, phantom_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = films(tmp_path / "here", {"Acme": 20})
+    made = calibrate(detector, source, "here")
+    assert made.keys.shape == (20, 32)
+    again = Detector.load(detector, "here").calibration
+    assert torch.equal(again.keys, made.keys)
+    mixed = films(tmp_path / "mixed", {"Beta": 5}, first=900)
+    for path in sorted(source.iterdir())[:4]:
+        shutil.copy(path, mixed / f"renamed-{path.name}")
+    screen([mixed], detector, tmp_path / "run", fpr=0.1, calibration="here", progress=Progress())
+    assert "calibrations of this detector: training, here (used)" in " ".join(capsys.readouterr().err.split())
+    facts = Ledger.facts_of(tmp_path / "run")
+    assert facts["seen_before"] == {"calibration": 4, "training": 0}
+    said = sentences(facts)
+    assert any(sentence.startswith("calibration scans among the screened files (same SHA-256): 4;") for sentence in said)
+    screen([phantom_folder], detector, tmp_path / "learned", fpr=0.1)
+    facts = Ledger.facts_of(tmp_path / "learned")
+    assert facts["seen_before"] == {"calibration": 16, "training": 24}
+    assert any(
+        "training scans of the detector among the screened files (same SHA-256): 24" in sentence
+        for sentence in sentences(facts)
+    )
+
+
+def test_a_calibration_of_an_earlier_version_has_no_keys_and_still_decides(detector: Path, tmp_path: Path) -> None:
+    before = Detector.load(detector)
+    older = replace(before.calibration, keys=torch.zeros((0, 32), dtype=torch.uint8))
+    older.save(detector / "calibrations", before.sha256)
+    again = Detector.load(detector)
+    assert len(again.calibration.keys) == 0
+    np.testing.assert_array_equal(again.calibration.scores, before.calibration.scores)
+    screen([films(tmp_path / "new", {"Acme": 2}, first=950)], detector, tmp_path / "run", fpr=0.1)
+    assert Ledger.facts_of(tmp_path / "run")["seen_before"]["calibration"] == 0
+
+
+def test_a_sheet_that_cannot_be_written_is_told_before_anything_is_scored(detector: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder.png").mkdir()
+    for sheet in ("file/x.png", "folder.png", "all.csv"):
+        with pytest.raises(MedoodError, match="--sheet"):
+            calibrate(detector, tmp_path / "nowhere", "here", sheet=tmp_path / sheet)
+    assert not (detector / "calibrations" / "here.json").exists()
+
+
+def test_the_detector_may_be_the_folder_one_is_in(detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = films(tmp_path / "here", {"Acme": 20})
+    monkeypatch.chdir(detector)
+    medood("calibrate", ".", "--data", source, "--name", "here")
+    assert (tmp_path / "detector-here.png").is_file()
+
+
+def test_the_command_puts_the_sheet_beside_the_detector(detector: Path, tmp_path: Path) -> None:
+    source = films(tmp_path / "here", {"Acme": 20})
+    done = medood("calibrate", detector, "--data", source, "--name", "here", "--to", tmp_path / "copy")
+    assert (tmp_path / "copy-here.png").is_file()
+    assert (tmp_path / "copy-here.csv").is_file()
+    assert str(tmp_path / "copy-here.png") in done.stderr
+    assert not list((tmp_path / "copy").rglob("*.png"))

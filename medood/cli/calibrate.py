@@ -25,11 +25,15 @@ def calibrate_command(
     select: Select = DEFAULTS.select,
     frames: Frames = DEFAULTS.frames,
     plane: Plane = DEFAULTS.plane,
+    sheet: Annotated[
+        Path | None,
+        typer.Option("--sheet", help="A PNG for the scans that lie farthest out. [default: beside the detector's folder]"),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the path of the calibration.")] = False,
 ) -> None:
     """Calibrate a detector for another hospital without training; its other calibrations are kept."""
     from medood.detection.calibration import check_rate, true_rate
-    from medood.detection.detector import CALIBRATIONS
+    from medood.detection.folder import CALIBRATIONS
     from medood.progress import Progress
     from medood.recalibration import calibrate
 
@@ -37,7 +41,10 @@ def calibrate_command(
     check_rate(fpr, 10**9)
     attributes = [item.strip() for item in by.split(",") if item.strip()]
     read = ReadConfig(frames, plane, select)
-    made = calibrate(detector, data, name, by=attributes, to=to, fpr=fpr, read=read, progress=progress)
+    folder = Path(to or detector)
+    place = folder.resolve()
+    sheet = sheet or place.with_name(f"{place.name}-{name}.png")
+    made = calibrate(detector, data, name, by=attributes, to=to, fpr=fpr, sheet=sheet, read=read, progress=progress)
     for status, count in sorted((made.left_out or {}).items()):
         progress.say(f"left out: {count} {status}")
     for stratum, count in made.counts().items():
@@ -46,4 +53,4 @@ def calibrate_command(
             f"{stratum or 'all scans'}: {count} scans; at --fpr {fpr:g} the true rate lies between {low:.2%} and {high:.2%} "
             "with a probability of 90 %"
         )
-    print(Path(to or detector) / CALIBRATIONS / f"{name}.json")
+    print(folder / CALIBRATIONS / f"{name}.json")

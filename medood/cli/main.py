@@ -1,7 +1,8 @@
 """The ``medood`` command.
 
 Exit codes: 0 done (whatever was flagged); 1 a fault of medood itself; 2 something the user can put right, said in one
-sentence; 3 training collapsed; 130 interrupted; 143 asked to end (SIGTERM). Training and screening then go on by --resume.
+sentence; 3 training collapsed; 4 a run finished, but nothing got a score, or a source could not be read to its end; 130
+interrupted; 143 asked to end (SIGTERM). Training and screening then go on by --resume.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from medood.cli.report import report_command
 from medood.cli.runs import diff_command, runs_command, show_command
 from medood.cli.screen import screen_command
 from medood.cli.sensitivity import sensitivity_command
+from medood.cli.split import split_command
 from medood.cli.train import keys_table, train_command
 from medood.errors import MedoodError
 from medood.text import visible
@@ -70,6 +72,7 @@ app.command("listen")(listen_command)
 app.command("merge")(merge_command)
 app.command("inspect")(inspect_command)
 app.command("report")(report_command)
+app.command("split")(split_command)
 app.command("dicom")(dicom_command)
 app.command("push")(push_command)
 app.command("export")(export_command)

@@ -29,6 +29,9 @@ from medood.detection.shipped import DEFAULT
 from medood.errors import MedoodError, StoppedError
 from medood.schema import ReadConfig
 
+#: Exit code of a run that finished, but not as it should have.
+INCOMPLETE = 4
+
 if TYPE_CHECKING:
     from medood.progress import Progress
     from medood.screening.conclusion import Summary
@@ -88,7 +91,8 @@ def screen_command(
 ) -> None:
     """Score every scan, decide, and write ledger.sqlite and verdicts.csv.
 
-    Exit code 0 when the run finished, whatever it flagged; files that cannot be read are rows, not errors. Interrupted, or
+    Exit code 0 when the run finished, whatever it flagged; files that cannot be read are rows, not errors. Exit code 4
+    when it finished, but nothing got a score, or a source that was named could not be read to its end. Interrupted, or
     asked to end, it stops after the last whole batch, and --resume goes on.
     """
     if fpr is not None and fdr is not None:
@@ -145,6 +149,23 @@ def screen_command(
             progress.say(str(error))
             raise typer.Exit(128 + asked[0]) from None
     tell(found, out, progress)
+    if not (watch or shard) and (problem := incomplete(out, found)):
+        progress.say(problem)
+        raise typer.Exit(INCOMPLETE)
+
+
+def incomplete(out: Path, found: Summary) -> str:
+    """What went wrong of a run that has finished; empty where nothing did."""
+    from medood.screening.ledger import Ledger
+
+    with contextlib.closing(Ledger(out)) as ledger:
+        unread = ledger.unread(source for source in ledger.run()["sources"] if "://" not in source)
+    if unread:
+        more = f" and {len(unread) - 1} other sources" if len(unread) > 1 else ""
+        return f"{unread[0]}{more} could not be read, or not to the end; verdicts.csv says why."
+    if not found.flagged + found.accepted:
+        return "No scan got a score; verdicts.csv says why of every file."
+    return ""
 
 
 def tell(found: Summary, out: Path, progress: Progress) -> None:

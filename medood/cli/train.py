@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from medood.config import config_keys, load_config
+from medood.detection.folder import check_free
 
 
 def train_command(
@@ -18,6 +19,7 @@ def train_command(
 ) -> None:
     """Learn what in-distribution scans look like and write a detector folder."""
     run = load_config(config, overrides or [])
+    check_free(Path(run.out), resume=resume)
 
     from medood.build import train
     from medood.progress import Progress

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from medood.detection.detector_file import Shape, TensorFile, digest, digest_of, read_json
 from medood.detection.features import Features, embed
-from medood.detection.reference import TRAINING, Calibration
+from medood.detection.folder import CALIBRATIONS, DESCRIPTION, PARTS, TRAINING
+from medood.detection.reference import Calibration
 from medood.detection.scores import COMBINED, SCORES, TURNED, Fitted, fitted_shapes
 from medood.detection.search import nearest_rows
 from medood.detection.shipped import find_detector, shipped_detectors
@@ -30,9 +31,6 @@ from medood.scans.transforms import network_input, preprocessing
 from medood.schema import ModelConfig, PreprocessConfig
 
 SCHEMA_VERSION = 4
-CALIBRATIONS = "calibrations"
-DESCRIPTION = "detector.json"
-PARTS = ("network.safetensors", "bank.safetensors")
 _PLACES = "places"
 _AGAIN = "Copy the detector again."
 
@@ -87,7 +85,6 @@ class Detector:
         learned: every scan that was learned from, those that a reduced bank left out among them.
         fitted: what each score learned from the bank.
         calibration: scores of in-distribution scans that everything is judged against.
-        cam_scale: raw Grad-CAM value drawn at full strength, from calibration scans.
         places: what :mod:`medood.evidence.places` learned, and the scales of its maps; empty where a detector has none.
         facts: data fingerprint, configuration, training figures; goes into ``detector.json`` as it is.
         sha256: digest of ``detector.json``, which names the digests of the parts; empty until saved.
@@ -102,7 +99,6 @@ class Detector:
     learned: Learned
     fitted: dict[str, Fitted]
     calibration: Calibration
-    cam_scale: float = 1.0
     places: dict[str, Tensor] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     sha256: str = ""
@@ -118,10 +114,6 @@ class Detector:
     def embed(self, pictures: Tensor) -> Features:
         """What its score needs to know of ``[N, 1, S, S]`` pictures as :meth:`prepare` gives them."""
         return embed(self.network, pictures, turned=self.score_name in TURNED)
-
-    def scale_of(self, maps: str) -> float:
-        """The value drawn at full strength: ``grad_cam``, ``places`` or ``both``."""
-        return self.cam_scale if maps == "grad_cam" else float(self.places[f"{maps}_scale"])
 
     def score(self, rows: Features, name: str = "") -> Tensor:
         """Raw scores ``[N]``, of another of ``SCORES`` where it is named; differentiable where the rows are."""
@@ -186,7 +178,6 @@ class Detector:
             "appearance": self.network.appearance is not None,
             "members": [member.stated() for member in self.network.members if isinstance(member, Network)],
             "score": self.score_name,
-            "cam_scale": self.cam_scale,
             "parts": {name: digest(folder / name) for name in PARTS},
             "versions": _versions(),
             **self.facts,
@@ -229,7 +220,6 @@ class Detector:
             places=fitted.pop(_PLACES),
             fitted=fitted,
             calibration=Calibration.load(folder / CALIBRATIONS, calibration, stated["sha256"], dimensions),
-            cam_scale=float(stated["cam_scale"]),
             facts={name: value for name, value in stated.items() if name not in known | {"versions"}},
             sha256=stated["sha256"],
         )

@@ -6,11 +6,12 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -20,8 +21,6 @@ from medood.detection.detector_file import TensorFile, digest, digest_of, read_j
 from medood.errors import MedoodError
 
 SCHEMA_VERSION = 1
-#: The calibration that training makes.
-TRAINING = "training"
 _UNSTATED = "not stated"
 _AGAIN = "Calibrate again."
 #: Longest name of a stratum.
@@ -42,6 +41,7 @@ class Calibration:
         strata: ``[n]`` strata of the scans, as :func:`stratum` names them; empty where there is one.
         left_out: files of the source that gave no score, by status.
         sha256: digest of the written file; empty until saved.
+        keys: ``[n, 32]`` uint8, the SHA-256 of the scans; none in calibrations of earlier versions.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Calibration:
     strata: tuple[str, ...] = ()
     left_out: Mapping[str, int] | None = None
     sha256: str = ""
+    keys: Tensor = field(default_factory=lambda: torch.zeros((0, 32), dtype=torch.uint8))
 
     def counts(self) -> dict[str, int]:
         """Scans by stratum, the most frequent first; one nameless stratum where there are none."""
@@ -104,7 +105,8 @@ class Calibration:
         """Write ``NAME.safetensors`` and ``NAME.json`` into a folder; returns the calibration with its digest."""
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / f"{self.name}.safetensors"
-        save_file({"features": self.features.contiguous(), "hashes": self.hashes.contiguous()}, part)
+        tensors = {"features": self.features, "hashes": self.hashes} | ({"keys": self.keys} if len(self.keys) else {})
+        save_file({name: value.contiguous() for name, value in tensors.items()}, part)
         body = {
             "schema_version": SCHEMA_VERSION,
             "name": self.name,
@@ -150,9 +152,12 @@ class Calibration:
         if len(strata) != (len(scores) if by else 0) or not all(isinstance(v, str) and len(v) <= _LONGEST for v in strata):
             raise MedoodError(f"{path} does not name one stratum a score. {_AGAIN}")
         file = TensorFile(part, _AGAIN)
-        file.check_names({"features", "hashes"})
+        has_keys = "keys" in file.shapes
+        file.check_names({"features", "hashes"} | ({"keys"} if has_keys else set()))
         file.check("features", (len(scores), dimensions))
         file.check("hashes", (len(scores), 32), is_bytes=True)
+        if has_keys:
+            file.check("keys", (len(scores), 32), is_bytes=True)
         tensors = file.tensors(finite=False)
         placed = torch.tensor([v is not None for v in scores])  # what the network cannot place has no features either
         if not torch.isfinite(tensors["features"][placed]).all():
@@ -167,6 +172,7 @@ class Calibration:
             tuple(strata),
             body["left_out"],
             body["sha256"],
+            tensors["keys"] if has_keys else torch.zeros((0, 32), dtype=torch.uint8),
         )
 
 
@@ -178,6 +184,11 @@ def stratum(attributes: Mapping[str, str], by: Sequence[str]) -> str:
 def fingerprint(keys: Sequence[str]) -> str:
     """SHA-256 over the sorted scan keys: equal for equal scans, whatever their names."""
     return hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()
+
+
+def digests(keys: Sequence[str]) -> npt.NDArray[np.uint8]:
+    """The SHA-256 in each scan key, as bytes: ``[N, 32]``."""
+    return np.stack([np.frombuffer(bytes.fromhex(key.split(":")[0]), dtype=np.uint8) for key in keys])
 
 
 def check_name(name: str) -> None:

@@ -55,7 +55,14 @@ def conclude(
     else:
         if fdr is not None:
             _decide(ledger, detector, fdr, progress)
-        found = {"whole": whole.conclude(detector.calibration), "uncalibrated": ledger.uncalibrated()}
+        known = {"calibration": detector.calibration.keys, "training": detector.learned.keys}
+        found = {
+            "whole": whole.conclude(detector.calibration),
+            "uncalibrated": ledger.uncalibrated(),
+            "seen_before": {
+                name: ledger.scored_among(bytes(key).hex() for key in keys.numpy()) for name, keys in known.items()
+            },
+        }
     ledger.write_csv(ledger.path.parent / "verdicts.csv")
     ledger.state(**found, finished=datetime.now(UTC).isoformat(timespec="seconds"))  # all at once
     if not (is_shard or goes_on):

@@ -239,6 +239,21 @@ class Ledger:
         """Some columns of rows in the order they were found, as they are stored: several times as fast as whole rows."""
         yield from self.database.execute(f"SELECT {', '.join(names)} FROM scans WHERE {where} ORDER BY id")  # noqa: S608
 
+    def unread(self, sources: Iterable[str]) -> list[str]:
+        """Of the sources that were named, those that could not be read, or not to their end."""
+        fine = (Status.SCORED, Status.NOT_SELECTED, Status.DUPLICATE)
+        query = "SELECT 1 FROM scans WHERE source = ? AND member = '' AND status NOT IN (?, ?, ?) LIMIT 1"
+        return [name for name in sources if self.database.execute(query, (spelled(str(Path(name))), *fine)).fetchone()]
+
+    def scored_among(self, digests: Iterable[str]) -> int:
+        """Scored files whose SHA-256 is one of these."""
+        with self.writing():
+            self.database.execute("CREATE TEMP TABLE IF NOT EXISTS wanted (sha256 TEXT PRIMARY KEY)")
+            self.database.execute("DELETE FROM wanted")
+            self.database.executemany("INSERT OR IGNORE INTO wanted VALUES (?)", ((digest,) for digest in digests))
+        query = "SELECT COUNT(DISTINCT scans.sha256) FROM wanted JOIN scans USING (sha256) WHERE status = 'scored'"
+        return int(self.database.execute(query).fetchone()[0])
+
     def uncalibrated(self) -> int:
         """Scored scans of a stratum that was not calibrated."""
         query = "SELECT COUNT(*) FROM scans WHERE status = 'scored' AND json_extract(facts, '$.uncalibrated') IS NOT NULL"

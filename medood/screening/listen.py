@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from medood.errors import MedoodError
+from medood.new_folder import new_folder
 from medood.progress import Progress
 from medood.screening.conclusion import Summary
 from medood.screening.lock import locked
@@ -105,47 +106,53 @@ def listen(
         from pynetdicom.sop_class import Verification
     except ImportError as error:
         raise MedoodError("medood listen needs pynetdicom, which is not installed. Install medood[pacs].") from error
-    incoming = out / "incoming"
-    incoming.mkdir(parents=True, exist_ok=True)
-    with locked(out):
-        for left in out.glob(f".*{_PARTIAL}"):  # of a process that was killed as an object came
-            left.unlink()
-    counts = _Counts()
-    try:
-        entity = AE(doors.title)
-        entity.require_calling_aet = list(doors.callers)
-    except ValueError as error:
-        raise MedoodError(f"--title and --caller are 1 to 16 characters each: {error}.") from error
-    entity.require_called_aet = True
-    entity.maximum_associations = doors.associations
-    entity.add_supported_context(Verification)
-    for context in AllStoragePresentationContexts:
-        entity.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES)
+    with new_folder(out) as keep:
+        incoming = out / "incoming"
+        incoming.mkdir(parents=True, exist_ok=True)
+        with locked(out):
+            for left in out.glob(f".*{_PARTIAL}"):  # of a process that was killed as an object came
+                left.unlink()
+        counts = _Counts()
+        try:
+            entity = AE(doors.title)
+            entity.require_calling_aet = list(doors.callers)
+        except ValueError as error:
+            raise MedoodError(f"--title and --caller are 1 to 16 characters each: {error}.") from error
+        entity.require_called_aet = True
+        entity.maximum_associations = doors.associations
+        entity.add_supported_context(Verification)
+        for context in AllStoragePresentationContexts:
+            entity.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES)
 
-    def store(event: Any) -> int:
-        return counts.note(_stored(event, incoming, doors))
+        def store(event: Any) -> int:
+            status = _stored(event, incoming, doors)
+            if status == _STORED:
+                keep()
+            return counts.note(status)
 
-    def admit(event: Any) -> None:
-        if doors.peers and event.assoc.requestor.address not in doors.peers:
-            event.assoc.acse.send_reject(*_NOT_YOU)
+        def admit(event: Any) -> None:
+            if doors.peers and event.assoc.requestor.address not in doors.peers:
+                event.assoc.acse.send_reject(*_NOT_YOU)
 
-    handlers = [(evt.EVT_C_STORE, store), (evt.EVT_REQUESTED, admit), (evt.EVT_C_ECHO, lambda event: _STORED)]
-    try:
-        server = entity.start_server((doors.bind, doors.port), block=False, evt_handlers=handlers)
-    except (OSError, ValueError) as error:
-        raise MedoodError(f"{doors.bind}:{doors.port} cannot be listened on: {error}.") from error
-    health = None
-    try:
-        if doors.health_port is not None:
-            health = _health(doors, incoming, counts, work.metrics)
-        assert server is not None
-        opened(server.server_address[1], health.server_port if health else 0)
-        return screen([incoming], detector, out, work=replace(work, watch=True, resume=True), progress=progress, **options)
-    finally:
-        entity.shutdown()
-        if health is not None:
-            health.shutdown()
-            health.server_close()
+        handlers = [(evt.EVT_C_STORE, store), (evt.EVT_REQUESTED, admit), (evt.EVT_C_ECHO, lambda event: _STORED)]
+        try:
+            server = entity.start_server((doors.bind, doors.port), block=False, evt_handlers=handlers)
+        except (OSError, ValueError) as error:
+            raise MedoodError(f"{doors.bind}:{doors.port} cannot be listened on: {error}.") from error
+        health = None
+        try:
+            if doors.health_port is not None:
+                health = _health(doors, incoming, counts, work.metrics)
+            assert server is not None
+            opened(server.server_address[1], health.server_port if health else 0)
+            return screen(
+                [incoming], detector, out, work=replace(work, watch=True, resume=True), progress=progress, **options
+            )
+        finally:
+            entity.shutdown()
+            if health is not None:
+                health.shutdown()
+                health.server_close()
 
 
 def _stored(event: Any, incoming: Path, doors: Doors) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from medood.errors import MedoodError
+from medood.errors import BusyError
 
 
 @contextlib.contextmanager
@@ -16,14 +16,14 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold a run's folder. The lock goes with the process, however it ends.
 
     Raises:
-        MedoodError: another process holds it.
+        BusyError: another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
-        raise MedoodError(f"{folder} is being written by another process. Wait for it, or give another folder.") from error
+        raise BusyError(f"{folder} is being written by another process. Wait for it, or give another folder.") from error
     try:
         yield
     finally:

@@ -12,6 +12,7 @@ from typing import Any
 from medood.detection.detector import Detector
 from medood.detection.shipped import find_detector
 from medood.errors import MedoodError
+from medood.new_folder import new_folder
 from medood.progress import Progress
 from medood.scans.scan import Status
 from medood.screening.conclusion import Summary, conclude
@@ -51,7 +52,7 @@ def merge(
     loaded = Detector.load(folder, facts[0]["calibration"]["name"])
     if loaded.sha256 != facts[0]["detector"]["sha256"]:
         raise MedoodError(f"{parts[0]} was scored by another detector than {folder}. Give the right one with --detector.")
-    with locked(out):
+    with new_folder(out), locked(out):
         if (out / "ledger.sqlite").exists():
             raise taken(out)
         unfinished = out / UNFINISHED

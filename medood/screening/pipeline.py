@@ -21,9 +21,10 @@ import torch
 
 from medood.detection.calibration import check_rate, threshold, true_rate
 from medood.detection.detector import Detector, Verdict
-from medood.detection.reference import TRAINING
+from medood.detection.folder import TRAINING, calibration_names
 from medood.detection.shipped import find_detector
 from medood.errors import MedoodError, StoppedError
+from medood.new_folder import new_folder
 from medood.progress import Bar, Progress
 from medood.scans.pacs import is_dicomweb
 from medood.scans.read import check_options
@@ -148,9 +149,13 @@ def screen(
     check_engine(work.engine, work.scheduler)
     work.metrics.check()
     total = listing.check(empty=work.watch)
+    if len(names := calibration_names(Path(folder)) if folder else []) > 1:
+        progress.say(
+            f"calibrations of this detector: {', '.join(f'{n} (used)' if n == reference.name else n for n in names)}"
+        )
     for line in listing.manifests():
         progress.say(line)
-    with locked(out):
+    with new_folder(out) as keep, locked(out):
         ledger = Ledger(out, create=True, resume=work.resume)
         try:
             known = ledger.run()
@@ -170,6 +175,7 @@ def screen(
             engine = make_engine(work.engine, reading, loaded, work.workers, work.timeout, work.scheduler)
             try:
                 listing.freeze(progress, work.stopped)
+                keep()
                 with progress.bar(total, "screening") as bar:
                     _Run(ledger, loaded, fpr, engine, work, bar).through(listing)
             except UnavailableError as error:

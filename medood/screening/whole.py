@@ -139,6 +139,10 @@ def sentences(facts: dict[str, Any], language: Language = ENGLISH) -> list[str]:
         said.append(f"{told} {language.say('in the smallest stratum')}" if calibration["by"] else told)
     if facts.get("uncalibrated"):
         said.append(language.say("uncalibrated", count=facts["uncalibrated"], by=", ".join(calibration["by"])))
+    seen = facts.get("seen_before") or {}
+    for name, sentence in (("calibration", "calibration scans screened"), ("training", "training scans screened")):
+        if seen.get(name):
+            said.append(language.say(sentence, count=seen[name]))
     whole = facts.get("whole") or {}
     shift, trend = whole.get("shift"), whole.get("drift")
     if shift:

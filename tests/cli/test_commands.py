@@ -90,7 +90,7 @@ def test_screen_and_report(tiny_detector: Path, tmp_path: Path) -> None:
     scan.write_bytes(dicom_bytes(frontal_chest(3, 96).picture, "scan"))
     (tmp_path / "empty.dcm").write_bytes(b"")
     told = medood(
-        "screen", tmp_path / "empty.dcm", "--detector", tiny_detector, "--out", tmp_path / "none", "--fpr", "0.1"
+        "screen", tmp_path / "empty.dcm", "--detector", tiny_detector, "--out", tmp_path / "none", "--fpr", "0.1", check=4
     ).stderr
     assert "1 row: 0 out of distribution, 0 in distribution, 1 without a score (1 unreadable; verdicts.csv says why)" in told
     done = medood("screen", scan, "--detector", tiny_detector, "--out", run, "--fpr", "0.1", "--quiet")

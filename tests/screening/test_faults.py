@@ -352,6 +352,7 @@ def test_a_merge_that_is_being_read_is_not_moved_and_an_old_log_is_not_replayed(
     for i, part in enumerate(parts):
         screen([archive], tiny_detector, part, fpr=0.1, work=Work(shard=f"{i + 1}/2"))
     readers = []
+    (tmp_path / "merged").mkdir()  # a new one would not stay
 
     def read(ledger: Ledger, target: Path) -> None:
         readers.append(sqlite3.connect(ledger.path))
