@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from torch import Tensor
 from medood.detection.choice import Reactions, choose, reactions, reduce_bank, rows_at, separations
 from medood.detection.detector import Detector, Learned
 from medood.detection.features import Features, embed
+from medood.detection.folder import TRAINING, check_free
 from medood.detection.hashes import difference_hashes
-from medood.detection.reference import TRAINING, Calibration, empty, fingerprint
+from medood.detection.reference import Calibration, digests, empty, fingerprint
 from medood.detection.scores import SCORES, fit_all
 from medood.distillation.appearance import MOST_FILMS, Appearance
 from medood.distillation.collapse import effective_rank
@@ -28,8 +29,9 @@ from medood.distillation.registration import Track
 from medood.distillation.step_views import Pictures
 from medood.distillation.trainer import Trainer
 from medood.errors import MedoodError
-from medood.evidence.gradcam import grad_cam, normal_scale
-from medood.evidence.places import MOST_SCANS, both_maps, fit_places, place_maps
+from medood.evidence.maps import learn_evidence
+from medood.evidence.places import MOST_SCANS
+from medood.new_folder import new_folder
 from medood.progress import Bar, Progress
 from medood.scans.cache import PictureCache, build_cache
 from medood.scans.rows import Rows, Stacked
@@ -37,6 +39,8 @@ from medood.schema import ReadConfig, RunConfig
 
 #: Calibration scans whose maps fix the scale of the evidence.
 _CAM_SCANS = 256
+#: Mean AUROC on shifted development scans below which a detector is said to have learned next to nothing.
+_NEAR_CHANCE = 0.7
 
 
 def train(config: RunConfig, *, resume: bool = False, progress: Progress | None = None) -> Path:
@@ -57,6 +61,12 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | None 
     progress = progress if progress and alone else Progress(quiet=True)
     _check(config)
     out = Path(config.out)
+    check_free(out, resume=resume)
+    with new_folder(out) as keep:
+        return _train(config, out, keep, resume=resume, progress=progress)
+
+
+def _train(config: RunConfig, out: Path, keep: Callable[[], None], *, resume: bool, progress: Progress) -> Path:
     data = training_data(config, progress)
     inputs, training = data.inputs, data.training
     training_keys = [inputs.keys[i] for i in training]
@@ -71,6 +81,7 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | None 
         for path in trainer.resume():
             progress.say(f"{path} is damaged; the checkpoint before it is used")
     last: Metrics = {}
+    keep()
     with progress.bar(trainer.steps, "training") as bar:
         bar(trainer.next_step, "")
         network = trainer.fit(lambda step, steps, metrics: _show(bar, last, metrics))
@@ -100,6 +111,7 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | None 
         rows.features,
         torch.from_numpy(difference_hashes(calibration_inputs)),
         fingerprint(data.calibration_keys),
+        keys=torch.from_numpy(digests(data.calibration_keys)),
     )
     learn_evidence(
         detector,
@@ -127,23 +139,6 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | None 
     detector.save(out)
     progress.say(f"effective rank of the features: {rank:.1f}; detector: {out}")
     return out
-
-
-def learn_evidence(detector: Detector, training: Tensor, development: Tensor, calibration: Tensor) -> None:
-    """What the maps of evidence need: what belongs at each place, and the scale that each kind of map is drawn on.
-
-    Args:
-        detector: gets ``cam_scale`` and ``places``.
-        training: float32 ``[N, 1, S, S]`` pictures that were learned from.
-        development: those held out to choose the score.
-        calibration: those that fix the scales.
-    """
-    cams = grad_cam(detector, calibration)
-    detector.cam_scale = normal_scale(cams)
-    detector.places = fit_places(detector.network, training, development)
-    places = place_maps(detector, calibration)
-    detector.places["places_scale"] = torch.tensor(normal_scale(places))
-    detector.places["both_scale"] = torch.tensor(normal_scale(both_maps(detector, cams, places)))
 
 
 @dataclass(frozen=True)
@@ -300,7 +295,7 @@ def _detector(
 ) -> tuple[Detector, Reactions]:
     """A detector without a calibration, and what its score was chosen by."""
     keys = [data.inputs.keys[i] for i in data.training]
-    digests = _digests(keys)
+    own = digests(keys)
     pictures = as_input(data.inputs.pictures[data.development])
     development = embed(network, pictures)
     shifted = reactions(network, pictures, config.views, config.train.seed)
@@ -309,7 +304,7 @@ def _detector(
     score = choose(table) if config.detector.score == "auto" else config.detector.score
     if config.detector.bank_size:
         places = reduce_bank(bank, config.detector.bank_size, config.train.seed)
-        before, bank, digests = _mean(table[score]), rows_at(bank, places), digests[places.numpy()]
+        before, bank, own = _mean(table[score]), rows_at(bank, places), own[places.numpy()]
         fitted = fit_all(bank, development)
         after = _mean(separations(shifted, bank.features, fitted)[score])
         progress.say(
@@ -318,13 +313,18 @@ def _detector(
         )
     means = ", ".join(f"{name} {_mean(values):.3f}" for name, values in table.items())
     progress.say(f"score {score}; mean AUROC on shifted development scans: {means}")
+    if _mean(table[score]) < _NEAR_CHANCE:
+        progress.say(
+            f"WARNING: the score {score} hardly tells shifted development scans from others: mean AUROC "
+            f"{_mean(table[score]):.3f}, where 0.5 is chance. Do not screen with this detector: train longer, or with more."
+        )
     detector = Detector(
         network=network,
         model=replace(config.model, weights="", pretrained=False),
         preprocess=config.preprocess,
         score_name=score,
         bank=bank.features.contiguous(),
-        bank_keys=torch.from_numpy(digests.copy()),
+        bank_keys=torch.from_numpy(own.copy()),
         learned=_learned(data),
         fitted=fitted,
         calibration=empty(bank.features.shape[1]),
@@ -335,12 +335,7 @@ def _detector(
 def _learned(data: TrainingData) -> Learned:
     rows = np.concatenate([data.training, data.development])
     hashes = [difference_hashes(as_input(data.inputs.pictures[some])) for some in np.array_split(rows, len(rows) // 512 + 1)]
-    return Learned(torch.from_numpy(_digests([data.inputs.keys[i] for i in rows])), torch.from_numpy(np.concatenate(hashes)))
-
-
-def _digests(keys: list[str]) -> npt.NDArray[np.uint8]:
-    """The SHA-256 of each key, as bytes."""
-    return np.stack([np.frombuffer(bytes.fromhex(key.split(":")[0]), dtype=np.uint8) for key in keys])
+    return Learned(torch.from_numpy(digests([data.inputs.keys[i] for i in rows])), torch.from_numpy(np.concatenate(hashes)))
 
 
 def _tracked(progress: Progress) -> Track:

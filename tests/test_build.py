@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +16,15 @@ from safetensors.torch import load_file
 
 from medood.build import train
 from medood.detection.choice import choose
-from medood.detection.detector import PARTS, Detector
+from medood.detection.detector import Detector
 from medood.detection.features import embed, log_divergence
+from medood.detection.folder import PARTS
+from medood.detection.scores import SCORES
 from medood.errors import MedoodError
 from medood.progress import Progress
-from tests.conftest import tiny_config
+from tests.conftest import ROOT, tiny_config
+
+CONFIGS = ROOT / "configs"
 
 
 def picture(side: tuple[int, int], seed: int, mode: str = "L") -> Image.Image:
@@ -168,3 +174,55 @@ def test_a_score_that_two_share_is_kept_once(tiny_detector: Path) -> None:
 def test_an_ensemble_needs_members(phantom_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(MedoodError, match=r"more to ask than one head: .* detector\.appearance=true"):
         train(tiny_config(phantom_folder, tmp_path / "out", "detector.score=ensemble"))
+
+
+def test_a_detector_is_not_trained_over(phantom_folder: Path, tmp_path: Path) -> None:
+    config = tiny_config(phantom_folder, tmp_path / "out", "train.epochs=1")
+    train(config)
+    before = (tmp_path / "out" / "detector.json").read_bytes()
+    with pytest.raises(MedoodError, match=r"out already holds a detector.*or finish the training there with --resume"):
+        train(config)
+    assert (tmp_path / "out" / "detector.json").read_bytes() == before
+    train(config, resume=True)
+    for suffix in (".json", ".safetensors"):
+        kept = tmp_path / "out" / "calibrations" / "training"
+        kept.with_name("kigali.x").with_suffix(suffix).write_bytes(kept.with_suffix(suffix).read_bytes())
+    with pytest.raises(MedoodError, match=r"calibrations of its own \(kigali\)"):
+        train(config, resume=True)
+
+
+def test_over_a_detector_the_command_is_refused_before_anything_is_loaded(tiny_detector: Path) -> None:
+    code = (
+        "import sys; from medood.cli.train import train_command as t\n"
+        "from medood.errors import MedoodError; from pathlib import Path\n"
+        f"try: t(Path({str(CONFIGS / 'demo.yaml')!r}), ['out={tiny_detector}'])\n"
+        "except MedoodError as error: print(error, 'torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "already holds a detector" in done.stdout
+    assert done.stdout.strip().endswith("False")
+
+
+@pytest.mark.parametrize("change", ["model.backbone=no_such_network", "data.root={missing}"])
+def test_training_that_fails_early_leaves_no_folder(phantom_folder: Path, tmp_path: Path, change: str) -> None:
+    config = tiny_config(phantom_folder, tmp_path / "new" / "out", change.format(missing=tmp_path / "missing"))
+    with pytest.raises(MedoodError):
+        train(config)
+    assert not (tmp_path / "new" / "out").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    config.out = str(tmp_path / "mine")
+    with pytest.raises(MedoodError):
+        train(config)
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "mine", "a folder that was there stays"
+
+
+def test_training_that_learned_nothing_is_told(
+    phantom_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for mean, told in ((0.55, True), (0.9, False)):
+        monkeypatch.setattr("medood.build.separations", lambda *_, mean=mean: {name: {"rot": mean} for name in SCORES})
+        train(tiny_config(phantom_folder, tmp_path / str(mean), "train.epochs=1"), progress=Progress())
+        said = " ".join(capsys.readouterr().err.split())
+        assert ("Do not screen with this detector" in said) == told
+        assert ("where 0.5 is chance" in said) == told

@@ -11,8 +11,11 @@ import typer
 def report_command(
     run: Annotated[Path, typer.Argument(help="The folder that medood screen wrote.")],
     detector: Annotated[Path | None, typer.Option("--detector", help="The detector's folder, if it was moved.")] = None,
-    top: Annotated[int, typer.Option("--top", min=0, help="Scans shown with picture and Grad-CAM.")] = 20,
-    pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="Show the scans and their Grad-CAM.")] = True,
+    top: Annotated[int, typer.Option("--top", min=0, help="Entries shown with picture and maps.")] = 20,
+    accepted: Annotated[
+        int, typer.Option("--accepted", min=0, help="Accepted scans that the page shows small, as it does all flagged ones.")
+    ] = 0,
+    pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="Show the scans and their maps.")] = True,
     review: Annotated[
         Path | None, typer.Option("--review", help="A review exported from report.html (JSON or CSV), to put into the PDF.")
     ] = None,
@@ -33,6 +36,7 @@ def report_command(
         run,
         detector,
         top=top,
+        accepted=accepted,
         pictures=pictures,
         review=review,
         identifiers=identifiers,

@@ -195,7 +195,12 @@ class Ensemble:
         return {"center": said.mean(dim=0), "spread": said.std(dim=0, correction=0).clamp(min=1e-6)}
 
     def score(self, rows: Features, bank: Tensor, fitted: Fitted) -> Tensor:
-        return -((self._said(rows) - fitted["center"]) / fitted["spread"]).sum(dim=1)
+        return self.parts(rows, fitted).sum(dim=1)
+
+    @classmethod
+    def parts(cls, rows: Features, fitted: Fitted) -> Tensor:
+        """What is summed, ``[N, K]``: of the head, of each member's head, and of the appearance model where there is one."""
+        return -((cls._said(rows) - fitted["center"]) / fitted["spread"])
 
     @staticmethod
     def _said(rows: Features) -> Tensor:

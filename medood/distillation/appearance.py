@@ -7,7 +7,7 @@ from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
-from medood.distillation.registration import Registration, Track, equalized
+from medood.distillation.registration import Registration, Track, affine, equalized
 
 #: Side of the pictures that are compared, and the number of principal components.
 SIDE, COMPONENTS = 32, 128
@@ -65,6 +65,11 @@ class Appearance(nn.Module):
         """Distance ``[N]`` of ``[N, 1, S, S]`` films in [0, 1]; it grows with strangeness."""
         distance: Tensor = ((self._rows(films) - self.mean) @ self.axes).norm(dim=1)
         return distance
+
+    def differences(self, films: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the frame lies in each of ``[N, 1, S, S]`` films, as affine matrices ``[N, 2, 3]``, and how the registered
+        film differs from the average one, ``[N, 1024]``."""
+        return affine(self.registration.places(films)), self._rows(films) - self.mean
 
     def _rows(self, films: Tensor) -> Tensor:
         values = equalized(self.registration(films, SIDE)).flatten(1)

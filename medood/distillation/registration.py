@@ -130,12 +130,17 @@ def _within(places: Tensor) -> Tensor:
     return allowed
 
 
-def _grid(places: Tensor, side: int) -> Tensor:
-    """Where the frame's ``side`` by ``side`` pixels lie in a film: ``[N, side, side, 2]``."""
+def affine(places: Tensor) -> Tensor:
+    """Places ``[N, 5]`` as matrices ``[N, 2, 3]`` from the frame to the film, both from -1 to 1."""
     across, down, x, y, tilt = places.unbind(dim=1)
     cosine, sine = torch.cos(tilt), torch.sin(tilt)
     rows = (torch.stack([across * cosine, -down * sine, x], 1), torch.stack([across * sine, down * cosine, y], 1))
-    return affine_grid(torch.stack(rows, 1), [len(places), 1, side, side], align_corners=False)
+    return torch.stack(rows, 1)
+
+
+def _grid(places: Tensor, side: int) -> Tensor:
+    """Where the frame's ``side`` by ``side`` pixels lie in a film: ``[N, side, side, 2]``."""
+    return affine_grid(affine(places), [len(places), 1, side, side], align_corners=False)
 
 
 def _sampled(films: Tensor, places: Tensor, side: int) -> Tensor:

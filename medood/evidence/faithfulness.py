@@ -24,7 +24,8 @@ from torch import Generator, Tensor, nn
 from medood.detection.detector import Detector
 from medood.errors import MedoodError
 from medood.evidence.gradcam import Maps, grad_cam
-from medood.evidence.places import all_maps
+from medood.evidence.maps import evidence_maps
+from medood.evidence.score_map import score_maps
 from medood.negatives.shift import column, coordinates, uniform
 from medood.progress import Progress
 from medood.scans.read import read_scans
@@ -49,7 +50,7 @@ class Localisation:
     """How well maps find planted faults of one kind.
 
     Attributes:
-        maps: ``grad_cam``, ``places`` or ``both``.
+        maps: ``score``, ``places``, ``both``, or ``grad_cam`` of the network's head alone, which has no scale.
         kind: of fault.
         diameter: of the faults, as a range of shares of the width.
         scans: number of them.
@@ -70,7 +71,7 @@ class Localisation:
     peak_flagged: float | None
     centre: float
     chance: float
-    iou: float
+    iou: float | None
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Deletion:
     """Mean score that is left after a share of the picture was filled, as a share of what the fault had added.
 
     Attributes:
-        order: which pixels were taken first: ``grad_cam``, ``centre`` or ``random``.
+        order: which pixels were taken first: ``score``, ``centre`` or ``random``.
         left: by share of the picture; 1 is the score of the scan with its fault, 0 that of the scan without.
     """
 
@@ -131,7 +132,8 @@ def localisation(
     flagged = np.array([v.decision == "out_of_distribution" for v in detector.judge(detector.embed(made), 0.05)])
     middle = masks.shape[1] // 2
     found = []
-    for name, maps in all_maps(detector, made).items():
+    drawn = evidence_maps(detector, made).maps | {"grad_cam": grad_cam(detector, made)}
+    for name, maps in drawn.items():
         hits = peaks_inside(maps, masks)
         found.append(
             Localisation(
@@ -144,7 +146,7 @@ def localisation(
                 round(float(hits[flagged].mean()), 4) if flagged.any() else None,
                 round(float(masks[:, middle, middle].mean()), 4),
                 round(float(masks.mean()), 4),
-                round(float(overlap(maps >= detector.scale_of(name), masks).mean()), 4),
+                round(float(overlap(maps >= 1.0, masks).mean()), 4) if name != "grad_cam" else None,
             )
         )
     return found
@@ -172,7 +174,7 @@ def deletion(detector: Detector, pictures: Tensor, kind: str = "opacity", seed: 
     centre = -((row - 0.5) ** 2 + (col - 0.5) ** 2)[0, 0].numpy()
     rng = np.random.default_rng(seed)
     orders = {
-        "grad_cam": grad_cam(detector, made),
+        "score": score_maps(detector, made).maps,
         "centre": np.broadcast_to(centre, (len(made), side, side)),
         "random": rng.random((len(made), side, side)),
     }
@@ -192,7 +194,7 @@ def deletion(detector: Detector, pictures: Tensor, kind: str = "opacity", seed: 
 
 
 def randomised(detector: Detector, pictures: Tensor, seed: int = 0) -> float:
-    """Mean rank correlation of the maps with those of the same network with weights drawn at random; 0 is best."""
+    """Mean rank correlation of the Grad-CAM maps with those of the same network with weights drawn at random; 0 is best."""
     other = copy.copy(detector)
     other.network = copy.deepcopy(detector.network)
     with torch.random.fork_rng():

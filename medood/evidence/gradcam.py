@@ -19,7 +19,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from medood.detection.detector import Detector
-from medood.detection.features import Features
+from medood.detection.features import Features, log_divergence
 from medood.negatives.shift import resample
 
 Maps = npt.NDArray[np.float32]
@@ -29,10 +29,10 @@ VIEWS = 8
 #: Largest change of a crop's side against one that is scored, as a share of the picture's.
 _JITTER = 0.08
 #: Standard deviation of the Gaussian that smooths a map, as a share of its side.
-_SMOOTHING = 0.04
-#: The score whose map is drawn where another decides: an entropy is flat near its maximum, where what does not belong lies,
-#: and the largest logit, which falls as the entropy rises, is not. Of an ensemble it is that of the first network's head.
-EXPLAINED = {"head_entropy": "head_logit", "head_contrast": "head_logit", "ensemble": "head_logit"}
+SMOOTHING = 0.04
+#: Scores that are drawn as minus the head's log divergence from uniform, which rises with the entropy and is not flat at its
+#: end. It is the same as ``head_entropy`` but for its scale, and the first network's part of the others.
+_OF_THE_HEAD = ("head_entropy", "head_contrast", "ensemble")
 
 
 class _ScoreModel(nn.Module):
@@ -45,8 +45,10 @@ class _ScoreModel(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         features = self.network.features(pictures)
-        rows = Features(functional.normalize(features, dim=-1), self.network.head(features))
-        return self._detector.score(rows, EXPLAINED.get(self._detector.score_name, ""))
+        outputs = self.network.head(features)
+        if self._detector.score_name in _OF_THE_HEAD:
+            return -log_divergence(outputs)
+        return self._detector.score(Features(functional.normalize(features, dim=-1), outputs))
 
 
 class _RawHiResCAM(HiResCAM):  # type: ignore[misc, unused-ignore]
@@ -100,18 +102,8 @@ def grad_cam(detector: Detector, pictures: Tensor, batch_size: int = 16) -> Maps
                 total += functional.grid_sample(raw, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
             maps.append(total[:, 0].numpy() / len(crops))
     signed = np.concatenate(maps).astype(np.float32)
-    smooth = gaussian_filter(signed, _SMOOTHING * side, mode="constant", axes=(1, 2))
+    smooth = gaussian_filter(signed, SMOOTHING * side, mode="constant", axes=(1, 2))
     return np.asarray(np.maximum(smooth, 0.0), dtype=np.float32)
-
-
-def normal_scale(maps: Maps) -> float:
-    """The raw value drawn at full strength: 99 of 100 in-distribution scans stay below it everywhere.
-
-    Args:
-        maps: ``[n, h, w]`` maps of calibration scans.
-    """
-    scale = float(np.quantile(maps.reshape(len(maps), -1).max(axis=1), 0.99))
-    return scale if np.isfinite(scale) and scale > 0 else 1.0
 
 
 def _crops(scored: list[float]) -> tuple[Tensor, Tensor]:

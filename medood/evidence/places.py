@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as functional
 from scipy.ndimage import gaussian_filter
@@ -18,9 +17,7 @@ from torch import Tensor
 
 from medood.detection.detector import Detector
 from medood.distillation.network import Network, central
-from medood.evidence.gradcam import grad_cam
-
-Maps = npt.NDArray[np.float32]
+from medood.evidence.gradcam import SMOOTHING, Maps
 
 #: Cells of the grid a side, at most; channels kept of all depths together.
 _GRID, _CHANNELS = 12, 48
@@ -28,8 +25,6 @@ _GRID, _CHANNELS = 12, 48
 MOST_SCANS = 3000
 #: Share of a place's mean variance that is added to its diagonal, so that few scans suffice.
 _RIDGE = 0.01
-#: Standard deviation of the Gaussian that smooths a map, as a share of its side.
-_SMOOTHING = 0.04
 
 
 def fit_places(network: Network, training: Tensor, development: Tensor) -> dict[str, Tensor]:
@@ -80,21 +75,17 @@ def place_maps(detector: Detector, pictures: Tensor) -> Maps:
     maps = functional.interpolate(unusual.view(-1, 1, grid, grid), (inner, inner), mode="bilinear")[:, 0].numpy()
     whole = np.zeros((len(pictures), side, side), dtype=np.float32)
     whole[:, margin : margin + inner, margin : margin + inner] = np.maximum(maps, 0.0)
-    return np.asarray(gaussian_filter(whole, _SMOOTHING * side, mode="constant", axes=(1, 2)), dtype=np.float32)
+    return np.asarray(gaussian_filter(whole, SMOOTHING * side, mode="constant", axes=(1, 2)), dtype=np.float32)
 
 
-def both_maps(detector: Detector, cams: Maps, places: Maps) -> Maps:
-    """Grad-CAM and unusual places, each on its scale, added."""
-    return np.asarray(places / detector.scale_of("places") + cams / detector.cam_scale, dtype=np.float32)
+def normal_scale(maps: Maps) -> float:
+    """The value drawn at full strength: 99 of 100 in-distribution scans stay below it everywhere.
 
-
-def all_maps(detector: Detector, pictures: Tensor) -> dict[str, Maps]:
-    """Every map of evidence ``[N, S, S]`` that a detector has, by name: ``grad_cam``, ``places`` and ``both``."""
-    made = {"grad_cam": grad_cam(detector, pictures)}
-    if detector.places:
-        made["places"] = place_maps(detector, pictures)
-        made["both"] = both_maps(detector, made["grad_cam"], made["places"])
-    return made
+    Args:
+        maps: ``[n, h, w]`` maps of calibration scans.
+    """
+    scale = float(np.quantile(maps.reshape(len(maps), -1).max(axis=1), 0.99))
+    return scale if np.isfinite(scale) and scale > 0 else 1.0
 
 
 @torch.no_grad()

@@ -24,7 +24,8 @@ from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian, generate
 
 from medood.detection.detector import Detector
 from medood.errors import MedoodError
-from medood.evidence.gradcam import grad_cam
+from medood.evidence.maps import DRAWN
+from medood.evidence.score_map import FULL_STRENGTH, score_maps
 from medood.progress import Progress
 from medood.reporting.dicom_header import missing_identity, orientation, refer_to, usable_header
 from medood.reporting.originals import Original, header, originals
@@ -125,8 +126,8 @@ def _objects_of(
 def objects(
     source: Dataset, row: Row, scan: Scan, detector: Detector, facts: dict[str, Any]
 ) -> Iterator[tuple[str, Dataset]]:
-    """The objects of one scan: ``sr`` (TID 1500), ``overlay`` (Secondary Capture) and, where the scan has a frame of
-    reference, ``map`` (Parametric Map of the raw Grad-CAM).
+    """The objects of one scan: ``sr`` (TID 1500) and, where a map can show why it was flagged, ``overlay`` (Secondary
+    Capture) and ``map`` (Parametric Map of the score's map), the latter where the scan has a frame of reference.
 
     Args:
         source: the scan's DICOM object.
@@ -137,7 +138,7 @@ def objects(
     """
     instance, sop_class = str(source.SOPInstanceUID), str(source.SOPClassUID)
     source = usable_header(source)
-    heat = grad_cam(detector, detector.prepare(scan)[None])[0]
+    heat = score_maps(detector, detector.prepare(scan)[None]).maps[0]
     pixels = scan.pixels[0]
     uid = _uids(row, detector)
     finished = datetime.fromisoformat(facts["finished"])
@@ -147,7 +148,9 @@ def objects(
         return _settled(made, finished, uid)
 
     yield "sr", settled(structured_report(source, row, detector, facts, uid))
-    shown = on_picture(heat / detector.cam_scale, pixels.shape, detector.preprocess.fit)
+    shown = on_picture(heat / np.float32(FULL_STRENGTH), pixels.shape, detector.preprocess.fit)
+    if shown.max() < DRAWN:
+        return  # no map can show why: an overlay would be an unaltered copy
     yield "overlay", settled(overlay(source, np.asarray(blend(pixels, shown)), detector, uid))
     if "FrameOfReferenceUID" in source and "ImagePositionPatient" in source and (source.get("NumberOfFrames") or 1) == 1:
         raw = on_picture(heat, pixels.shape, detector.preprocess.fit)
@@ -205,7 +208,7 @@ def structured_report(
 
 
 def overlay(source: Dataset, colours: Any, detector: Detector, uid: Callable[[str], str]) -> Dataset:
-    """A Secondary Capture of the scan under its Grad-CAM; ``colours`` is uint8 ``[H, W, 3]``."""
+    """A Secondary Capture of the scan under the map of its score; ``colours`` is uint8 ``[H, W, 3]``."""
     made = hd.sc.SCImage.from_ref_dataset(
         source,
         np.ascontiguousarray(colours),
@@ -219,11 +222,11 @@ def overlay(source: Dataset, colours: Any, detector: Detector, uid: Callable[[st
         "medood",
         patient_orientation=orientation(source) or ("L", "F"),
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        series_description="medood: Grad-CAM of the out-of-distribution score",
+        series_description="medood: map of the out-of-distribution score",
     )
     if not orientation(source):
         made["PatientOrientation"].value = None  # not stated, and not made up
-    made.DerivationDescription = f"Grad-CAM over the picture; full strength is {detector.cam_scale:.6g}"
+    made.DerivationDescription = f"Map of the score over the picture; full strength is {FULL_STRENGTH:g}"
     made.BurnedInAnnotation = source.get("BurnedInAnnotation") or "NO"
     return _placed(made, source)
 
@@ -231,7 +234,7 @@ def overlay(source: Dataset, colours: Any, detector: Detector, uid: Callable[[st
 def parametric_map(source: Dataset, raw: Any, detector: Detector, uid: Callable[[str], str]) -> Dataset:
     """The raw map as floats in the scan's own frame of reference; ``raw`` is float32 ``[H, W]``."""
     mapping = hd.pm.RealWorldValueMapping(
-        "Grad-CAM",
+        "Score map",
         "What a place adds to the out-of-distribution score",
         codes.UCUM.NoUnits,
         (0.0, max(float(raw.max()), 1e-6)),
@@ -251,10 +254,8 @@ def parametric_map(source: Dataset, raw: Any, detector: Detector, uid: Callable[
         detector.sha256[:16],
         False,
         [mapping],
-        voi_lut_transformations=[
-            hd.VOILUTTransformation(detector.cam_scale / 2, detector.cam_scale, voi_lut_function="LINEAR_EXACT")
-        ],
-        series_description="medood: raw Grad-CAM",
+        voi_lut_transformations=[hd.VOILUTTransformation(FULL_STRENGTH / 2, FULL_STRENGTH, voi_lut_function="LINEAR_EXACT")],
+        series_description="medood: map of the out-of-distribution score, unscaled",
     )
     return _placed(made, source)
 

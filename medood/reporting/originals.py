@@ -59,7 +59,7 @@ def originals(rows: Sequence[Row], base: Path, options: ReadConfig) -> Iterator[
         waiting = {(row.member, row.frame, row.sha256): row for row in some}
         changed = set[str]()
         try:
-            where = source if is_dicomweb(source) else _spelled_out(base / source)
+            where = source if is_dicomweb(source) else spelled_out(base / source)
             for member in find_sources(where, options):
                 if not waiting:
                     break
@@ -77,7 +77,7 @@ def originals(rows: Sequence[Row], base: Path, options: ReadConfig) -> Iterator[
             yield row, CHANGED if name in changed else GONE
 
 
-def _spelled_out(path: Path) -> Path:
+def spelled_out(path: Path) -> Path:
     """The file whose name the ledger spells so: bytes that are no UTF-8 are spelled out there."""
     if path.exists() or not path.parent.is_dir():
         return path

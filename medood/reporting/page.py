@@ -16,13 +16,12 @@ import numpy.typing as npt
 
 from medood.detection.detector import Detector
 from medood.language import Language
-from medood.reporting.record import checked, key_of, name_of
+from medood.reporting.evidence import key_of
+from medood.reporting.record import MOST_ROWS, checked, name_of
 from medood.reporting.review import COLUMNS, REVIEW_VERSION
 from medood.scans.scan import Status
 from medood.screening.ledger import Ledger, Row
 
-#: Rows of the table: scored scans, the highest scores first, and as many files without a score.
-MOST_ROWS = 10_000
 #: Scores that the slider counts with, and as many more, thinned, for what lies below them.
 MOST_SCORES = 10_000
 _REFUSED_ORDER = f"status = '{Status.NOT_SELECTED}', status, id"
@@ -96,6 +95,8 @@ def _data(record: dict[str, Any], run: Path, detector: Detector, work: Path, lan
         "reviews": review["entries"],
         "words": used,
         "rows": checked(scored + refused),
+        "thumbnails": {key: _embedded(work, name) for key, name in record["thumbnails"].items()},
+        "groups": record["groups"],
         "pages": pages,
         "scored": len(scores),
         "flagged": record["summary"]["flagged"],
@@ -139,7 +140,10 @@ def _falling(scores: npt.NDArray[np.float64]) -> dict[str, list[float]]:
 
 def _legend(record: dict[str, Any], language: Language) -> str:
     known = record["detector"]
-    scales = {"Grad-CAM": known["cam_scale"], language.say("unusual places"): known["places_scale"]}
+    scales = {
+        language.say("map of the score"): known["full_strength"],
+        language.say("unusual places"): known["places_scale"],
+    }
     return "; ".join(language.say("legend", map=name, scale=f"{v:.3g}") for name, v in scales.items() if v is not None)
 
 

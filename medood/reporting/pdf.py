@@ -41,6 +41,7 @@ def report(
     detector: str | Path | None = None,
     *,
     top: int = 20,
+    accepted: int = 0,
     pictures: bool = True,
     review: str | Path | None = None,
     identifiers: bool = False,
@@ -53,8 +54,9 @@ def report(
     Args:
         run: the folder that ``screen`` wrote.
         detector: the detector's folder, where it is no longer the one noted in the ledger.
-        top: number of the most out-of-distribution scans shown with evidence.
-        pictures: show the scans and their Grad-CAM; without, a report can be passed on where the scans may not.
+        top: number of the most out-of-distribution entries shown with evidence: one a file, near-duplicates told together.
+        accepted: number of accepted scans, the highest scores first, that the page shows small too.
+        pictures: show the scans and their maps; without, a report can be passed on where the scans may not.
         review: the JSON or CSV file that ``report.html`` exported.
         identifiers: show what the headers say of patients and studies.
         known: a folder with the scans that the detector learned from; the nearest ones are then shown.
@@ -70,7 +72,9 @@ def report(
     """
     run = Path(run)
     progress = progress or Progress(quiet=True)
-    asked = Asked(top, pictures, Path(review) if review else None, identifiers, Path(known) if known else None, language)
+    asked = Asked(
+        top, accepted, pictures, Path(review) if review else None, identifiers, Path(known) if known else None, language
+    )
     _, loaded = detector_of(run, detector)
     try:
         with tempfile.TemporaryDirectory(prefix="medood-") as scratch:

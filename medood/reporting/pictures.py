@@ -1,10 +1,10 @@
-"""Pictures of evidence: the scan as read, and the Grad-CAM of its score on the detector's one scale."""
+"""Pictures of evidence: the scan as read, under its maps, corrected, and small."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,10 @@ import torch
 from PIL import Image, ImageDraw
 
 from medood.detection.detector import Detector
-from medood.evidence.places import all_maps
-from medood.evidence.reasons import CORRECTIONS, Correction, Distances, corrections, sentences, standing_out
-from medood.language import ENGLISH, Language
-from medood.reporting.originals import Original, originals, patient_and_study
+from medood.detection.hashes import difference_hashes
+from medood.evidence.maps import DRAWN, evidence_maps
+from medood.evidence.reasons import CORRECTIONS, Correction, Distances, Finding, corrections, findings, standing_out
+from medood.reporting.originals import Original, originals
 from medood.scans.scan import Scan
 from medood.scans.transforms import square_shape
 from medood.schema import ReadConfig
@@ -25,133 +25,118 @@ from medood.screening.ledger import Row
 Map = npt.NDArray[np.float32]
 
 Colour = tuple[int, int, int]
-#: The accent of the report, which Grad-CAM is drawn in, and the colour of unusual places.
+#: The accent of the report, which the map of the score is drawn in, and the colour of unusual places.
 ACCENT: Colour = (208, 73, 28)
 PLACES: Colour = (38, 120, 214)
 #: Longest side of a picture in the report, in pixels.
 SIDE = 420
-#: The same of a map by itself, which is no finer than the network's input, and of a nearest scan.
-MAP_SIDE, THUMBNAIL = 128, 160
+#: The same of a map by itself, which is no finer than the network's input, and of a thumbnail.
+MAP_SIDE, THUMBNAIL = 128, 128
 _QUALITY = 90
-_BATCH = 16
 
 
 @dataclass(frozen=True)
-class EvidencePictures:
-    """File names of a scan's pictures, and what speaks for its decision.
+class Drawn:
+    """The evidence of a scan.
 
     Attributes:
-        picture: the scan as read, a JPEG.
-        overlay: the same under its Grad-CAM.
-        unusual: the same under its unusual places; empty where the detector has no such map.
-        map: Grad-CAM alone, transparent where it is 0; a PNG of at most ``MAP_SIDE`` pixels.
-        places: the unusual places alone, likewise.
+        pictures: encoded, by what they show: ``picture``, the scan as read; ``overlay`` and ``unusual``, the same under the
+            map of its score and under its unusual places; ``map`` and ``places``, the two maps alone, transparent where they
+            are 0; ``corrected``, the scan after the one correction that makes it fit. JPEG, the maps alone PNG of at most
+            ``MAP_SIDE`` pixels. A map that nowhere reaches :data:`medood.evidence.maps.DRAWN` is left out.
         peak: row and column, as shares of the picture, where both maps together are highest; none where no one place stands
             out.
-        corrected: the scan after the one correction that makes it fit; empty where there is none.
-        correction: what that correction is.
-        reasons: sentences.
-        identifiers: what the header says of patient and study, by attribute; empty unless asked for.
-        missing: why there are no pictures; empty where there are.
+        correction: the name of that correction; empty where there is none.
+        findings: what speaks for the decision.
     """
 
-    picture: str = ""
-    overlay: str = ""
-    unusual: str = ""
-    map: str = ""
-    places: str = ""
-    peak: tuple[float, float] | None = None
-    corrected: str = ""
-    correction: str = ""
-    reasons: tuple[str, ...] = ()
-    identifiers: dict[str, str] = field(default_factory=dict)
-    missing: str = ""
+    pictures: dict[str, bytes]
+    peak: tuple[float, float] | None
+    correction: str
+    findings: tuple[Finding, ...]
 
 
 def draw_evidence(
-    rows: Sequence[Row],
-    detector: Detector,
-    folder: Path,
-    base: Path = Path(),
-    read: ReadConfig | None = None,
-    *,
-    language: Language = ENGLISH,
-    identifiers: bool = False,
-    advance: Callable[[int], None] = lambda count: None,
-) -> list[EvidencePictures]:
-    """Read scans again and write ``scan-0001.jpg``, its maps (``-cam``, ``-places``) and, where one fits corrected, how.
+    rows: Sequence[Row], detector: Detector, base: Path, read: ReadConfig
+) -> Iterator[tuple[Row, Drawn | str]]:
+    """Read scans again and draw them with their maps and, where a correction fits, corrected.
 
     Args:
-        rows: of scored scans; the number in a file's name is the place among them, from 1.
+        rows: of scored scans.
         detector: the one that scored them.
-        folder: where the pictures go.
         base: the folder that relative sources are relative to.
         read: the options that the run was read with.
-        language: of the reasons.
-        identifiers: keep what the headers say of patients and studies.
-        advance: called with the number of scans done.
 
-    Returns:
-        for each row the file names and the reasons; or why there are none, where the original is gone or has changed.
+    Yields:
+        each row once, with its evidence or with why there is none.
     """
-    read, places = read or ReadConfig(), {id(row): place for place, row in enumerate(rows)}
-    drawn = [EvidencePictures()] * len(rows)
     distances = Distances.of(detector)
-    found = originals(rows, base, read)
-    while some := list(itertools.islice(found, _BATCH)):
-        there = [(row, original) for row, original in some if isinstance(original, Original)]
-        for row, original in some:
-            if not isinstance(original, Original):
-                drawn[places[id(row)]] = EvidencePictures(missing=language.say(original))
-        if there:
-            prepared = torch.stack([detector.prepare(original.scan) for _, original in there])
-            scores = [row.score if row.score is not None else float("inf") for row, _ in there]
-            maps, fitting = all_maps(detector, prepared), corrections(detector, prepared, scores)
-            heats = {name: some / detector.scale_of(name) for name, some in maps.items()}
-            for i, ((row, original), fits) in enumerate(zip(there, fitting, strict=True)):
-                place, heat = places[id(row)], {name: some[i] for name, some in heats.items()}
-                said = sentences(
-                    on_picture(heat.get("both", heat["grad_cam"]), _small(original.scan), detector.preprocess.fit),
-                    1.0,
-                    fits,
-                    (row.facts.get("nearest") or [None])[0],
-                    distances,
-                    row.facts.get("attributes", {}),
-                    language,
-                )
-                names, peak = _draw(original.scan, heat, fits, detector.preprocess.fit, folder, place + 1)
-                stated = patient_and_study(original.source, read) if identifiers else {}
-                told = language.say(fits.done) if fits else ""
-                drawn[place] = EvidencePictures(**names, peak=peak, correction=told, reasons=tuple(said), identifiers=stated)
-        advance(len(some))
-    return drawn
+    for row, original in originals(rows, base, read):
+        if not isinstance(original, Original):
+            yield row, original
+            continue
+        scan, fit = original.scan, detector.preprocess.fit
+        prepared = detector.prepare(scan)[None]  # one at a time: no picture depends on what else is drawn
+        score = row.score if row.score is not None else float("inf")
+        evidence, (fits,) = evidence_maps(detector, prepared), corrections(detector, prepared, [score])
+        heats = {name: maps[0] for name, maps in evidence.maps.items()}
+        small = _small(scan)
+        said = findings(
+            on_picture(evidence.joint[0], small, fit),
+            any(on_picture(heats[name], small, fit).max() >= DRAWN for name in ("score", "places") if name in heats),
+            float(evidence.shown[0]),
+            fits,
+            (row.facts.get("nearest") or [None])[0],
+            distances,
+            row.facts.get("attributes", {}),
+        )
+        yield row, _draw(scan, heats, fits, fit, tuple(said))
 
 
-def _draw(
-    scan: Scan, heat: dict[str, Map], fits: Correction | None, fit: str, folder: Path, number: int
-) -> tuple[dict[str, str], tuple[float, float] | None]:
-    """Write the pictures of one scan; their names by what they show, and where both maps together peak."""
-    name = f"scan-{number:04d}"
+def _draw(scan: Scan, heats: dict[str, Map], fits: Correction | None, fit: str, said: tuple[Finding, ...]) -> Drawn:
     picture = _shrunk(scan.pixels[0], scan.aspect)
-    on = {which: on_picture(some, picture.shape, fit) for which, some in heat.items()}
-    joint = on.get("both", on["grad_cam"])
+    joint = on_picture(heats.get("both", heats["score"]), picture.shape, fit)
     row, col = np.unravel_index(int(joint.argmax()), joint.shape)
-    one_place = standing_out(heat.get("both", heat["grad_cam"]), 1.0)[0] == "one place"
+    one_place = standing_out(heats.get("both", heats["score"]))[0] == "one place"
     peak = (round((row + 0.5) / joint.shape[0], 4), round((col + 0.5) / joint.shape[1], 4)) if one_place else None
-    made = {
-        "picture": (f"{name}.jpg", _grey(picture)),
-        "overlay": (f"{name}-cam.jpg", ringed(blend(picture, on["grad_cam"]), peak)),
-        "map": (f"{name}-cam.png", _map_alone(heat["grad_cam"], picture.shape, fit, ACCENT)),
-    }
-    if "places" in on:
-        made["unusual"] = (f"{name}-places.jpg", ringed(blend(picture, on["places"], PLACES), peak))
-        made["places"] = (f"{name}-places.png", _map_alone(heat["places"], picture.shape, fit, PLACES))
+    made = {"picture": _jpeg(_grey(picture))}
+    for name, over, alone, colour in (("score", "overlay", "map", ACCENT), ("places", "unusual", "places", PLACES)):
+        heat = heats.get(name)
+        laid = on_picture(heat, picture.shape, fit) if heat is not None else np.zeros(1, np.float32)
+        if heat is not None and laid.max() >= DRAWN:
+            made[over] = _jpeg(ringed(blend(picture, laid, colour), peak))
+            made[alone] = _encoded(_map_alone(heat, picture.shape, fit, colour), "PNG")
     if fits:
         undone = CORRECTIONS[fits.done](torch.from_numpy(picture)[None])[0].numpy()
-        made["corrected"] = (f"{name}-fits.jpg", _grey(undone))
-    for file, image in made.values():
-        image.save(folder / file, quality=_QUALITY)
-    return {what: file for what, (file, _) in made.items()}, peak
+        made["corrected"] = _jpeg(_grey(undone))
+    return Drawn(made, peak, fits.done if fits else "", said)
+
+
+def draw_thumbnails(
+    rows: Sequence[Row], detector: Detector, base: Path, read: ReadConfig
+) -> Iterator[tuple[Row, tuple[bytes, bytes] | str]]:
+    """Read scans again and draw each small; see :func:`draw_evidence`.
+
+    Yields:
+        each row once, with a JPEG of at most ``THUMBNAIL`` pixels and the picture's difference hash (32 bytes), or with why
+        there is none.
+    """
+    for row, original in originals(rows, base, read):
+        if not isinstance(original, Original):
+            yield row, original
+            continue
+        look = difference_hashes(detector.prepare(original.scan)[None])[0].tobytes()
+        yield row, (_encoded(thumbnail(original.scan), "JPEG", 75), look)
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    return _encoded(image, "JPEG", _QUALITY)
+
+
+def _encoded(image: Image.Image, kind: str, quality: int = _QUALITY) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, quality=quality)
+    return stream.getvalue()
 
 
 def ringed(picture: Image.Image, peak: tuple[float, float] | None) -> Image.Image:

@@ -15,25 +15,29 @@ import numpy as np
 import numpy.typing as npt
 
 from medood.detection.detector import Detector
-from medood.detection.reference import TRAINING, fingerprint
+from medood.detection.folder import TRAINING
+from medood.detection.reference import fingerprint
 from medood.detection.shipped import find_detector
 from medood.errors import MedoodError
-from medood.evidence.gradcam import EXPLAINED
+from medood.evidence.score_map import FULL_STRENGTH
 from medood.language import Language
 from medood.progress import Progress
+from medood.reporting.entries import SAME_FILE, SAME_PICTURE, Entry
+from medood.reporting.evidence import Shown, key_of, show, without_pictures, write_pictures
 from medood.reporting.known import known_pictures
-from medood.reporting.pictures import EvidencePictures, draw_evidence
 from medood.reporting.review import LONGEST, Review, read_review, run_name
 from medood.scans.scan import Status
-from medood.schema import PreprocessConfig, ReadConfig
+from medood.schema import PreprocessConfig
 from medood.screening.conclusion import summary
 from medood.screening.ledger import Ledger, Row
 from medood.screening.whole import sentences
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _BINS = 40
 #: Lines of a table in the report; verdicts.csv has them all.
 MAX_LINES = 1000
+#: Flagged scans that are grouped into entries and shown small, and scans that are named of an entry.
+MOST_ROWS, MOST_OTHERS = 10_000, 20
 #: Nearest scans whose thumbnails are shown.
 NEAREST = 3
 #: Rows listed as files without a score; what the selection left out is counted, not listed.
@@ -79,8 +83,9 @@ class Asked:
     """What a report is asked to show.
 
     Attributes:
-        top: number of the most out-of-distribution flagged scans shown with evidence.
-        pictures: show the scans and their Grad-CAM.
+        top: number of the most out-of-distribution entries shown with evidence.
+        accepted: number of accepted scans, the highest scores first, that get a thumbnail as every flagged one does.
+        pictures: show the scans and their maps.
         review: a person's review of the run, exported from its page.
         identifiers: keep what the headers say of patients and studies.
         known: a folder with the pictures that the detector learned from, for thumbnails of the nearest ones.
@@ -88,6 +93,7 @@ class Asked:
     """
 
     top: int = 20
+    accepted: int = 0
     pictures: bool = True
     review: Path | None = None
     identifiers: bool = False
@@ -112,26 +118,25 @@ def make_record(run: Path, detector: Detector, folder: Path, asked: Asked, progr
     ledger = Ledger(run)
     try:
         facts = ledger.run()
-        flagged = list(ledger.rows("decision = 'out_of_distribution'", "score DESC, id", MAX_LINES))
+        flagged = list(ledger.rows("decision = 'out_of_distribution'", "score DESC, id", MOST_ROWS))
+        accepted = list(ledger.rows("decision = 'in_distribution'", "score DESC, id", asked.accepted))
         review = _review(ledger, facts, asked.review)
-        shown = flagged[: asked.top]
-        read = ReadConfig(**facts.get("read", {}) | {"select": ""})
-        drawn = [EvidencePictures(missing=language.say("left out of this report"))] * len(shown)
-        if asked.pictures:
-            with progress.bar(len(shown), "evidence") as bar:
-                drawn = draw_evidence(
-                    shown,
-                    detector,
-                    folder,
-                    Path(facts.get("working_directory", ".")),
-                    read,
-                    language=language,
-                    identifiers=asked.identifiers,
-                    advance=lambda count: bar(count, ""),
-                )
-            for row, pictures in zip(shown, drawn, strict=True):
-                if pictures.missing:
-                    progress.say(f"no picture of {row.source} {row.member}: {pictures.missing}")
+        found = (
+            show(
+                run,
+                facts,
+                detector,
+                flagged,
+                accepted,
+                folder,
+                progress,
+                top=asked.top,
+                identifiers=asked.identifiers,
+            )
+            if asked.pictures
+            else without_pictures(flagged, asked.top)
+        )
+        shown = [entry.row for entry in found.entries[: asked.top]]
         nearest = {key for row in shown for key in row.facts.get("nearest_keys", [])[:NEAREST]}
         known = known_pictures(asked.known, nearest if asked.pictures else set(), folder, progress) if asked.known else {}
         scores = np.array([score for (score,) in ledger.columns(["score"], "status = 'scored'")], dtype=np.float64)
@@ -155,16 +160,21 @@ def make_record(run: Path, detector: Detector, folder: Path, asked: Asked, progr
                 **{name: value for name, value in facts["detector"].items() if name != "folder"},
                 "input": _input(detector.preprocess, language),
                 "backbone": detector.network.named(),
-                "cam_scale": detector.cam_scale,
-                "places_scale": detector.scale_of("places") if detector.places else None,
-                "explained": EXPLAINED.get(detector.score_name, ""),
+                "full_strength": FULL_STRENGTH,
+                "places_scale": float(detector.places["places_scale"]) if detector.places else None,
+                "appearance": detector.score_name == "ensemble" and detector.network.appearance is not None,
             },
             "histogram": histogram(detector.calibration.scores, scores, facts["threshold"]),
-            "flagged": [_line(rank, row, review) for rank, row in enumerate(flagged, start=1)],
-            "pages": [
-                _page(rank, row, pictures, known, review, language)
-                for rank, (row, pictures) in enumerate(zip(shown, drawn, strict=True), start=1)
+            "flagged": [
+                _line(rank, entry.row, review) | _grouped(entry, found.thumbnails)
+                for rank, entry in enumerate(found.entries[:MAX_LINES], start=1)
             ],
+            "pages": [
+                _page(rank, entry, found, folder, known, review, language)
+                for rank, entry in enumerate(found.entries[: asked.top], start=1)
+            ],
+            "thumbnails": found.thumbnails,
+            "groups": {key_of(row): key_of(entry.row) for entry in found.entries for row, _ in entry.others},
             "refused": [_line(0, row, None) for row in ledger.rows(_REFUSED, "status, id", MAX_LINES)],
         }
     finally:
@@ -195,11 +205,6 @@ def _names(ledger: Ledger, review: Review) -> dict[str, tuple[str, str]]:
 def name_of(row: Row) -> str:
     """A scan's source and member."""
     return row.source + (f" ! {row.member}" if row.member else "")
-
-
-def key_of(row: Row) -> str:
-    """SHA-256 and frame, which a review names a scan by."""
-    return _key(row.sha256, row.frame)
 
 
 def _key(sha256: str, frame: int) -> str:
@@ -256,15 +261,17 @@ def write_record(record: dict[str, Any], target: Path) -> None:
 
 def _page(
     rank: int,
-    row: Row,
-    pictures: EvidencePictures,
+    entry: Entry,
+    found: Shown,
+    folder: Path,
     known: dict[str, tuple[str, str]],
     review: Review | None,
     language: Language,
 ) -> dict[str, Any]:
+    row = entry.row
     grey = row.facts.get("grayscale", {})
     attributes = row.facts.get("attributes", {})
-    facts = list(pictures.identifiers.items())
+    facts = list(found.identifiers[rank - 1].items())
     facts += [(words, attributes[name]) for name, words in _SHOWN.items() if name in attributes]
     spacing, source = row.facts.get("spacing"), row.facts.get("spacing_source", "")
     shape = row.facts.get("shape", [0, 0])
@@ -279,7 +286,8 @@ def _page(
     nearest = zip(row.facts.get("nearest", []), row.facts.get("nearest_keys", []), strict=True)
     return {
         **_line(rank, row, review),
-        **{name: value for name, value in vars(pictures).items() if name != "identifiers"},
+        **_grouped(entry, found.thumbnails),
+        **write_pictures(found.drawn[rank - 1], folder, rank, language),
         "nearest": [
             {
                 "cosine": round(cosine, 4),
@@ -290,6 +298,17 @@ def _page(
             for cosine, key in nearest
         ],
         "facts": [[language.say(words), value] for words, value in facts],
+    }
+
+
+def _grouped(entry: Entry, thumbnails: dict[str, str]) -> dict[str, Any]:
+    """An entry's thumbnail, and the scans that are told with it."""
+    why = [reason for _, reason in entry.others]
+    return {
+        "thumbnail": thumbnails.get(key_of(entry.row), ""),
+        "same_file": why.count(SAME_FILE),
+        "same_picture": why.count(SAME_PICTURE),
+        "others": [name_of(row) + (f", {row.frame}" if row.frame else "") for row, _ in entry.others[:MOST_OTHERS]],
     }
 
 

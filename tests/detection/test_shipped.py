@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,11 @@ def test_calibrated_with_made_up_chests_it_accepts_others_and_still_flags_strang
     assert sum(count for kind, count in flagged.items() if kind != "chest") >= 12, flagged
     told = " ".join(" ".join(page.extract_text() for page in PdfReader(tmp_path / "screening/report.pdf").pages).split())
     assert "convnext_atto + vit_tiny_patch16_224 (48 px)" in told
-    assert "drawn of head_logit of one network, a part of the score" in told
+    assert "the appearance model by each place's share in its distance" in told
+    record = json.loads((tmp_path / "screening" / "record.json").read_text())
+    corrections = {page["member"]: page["correction"] for page in record["pages"]}
+    assert all(corrections[f"inverted-{number:03d}.dcm"] == "inverted" for number in (0, 1))
+    assert all(page["overlay"] for page in record["pages"]), "the highest scans have a map of the score"
 
 
 def test_names_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,8 @@ from medood.cli.main import app
 from medood.detection.detector import Detector
 from medood.evidence.faithfulness import KINDS, deletion, localisation, overlap, peaks_inside, plant, randomised
 from medood.evidence.gradcam import grad_cam
+from medood.evidence.maps import EvidenceMaps
+from medood.evidence.score_map import ScoreMaps
 from medood.phantom.chest import frontal_chest
 
 
@@ -51,14 +53,15 @@ def test_a_map_that_knows_the_place_is_told_from_chance(tiny_detector: Path, mon
     side = detector.preprocess.size
     plain = films(8, side)
     _, masks = plant("device", plain, torch.Generator().manual_seed(0))
-    right_map = masks.astype(np.float32) * detector.cam_scale
-    monkeypatch.setattr("medood.evidence.faithfulness.grad_cam", lambda *_: right_map)
-    monkeypatch.setattr("medood.evidence.faithfulness.all_maps", lambda *_: {"grad_cam": right_map})
-    (right,) = localisation(detector, plain, "device")
+    right_map, shown = masks.astype(np.float32), np.ones(len(masks))
+    monkeypatch.setattr("medood.evidence.faithfulness.evidence_maps", lambda *_: EvidenceMaps({"score": right_map}, shown))
+    monkeypatch.setattr("medood.evidence.faithfulness.score_maps", lambda *_: ScoreMaps(right_map, shown))
+    right, of_the_head = localisation(detector, plain, "device")
     assert right.peak == right.iou == 1.0
+    assert (of_the_head.maps, of_the_head.iou) == ("grad_cam", None)
     assert right.chance == pytest.approx(masks.mean(), abs=1e-4)
     by_map, by_centre, by_chance = deletion(detector, plain, "device")
-    assert (by_map.order, by_centre.order, by_chance.order) == ("grad_cam", "centre", "random")
+    assert (by_map.order, by_centre.order, by_chance.order) == ("score", "centre", "random")
     assert set(by_map.left) == {0.025, 0.05, 0.1, 0.2}
 
 
@@ -77,7 +80,7 @@ def test_the_command_writes_the_figures(tiny_detector: Path, phantom_folder: Pat
     assert done.stdout.strip() == str(target)
     rows = {row["figure"]: row["value"] for row in csv.DictReader(target.open())}
     assert float(rows["scans"]) == 3
-    for maps in ("grad_cam", "places", "both"):
+    for maps in ("score", "places", "both", "grad_cam"):
         assert 0 <= float(rows[f"opacity of 0.1 to 0.25 of the width: {maps} peaks inside"]) <= 1
     assert "score left after 0.05 of the picture was filled, by random" in rows
     assert -1 <= float(rows["rank correlation with the map of random weights"]) <= 1

@@ -9,7 +9,8 @@ import torch
 
 from medood.detection.detector import Detector
 from medood.evidence.faithfulness import peaks_inside, plant
-from medood.evidence.places import _described, _distances, all_maps, both_maps, fit_places, place_maps
+from medood.evidence.maps import evidence_maps
+from medood.evidence.places import _described, _distances, fit_places, place_maps
 from medood.phantom.chest import frontal_chest
 
 
@@ -70,15 +71,12 @@ def test_maps_are_kept_with_the_detector_and_lie_on_their_scales(detector: Detec
     detector.save(tmp_path / "again")
     again = Detector.load(tmp_path / "again")
     pictures = films(4, detector.preprocess.size, 400)
-    maps, same = all_maps(detector, pictures), all_maps(again, pictures)
-    assert list(maps) == ["grad_cam", "places", "both"]
+    maps, same = evidence_maps(detector, pictures).maps, evidence_maps(again, pictures).maps
+    assert list(maps) == ["score", "places", "both"]
     for name in maps:
         np.testing.assert_array_equal(maps[name], same[name])
-        assert detector.scale_of(name) > 0
-    np.testing.assert_allclose(
-        both_maps(detector, maps["grad_cam"], maps["places"]),
-        maps["places"] / detector.scale_of("places") + maps["grad_cam"] / detector.cam_scale,
-        rtol=1e-6,
-    )
+    places, both = (float(detector.places[f"{name}_scale"]) for name in ("places", "both"))
+    np.testing.assert_allclose(maps["places"] * places, place_maps(detector, pictures), rtol=1e-6)
+    np.testing.assert_allclose(maps["both"] * both, maps["score"] + maps["places"], rtol=1e-5)
     again.places = {}
-    assert list(all_maps(again, pictures)) == ["grad_cam"]
+    assert list(evidence_maps(again, pictures).maps) == ["score"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -11,8 +12,8 @@ from torch import Tensor
 from medood.detection.detector import Detector
 from medood.detection.features import Features
 from medood.detection.reference import Calibration
-from medood.evidence.reasons import CORRECTIONS, Correction, Distances, corrections, sentences, trimmed
-from medood.language import Language
+from medood.evidence.reasons import CORRECTIONS, Correction, Distances, corrections, findings, trimmed
+from medood.language import ENGLISH, Language
 from medood.schema import PreprocessConfig
 
 SIDE = 24
@@ -109,24 +110,47 @@ def test_an_even_border_is_trimmed() -> None:
     assert set(CORRECTIONS) >= {"mirrored", "inverted", "without its even border"}
 
 
-def test_sentences_say_where_how_far_and_what_the_header_says() -> None:
+def test_a_correction_that_explains_most_of_the_score_fits_though_few_calibration_scans_score_as_high(
+    picture: Tensor,
+) -> None:
+    """As of another hospital's film, which lies a little outside even when it is put right."""
+    shifted = (picture + 0.02).clamp(0, 1)
+    detector = Template(picture)
+    detector.calibration = replace(detector.calibration, scores=np.linspace(0.0, 0.1, 200))
+    found = correction(detector, 1 - shifted)
+    assert found is not None
+    assert found.done == "inverted"
+    assert found.p_value < 0.01
+    assert 0.9 < found.share < 1
+
+
+def test_findings_say_where_how_far_and_what_the_header_says() -> None:
     distances = Distances(np.linspace(0.8, 1.0, 1000))
     heat = np.zeros((30, 30), np.float32)
     heat[2:6, 2:6] = 2.0
-    here = sentences(heat, 1.0, None, 0.95, distances, {"BodyPartExamined": "CHEST"})
+
+    def words(*arguments: Any, language: Language = ENGLISH) -> list[str]:
+        return [finding.words(language) for finding in findings(*arguments)]
+
+    here = words(heat, True, 1.0, None, 0.95, distances, {"BodyPartExamined": "CHEST"})
     assert here == ["What stands out covers 2% of the picture, around the upper left as displayed."]
-    far = sentences(heat * 0, 1.0, None, 0.3, distances, {"BodyPartExamined": "CHEST", "ViewPosition": "PA"})
-    assert far[0].startswith(
-        "The header says CHEST PA, yet the picture lies farther from every scan learned from than 100.0%"
-    )
-    assert far[1].startswith("No place stands out")
-    assert sentences(heat + 2, 1.0, None, 0.3, distances, {})[0].startswith("Lies farther")
+    far = words(heat * 0, False, 0.3, None, 0.3, distances, {"BodyPartExamined": "CHEST", "ViewPosition": "PA"})
+    assert far[0].startswith("The header says CHEST PA, yet the picture lies farther from every training scan than 100.0%")
+    assert far[1].startswith("No map can show why")
+    assert len(far) == 2, "of a map that is not shown no share is told"
+    assert words(heat + 2, True, 1.0, None, 0.3, distances, {})[0].startswith("Lies farther")
+    faint = words(heat * 0.4, True, 1.0, None, None, distances, {})
+    assert faint == ["Nothing stands out more than in calibration scans; what the maps show is faint."]
     half = np.full((30, 30), 0.6, np.float32)
     half[3, 3] = 1.5
-    assert "it is not one place" in sentences(half, 1.0, None, None, distances, {})[-1], "all of it is odd at half strength"
-    found = Correction("inverted", 0.5, torch.zeros(1, 2, 2))
-    german = sentences(heat, 1.0, found, 0.3, distances, {"BodyPartExamined": "CHEST"}, Language("de"))
-    assert german[0] == "Passt, wenn invertiert (p-Wert dann 0.5): Grauskala prüfen."
+    assert "it is not one place" in words(half, True, 1.0, None, None, distances, {})[-1], (
+        "all of it is odd at half strength"
+    )
+    found = Correction("inverted", 0.5, 0.95, torch.zeros(1, 2, 2))
+    german = words(heat, True, 0.8, found, 0.3, distances, {"BodyPartExamined": "CHEST"}, language=Language("de"))
+    assert german[0].startswith("Passt, wenn invertiert: Das nimmt 95% dessen weg")
+    assert german[0].endswith("(p-Wert dann 0.5). Grauskala prüfen.")
     assert german[1].startswith("Der Header sagt CHEST")
     assert german[2] == "Was auffällt, bedeckt 2% des Bildes, oben links in der Darstellung."
-    assert "it is not one place" in sentences(heat + 2, 1.0, None, None, distances, {})[-1]
+    assert german[3].startswith("Die Karte zeigt 80% des Scores")
+    assert "it is not one place" in words(heat + 2, True, 1.0, None, None, distances, {})[-1]

@@ -8,6 +8,7 @@ import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
+import torch
 from PIL import Image
 from pydicom.uid import (
     ComputedRadiographyImageStorage,
@@ -21,7 +22,7 @@ from typer.testing import CliRunner
 from medood.cli.main import app
 from medood.detection.detector import Detector
 from medood.errors import MedoodError
-from medood.evidence.gradcam import grad_cam
+from medood.evidence.score_map import ScoreMaps, score_maps
 from medood.phantom.dicom import dicom_bytes
 from medood.phantom.strangers import STRANGERS
 from medood.reporting.dicom import write_dicom
@@ -107,7 +108,7 @@ def test_overlay_and_map_hold_the_evidence(run: Path, tiny_detector: Path, tmp_p
     detector = Detector.load(tiny_detector)
     scan = next(s for s in read_scans(run.parent / "archive.zip") if s.identity.member == "ct.dcm")
     assert isinstance(scan, Scan)
-    heat = grad_cam(detector, detector.prepare(scan)[None])[0]
+    heat = score_maps(detector, detector.prepare(scan)[None]).maps[0]
     stored = np.frombuffer(raw.FloatPixelData, "<f4").reshape(96, 96)
     assert float(stored.max()) == pytest.approx(float(heat.max()), rel=0.1)
     assert np.isfinite(stored).all()
@@ -144,3 +145,16 @@ def test_a_wrong_detector_and_a_file_in_the_way_are_told(run: Path, tmp_path: Pa
     (tmp_path / "file").write_text("")
     with pytest.raises(MedoodError, match="cannot be written"):
         write_dicom(run, tmp_path / "file")
+
+
+def test_where_no_map_can_show_why_no_copy_is_called_an_overlay(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faint(detector: Detector, pictures: torch.Tensor) -> ScoreMaps:
+        side = pictures.shape[-1]
+        return ScoreMaps(np.full((len(pictures), side, side), 5.9, np.float32), np.ones(len(pictures)))
+
+    monkeypatch.setattr("medood.reporting.dicom.score_maps", faint)
+    written = [item for item in write_dicom(run, tmp_path) if item.files]
+    assert written
+    assert all([text.split(": ")[0] for text in item.files] == ["sr"] for item in written)

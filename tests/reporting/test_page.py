@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 from pypdf import PdfReader
 
@@ -110,8 +111,10 @@ def test_the_table_holds_every_row_and_hostile_names_as_text(page: Page, run: Pa
     shown = names(page)
     assert len(shown) == record_of(run)["summary"]["scanned"] == 20
     assert any("onerror=alert(1)" in name for name in shown)
-    assert page.locator("table img").count() == 0
-    assert page.locator("h1").inner_text() == "Which of these scans do not belong"
+    small = page.locator("table img")
+    assert small.count() == len(record_of(run)["thumbnails"]) == record_of(run)["summary"]["flagged"]
+    assert all(small.nth(i).get_attribute("src").startswith("data:image/jpeg") for i in range(small.count()))
+    assert page.locator("h1").inner_text() == "Scans that do not belong"
 
 
 def test_filtering_and_sorting(page: Page, run: Path) -> None:
@@ -191,7 +194,8 @@ def test_the_viewer_by_mouse_and_keyboard(page: Page, run: Path) -> None:
     page.keyboard.press("p")
     assert page.inner_text("#place") == "1 of 20"
     page.locator("#rows button").nth(7).click()
-    assert page.locator("#figure").is_hidden()
+    assert page.locator("#picture").is_visible(), "small, where there is no more"
+    assert not page.locator("#map").is_visible()
     assert "--top N" in page.inner_text("#missing")
     page.locator("#rows button").nth(19).click()
     assert page.is_disabled("#agree")
@@ -258,7 +262,7 @@ def test_everything_has_a_name_for_a_screen_reader(page: Page) -> None:
     unnamed = page.evaluate(
         """() => [...document.querySelectorAll("button, input, select, textarea, img:not([hidden])")]
         .filter((e) => e.offsetParent !== null)
-        .filter((e) => !(e.innerText || e.alt || e.getAttribute("aria-label") || (e.labels && e.labels.length)))
+        .filter((e) => !(e.innerText || e.hasAttribute("alt") || e.getAttribute("aria-label") || e.labels?.length))
         .map((e) => e.outerHTML)"""
     )
     assert unnamed == []
@@ -358,3 +362,42 @@ def test_the_focus_stays_on_the_row_that_was_opened(page: Page) -> None:
     page.keyboard.press("Enter")
     page.keyboard.press("a")
     assert page.evaluate("document.activeElement.textContent") == name
+
+
+def test_an_entry_is_found_reviewed_and_opened_with_all_that_is_told_with_it(
+    chromium: Browser, tiny_detector: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    shades = [Image.fromarray((STRANGERS["ct_like"](n, 96) * 255).astype(np.uint8)) for n in range(3)]
+    shades[0].save(tmp_path / "in" / "frames.tiff", save_all=True, append_images=shades[1:])
+    odd = Image.fromarray((STRANGERS["inverted"](1, 96) * 255).astype(np.uint8))
+    odd.save(tmp_path / "in" / "first.png")
+    odd.save(tmp_path / "in" / "second.jpg", quality=95)
+    shutil.copy(tmp_path / "in" / "second.jpg", tmp_path / "in" / "zz-same-bytes.jpg")
+    screen([tmp_path / "in"], tiny_detector, tmp_path / "run", fpr=0.9)
+    report(tmp_path / "run", top=3)
+    record = record_of(tmp_path / "run")
+    assert len(record["flagged"]) == 2, "the file of three frames, and the picture that is there twice"
+    for page in opened(chromium, tmp_path / "run"):
+        assert len(names(page)) == 3, "two entries, and the copy without a score"
+        page.select_option("#which", "refused")
+        assert [Path(name).name for name in names(page)] == ["zz-same-bytes.jpg"]
+        page.select_option("#which", "all")
+        hidden = next(key for key, lead in record["groups"].items() if lead == record["pages"][0]["key"])
+        for name in ("first.png", "second.jpg"):
+            page.fill("#filter", name)
+            assert "with 1 more" in names(page)[0], "found by the name of any scan of the entry"
+        page.fill("#filter", "")
+        page.keyboard.press("Escape")
+        page.locator("#rows button").nth(0).click()
+        assert "Reviewed together" in page.inner_text("#reasons")
+        page.click("#agree")
+        page.uncheck("#entries")
+        assert len(names(page)) == 6
+        row = page.locator(f"#rows tr[data-key='{hidden}']").first
+        assert row.locator("td").nth(5).inner_text() == "agreed"
+        row.locator("button").click()
+        page.click("#agree")  # taken back, for this one alone
+        page.check("#entries")
+        page.select_option("#which", "unreviewed")
+        assert len(names(page)) == 2, "an entry is not reviewed until all of it is"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import shutil
 import zipfile
@@ -22,8 +23,9 @@ from medood.phantom.dicom import dicom_bytes
 from medood.phantom.strangers import STRANGERS
 from medood.progress import Progress
 from medood.reporting.pdf import report, typeset, typesettable
-from medood.reporting.pictures import blend, draw_evidence, on_picture
+from medood.reporting.pictures import Drawn, blend, draw_evidence, on_picture
 from medood.reporting.record import Asked, histogram, make_record, write_record
+from medood.schema import ReadConfig
 from medood.screening.ledger import Ledger, Row
 from medood.screening.pipeline import screen
 
@@ -58,7 +60,7 @@ def test_the_pdf_says_what_the_ledger_holds(run: Path, tiny_detector: Path) -> N
     assert Detector.load(tiny_detector).sha256[:12] in text
     assert "Limits of use" in text
     assert "Signature" in text
-    assert "Grad-CAM" in text
+    assert "map of the score" in text
     assert "broken.dcm" in text
     assert "not_an_image" in text
     ledger = Ledger(run)
@@ -82,8 +84,10 @@ def test_a_report_without_pictures_holds_none(run: Path) -> None:
     with_pictures = PdfReader(report(run, top=2))
     drawn = [page for page in json.loads((run / "record.json").read_text())["pages"] if page["reasons"]]
     assert len(drawn) == 2
-    expected = sum(3 + bool(page["corrected"]) for page in drawn)  # the map alone is for the page
-    assert sum(len(page.images) for page in with_pictures.pages) == expected
+    shown = ("picture", "overlay", "unusual", "corrected")  # a map alone is for the page
+    expected = sum(bool(page[name]) for page in drawn for name in shown)
+    small = len(json.loads((run / "record.json").read_text())["flagged"])
+    assert sum(len(page.images) for page in with_pictures.pages) == expected + small
     without = PdfReader(report(run, top=2, pictures=False))
     assert sum(len(page.images) for page in without.pages) == 0
     assert "left out of this report" in text_of(run / "report.pdf")
@@ -144,11 +148,11 @@ def test_a_missing_or_changed_original_is_said(run: Path, tiny_detector: Path, t
     ledger.close()
     detector = Detector.load(tiny_detector)
     gone, other = replace(row, source=str(tmp_path / "gone.zip")), replace(row, sha256="0" * 64)
-    drawn = draw_evidence([gone, row, other], detector, tmp_path)
-    assert "no longer" in drawn[0].missing
-    assert drawn[1].picture == "scan-0002.jpg", "what the others lack stops nothing"
-    assert "changed" in drawn[2].missing
-    assert sorted(path.name[:9] for path in tmp_path.iterdir()) == ["scan-0002"] * (5 + bool(drawn[1].corrected))
+    drawn = list(draw_evidence([gone, row, other], detector, Path(), ReadConfig()))
+    found = {id(row): made for row, made in drawn}
+    assert "no longer" in str(found[id(gone)])
+    assert isinstance(found[id(row)], Drawn), "what the others lack stops nothing"
+    assert "changed" in str(found[id(other)])
 
 
 def test_a_relative_source_is_found_from_another_folder(
@@ -171,10 +175,13 @@ def test_evidence_pictures_keep_the_shape_of_the_scan(run: Path, tiny_detector: 
     ledger = Ledger(tmp_path / "run")
     row = next(ledger.rows())
     ledger.close()
-    (drawn,) = draw_evidence([row], Detector.load(tiny_detector), tmp_path)
-    opened = [Image.open(tmp_path / name) for name in (drawn.picture, drawn.overlay, drawn.map)]
-    assert [image.size for image in opened] == [(128, 64)] * 3
-    assert [image.mode for image in opened] == ["L", "RGB", "RGBA"]
+    ((_, drawn),) = draw_evidence([row], Detector.load(tiny_detector), Path(), ReadConfig())
+    assert isinstance(drawn, Drawn)
+    opened = {name: Image.open(io.BytesIO(content)) for name, content in drawn.pictures.items()}
+    assert {"picture", "unusual", "places"} <= set(opened)
+    modes = {"picture": "L", "corrected": "L", "map": "RGBA", "places": "RGBA"}
+    for name, image in opened.items():
+        assert (image.size, image.mode) == ((128, 64), modes.get(name, "RGB"))
 
 
 def test_no_heat_leaves_the_picture_grey_and_full_heat_colours_it() -> None:
@@ -197,7 +204,7 @@ def test_mistakes_are_told(run: Path, tiny_detector: Path, tmp_path: Path) -> No
         report(tmp_path)
     other = tmp_path / "other"
     detector = Detector.load(tiny_detector)
-    detector.cam_scale = 123.0
+    detector.facts["config"]["name"] = "another"
     detector.save(other)
     with pytest.raises(MedoodError, match="was scored by the detector"):
         report(run, other)
@@ -289,7 +296,8 @@ def test_histogram_counts_everything_once() -> None:
 
 def test_rows_by_hand_need_no_facts(tmp_path: Path, tiny_detector: Path) -> None:
     row = Row("nowhere.png", "", 0, "1" * 64, "scored", "", 5.0, 0.01, "out_of_distribution")
-    assert draw_evidence([row], Detector.load(tiny_detector), tmp_path)[0].missing
+    ((_, why),) = draw_evidence([row], Detector.load(tiny_detector), tmp_path, ReadConfig())
+    assert isinstance(why, str)
 
 
 def test_a_map_lies_on_the_picture_that_was_fitted_to_the_square() -> None:

@@ -18,6 +18,12 @@
   const rows = data.rows.map(([key, name, status, decision, score, p, reason, page], i) => ({
     key, name, status, decision, score, p, reason, page, rank: status === "scored" ? i + 1 : null, text: `${name} ${status} ${reason}`.toLowerCase(),
   }));
+  const byKey = new Map(rows.filter((row) => row.status === "scored").map((row) => [row.key, row]));
+  const told = new Map(); // what is told with an entry, by its key
+  for (const [key, lead] of Object.entries(data.groups)) if (byKey.has(key) && byKey.has(lead)) told.set(lead, [...(told.get(lead) ?? []), byKey.get(key)]);
+  const grouped = () => at("entries").checked;
+  const toldWith = (row) => (grouped() && row.status === "scored" && told.get(row.key)) || [];
+  const isTold = (row) => grouped() && row.status === "scored" && byKey.has(data.groups[row.key]);
   const reviews = new Map(data.reviews.map((item) => [item.key, item]));
   const verdictOf = (row) => reviews.get(row.key)?.verdict ?? "";
 
@@ -38,7 +44,8 @@
     const wanted = at("filter").value.trim().toLowerCase();
     const pass = passes[at("which").value];
     const get = value[sorting.by];
-    shown = rows.filter((r) => pass(r) && (!wanted || r.text.includes(wanted)));
+    const fits = (r) => pass(r) && (!wanted || r.text.includes(wanted));
+    shown = rows.filter((r) => !isTold(r) && (fits(r) || toldWith(r).some(fits)));
     const compare = (a, b) => (typeof a === "string" ? (a < b ? -1 : Number(a > b)) : a - b);
     shown.sort((a, b) => {
       const x = get(a), y = get(b);
@@ -56,7 +63,11 @@
     const open = make("button", { type: "button", "aria-label": say("html open", { name: row.name }) }, row.name);
     open.addEventListener("click", () => show(row));
     const name = make("td");
+    const thumbnail = data.thumbnails[row.key];
+    if (thumbnail) name.append(make("img", { src: thumbnail, alt: "", loading: "lazy" }));
     name.append(open);
+    const others = toldWith(row).length;
+    if (others) name.append(make("span", { class: "others" }, say("html told with", { count: others })));
     const status = row.decision ? words[row.decision] : row.status;
     tr.append(
       make("td", { class: "number" }, row.rank ?? ""), name, make("td", { class: "status" }, status),
@@ -95,22 +106,24 @@
     current = row;
     const evidence = row.page >= 0 ? data.pages[row.page] : null;
     at("name").textContent = row.name;
-    const pictured = Boolean(evidence && evidence.picture);
-    at("figure").hidden = !pictured;
-    if (pictured) {
-      at("picture").src = evidence.picture;
+    const picture = evidence?.picture || data.thumbnails[row.key];
+    at("figure").hidden = !picture;
+    if (picture) {
+      at("picture").src = picture;
       at("picture").alt = `${words["scan as read"]}: ${row.name}`;
-      at("map").src = evidence.map;
-      at("map").alt = words["cam of the score"];
-      at("places").hidden = !evidence.places;
-      if (evidence.places) at("places").src = evidence.places;
-      at("places").alt = words["unusual places"];
-      at("peak").hidden = !evidence.peak;
-      if (evidence.peak) [at("peak").style.top, at("peak").style.left] = evidence.peak.map((share) => `${100 * share}%`);
+      for (const [id, text] of [["map", "map of the score"], ["places", "unusual places"]]) {
+        at(id).hidden = !evidence?.[id];
+        if (evidence?.[id]) at(id).src = evidence[id];
+        at(id).alt = words[text];
+      }
+      at("peak").hidden = !evidence?.peak;
+      if (evidence?.peak) [at("peak").style.top, at("peak").style.left] = evidence.peak.map((share) => `${100 * share}%`);
     }
     const missing = evidence ? evidence.missing && say("No picture", { why: evidence.missing }) : row.status === "scored" && words["html no evidence"];
     at("missing").textContent = missing || "";
+    const others = toldWith(row);
     const reasons = [...(evidence ? evidence.reasons : []), ...(row.reason ? [row.reason] : [])];
+    if (others.length) reasons.push(say("html judged with", { count: others.length, names: others.slice(0, 20).map((r) => r.name).join(", ") }));
     list(at("reasons"), reasons.map((text) => make("li", {}, text)));
     const small = evidence && evidence.corrected ? [captioned(evidence.corrected, evidence.correction)] : [];
     for (const known of evidence ? evidence.nearest : []) {
@@ -148,9 +161,13 @@
 
   const note = (change) => {
     if (!current || current.status !== "scored") return;
-    const item = { key: current.key, verdict: "", note: "", ...reviews.get(current.key), ...change };
-    if (item.verdict || item.note) reviews.set(current.key, item);
-    else reviews.delete(current.key);
+    const amend = (row, part) => {
+      const item = { key: row.key, verdict: "", note: "", ...reviews.get(row.key), ...part };
+      if (item.verdict || item.note) reviews.set(row.key, item);
+      else reviews.delete(row.key);
+    };
+    amend(current, change);
+    if ("verdict" in change) for (const row of toldWith(current)) amend(row, { verdict: change.verdict });
     exported = false;
     reviewed();
     draw();
@@ -257,6 +274,7 @@
   // ---- wiring
   at("filter").addEventListener("input", choose);
   at("which").addEventListener("change", choose);
+  at("entries").addEventListener("change", () => { choose(); if (current) show(current); });
   at("before").addEventListener("click", () => { page -= 1; draw(); });
   at("after").addEventListener("click", () => { page += 1; draw(); });
   for (const head of document.querySelectorAll("th[data-sort]")) {
