@@ -37,7 +37,14 @@ class EvidenceCache:
     """
 
     def __init__(self, run: Path, detector: Detector, facts: dict[str, Any]) -> None:
-        stated = [_FORMAT, version("medood"), detector.sha256, detector.calibration.sha256, facts["started"], facts["read"]]
+        stated = [
+            _FORMAT,
+            version("medood"),
+            detector.sha256,
+            detector.calibration.sha256,
+            facts["started"],
+            facts.get("read"),
+        ]
         self._stamp = hashlib.sha256(json.dumps(stated).encode()).hexdigest()
         path = run / NAME
         try:
