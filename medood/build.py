@@ -316,7 +316,8 @@ def _detector(
     if _mean(table[score]) < _NEAR_CHANCE:
         progress.say(
             f"WARNING: the score {score} hardly tells shifted development scans from others: mean AUROC "
-            f"{_mean(table[score]):.3f}, where 0.5 is chance. Do not screen with this detector: train longer, or with more."
+            f"{_mean(table[score]):.3f}, where 0.5 is chance. Do not screen with this detector; train longer, or with more "
+            "scans."
         )
     detector = Detector(
         network=network,

@@ -56,8 +56,9 @@ def benchmark_command(
         progress=progress,
     )
     write_benchmark(found, out, f"Benchmark of {found.facts['detector']}")
-    for _ in progress.track(iter([out]), 1, "figures"):
+    with progress.bar(1, "figures") as bar:
         write_figures(found, out)
+        bar(1, "")
     for sentence in found.missing:
         progress.say(f"left out: {sentence}")
     for (group, name), leak in sorted(found.leaks.items()):

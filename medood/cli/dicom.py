@@ -14,7 +14,7 @@ def dicom_command(
     detector: Annotated[Path | None, typer.Option("--detector", help="The detector's folder, if it was moved.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the folder.")] = False,
 ) -> None:
-    """Write the flagged scans' DICOM objects: Structured Report, Grad-CAM overlay, raw map, and the audit report.
+    """Write the flagged scans' DICOM objects: Structured Report, map of the score (over the scan, and raw), audit report.
 
     They belong to the scans' own studies and carry their patients' names, as whoever reads them in the PACS expects.
     """

@@ -23,7 +23,7 @@ def report_command(
         bool, typer.Option("--with-identifiers", help="Show patients' names, numbers and dates from the headers.")
     ] = False,
     known: Annotated[
-        Path | None, typer.Option("--known", help="The scans that the detector learned from; the nearest ones are shown.")
+        Path | None, typer.Option("--known", help="The detector's training scans; the nearest ones are shown.")
     ] = None,
     language: Annotated[str, typer.Option("--language", help="en or de.")] = "en",
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the paths.")] = False,

@@ -27,7 +27,7 @@ Vector = npt.NDArray[np.float64]
 #: The false-alarm rate whose limit is the unit of a map.
 _RATE = 0.05
 #: What is drawn at full strength. An even map of a score at the limit is 1 everywhere; a place that adds twelve times that
-#: for its size stands out. Set on calibration films, 96 of 100 of which stay below it.
+#: for its size stands out. Set on calibration films, more than 95 of 100 of which stay below it.
 FULL_STRENGTH = 12.0
 
 

@@ -193,7 +193,7 @@ def _review(ledger: Ledger, facts: dict[str, Any], path: Path | None) -> Review 
 
 
 def _keys(ledger: Ledger, where: str = "1") -> list[str]:
-    return [_key(*found) for found in ledger.columns(["sha256", "frame"], where)]
+    return [f"{sha256}:{frame}" for sha256, frame in ledger.columns(["sha256", "frame"], where)]
 
 
 def _names(ledger: Ledger, review: Review) -> dict[str, tuple[str, str]]:
@@ -205,10 +205,6 @@ def _names(ledger: Ledger, review: Review) -> dict[str, tuple[str, str]]:
 def name_of(row: Row) -> str:
     """A scan's source and member."""
     return row.source + (f" ! {row.member}" if row.member else "")
-
-
-def _key(sha256: str, frame: int) -> str:
-    return f"{sha256}:{frame}"
 
 
 def _digest(path: Path) -> str:
