@@ -10,23 +10,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from medood.build import train
     from medood.detection.detector import Detector
-    from medood.scans.load import LoadScand
-    from medood.scans.read import read_scans
+    from medood.scans.monai_loader import LoadScand
+    from medood.scans.reader import read_scans
     from medood.scans.scan import Refusal, Scan
-    from medood.screening.pipeline import screen
+    from medood.screening.run import screen
+    from medood.workflows.train import train
 
 __all__ = ["Detector", "LoadScand", "Refusal", "Scan", "read_scans", "screen", "train"]
 
 _HOMES = {
     "Detector": "medood.detection.detector",
-    "LoadScand": "medood.scans.load",
+    "LoadScand": "medood.scans.monai_loader",
     "Refusal": "medood.scans.scan",
     "Scan": "medood.scans.scan",
-    "read_scans": "medood.scans.read",
-    "screen": "medood.screening.pipeline",
-    "train": "medood.build",
+    "read_scans": "medood.scans.reader",
+    "screen": "medood.screening.run",
+    "train": "medood.workflows.train",
 }
 
 

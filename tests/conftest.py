@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from medood.config import load_config
-from medood.schema import RunConfig
+from medood.config.loader import load_config
+from medood.config.schema import RunConfig
 
 ROOT = Path(__file__).parent.parent
 
@@ -60,6 +60,6 @@ def tiny_config(root: Path, out: Path, *overrides: str) -> RunConfig:
 @pytest.fixture(scope="session")
 def tiny_detector(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a detector trained for seconds on phantoms; good for plumbing, not for figures."""
-    from medood.build import train
+    from medood.workflows.train import train
 
     return train(tiny_config(phantom_folder, tmp_path_factory.mktemp("tiny")))

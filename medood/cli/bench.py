@@ -27,11 +27,11 @@ def train_command(
     quiet: Annotated[bool, typer.Option("--quiet", help="Draw no progress bar.")] = False,
 ) -> None:
     """Pictures a second of the step, of the views and of both, against the plain way of writing the same training."""
-    from medood.config import load_config
+    from medood.config.loader import load_config
 
     run = load_config(config, overrides or [])
 
-    from medood.distillation.bench import training_speed
+    from medood.distillation.training_benchmark import training_speed
     from medood.progress import Progress
 
     speed = training_speed(run, steps, repeats, Progress(quiet=quiet))
@@ -55,7 +55,7 @@ def decode_command(
 ) -> None:
     """Files a second by transfer syntax and decoder, against plain pydicom.pixel_array, and the gain of a second process."""
     from medood.errors import MedoodError
-    from medood.scans.bench import Speed, decode_speed, two_process_gain
+    from medood.scans.decode_benchmark import Speed, decode_speed, two_process_gain
 
     if not path.exists():
         raise MedoodError(f"{path} does not exist. Give a folder of DICOM files.")

@@ -35,8 +35,8 @@ def benchmark_command(
 
     from medood.detection.detector import Detector
     from medood.evaluation.benchmark import benchmark
+    from medood.evaluation.external_baselines import frozen_backbone
     from medood.evaluation.figures import write_figures
-    from medood.evaluation.peers import frozen_backbone
     from medood.evaluation.tables import main_table, write_benchmark
     from medood.progress import Progress
 

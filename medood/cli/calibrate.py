@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from medood.cli.reading import DEFAULTS, Frames, Plane, Select
-from medood.schema import ReadConfig
+from medood.cli.read_options import DEFAULTS, Frames, Plane, Select
+from medood.config.schema import ReadConfig
 
 
 def calibrate_command(
@@ -32,10 +32,10 @@ def calibrate_command(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the path of the calibration.")] = False,
 ) -> None:
     """Calibrate a detector for another hospital without training; its other calibrations are kept."""
-    from medood.detection.calibration import check_rate, true_rate
-    from medood.detection.folder import CALIBRATIONS
+    from medood.detection.conformal import check_rate, true_rate
+    from medood.detection.detector_folder import CALIBRATIONS
     from medood.progress import Progress
-    from medood.recalibration import calibrate
+    from medood.workflows.calibrate import calibrate
 
     progress = Progress(quiet=quiet)
     check_rate(fpr, 10**9)

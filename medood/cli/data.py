@@ -15,11 +15,11 @@ data_app = typer.Typer(no_args_is_help=True, help="Cards of public data sets, an
 @data_app.command("list")
 def list_command(name: Annotated[str, typer.Argument(help="Print this card whole.")] = "") -> None:
     """List the data cards, or print one."""
-    from medood.config import shipped
-    from medood.evaluation.cards import cards, find_card
+    from medood.config.resources import shipped_file
+    from medood.evaluation.data_cards import cards, find_card
 
     if name:
-        print(shipped(f"datasets/{find_card(name).key}.yaml").read_text(encoding="utf-8"), end="")
+        print(shipped_file(f"datasets/{find_card(name).key}.yaml").read_text(encoding="utf-8"), end="")
         return
     known = cards()
     width = max(len(card.key) for card in known)
@@ -43,8 +43,8 @@ def manifest_command(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the path of the manifest.")] = False,
 ) -> None:
     """Make the manifest of a downloaded data set: groups, patient-wise splits, near-duplicates."""
-    from medood.evaluation.cards import find_card
-    from medood.evaluation.make_manifest import make_manifest, write_manifest
+    from medood.evaluation.data_cards import find_card
+    from medood.evaluation.manifest_builder import make_manifest, write_manifest
     from medood.progress import Progress
 
     progress = Progress(quiet=quiet)
@@ -68,7 +68,7 @@ def check_command(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print problems only.")] = False,
 ) -> None:
     """Check a manifest and its files; exit code 2 where there is a problem."""
-    from medood.evaluation.make_manifest import check_manifest
+    from medood.evaluation.manifest_builder import check_manifest
     from medood.progress import Progress
 
     found = check_manifest(manifest, Progress(quiet=quiet))

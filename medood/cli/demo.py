@@ -17,8 +17,8 @@ def demo_command(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the paths of what was made.")] = False,
 ) -> None:
     """Make an archive of made-up chest radiographs with strangers among them, screen it, and report."""
-    from medood.demo import demo
     from medood.progress import Progress
+    from medood.workflows.demo import demo
 
     made = demo(out, Progress(quiet=quiet), train=train)
     if not quiet:

@@ -19,7 +19,7 @@ def dicom_command(
     They belong to the scans' own studies and carry their patients' names, as whoever reads them in the PACS expects.
     """
     from medood.progress import Progress
-    from medood.reporting.dicom import write_dicom
+    from medood.reporting.dicom_objects import write_dicom
 
     progress = Progress(quiet=quiet)
     folder = out or run / "dicom"

@@ -32,7 +32,7 @@ def doctor_command() -> None:
 
     Exit code 2 where one does not; the line says what to install.
     """
-    from medood.scans.syntaxes import supported_syntaxes
+    from medood.scans.dicom.transfer_syntaxes import supported_syntaxes
 
     print(f"medood {version('medood')}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
     for name in PACKAGES:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medood.detection.shipped import DEFAULT
+from medood.config.resources import DEFAULT
 
 
 def faithfulness_command(
@@ -28,7 +28,7 @@ def faithfulness_command(
     like it is to the map of a network with random weights; each beside what chance gives.
     """
     from medood.detection.detector import Detector
-    from medood.evidence.faithfulness import measure, write_csv
+    from medood.evaluation.faithfulness import measure, write_csv
     from medood.progress import Progress
 
     figures = measure(Detector.load(detector), source, limit=limit, seed=seed, progress=Progress(quiet=quiet))

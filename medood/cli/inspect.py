@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medood.cli.reading import (
+from medood.cli.read_options import (
     DEFAULTS,
     Frames,
     MaxBytes,
@@ -20,8 +20,8 @@ from medood.cli.reading import (
     Plane,
     Select,
 )
+from medood.config.schema import PreprocessConfig, ReadConfig
 from medood.errors import MedoodError
-from medood.schema import PreprocessConfig, ReadConfig
 
 
 def inspect_command(
@@ -45,8 +45,8 @@ def inspect_command(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the count of each status.")] = False,
 ) -> None:
     """Show what was read of each scan and how its grey values were made. No patient attribute is printed."""
-    from medood.scans.inspect import describe, write_picture
-    from medood.scans.read import read_scans
+    from medood.scans.inspection import describe, write_picture
+    from medood.scans.reader import read_scans
 
     read = ReadConfig(
         frames,

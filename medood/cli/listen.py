@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from medood.cli.reading import DEFAULTS, Select
+from medood.cli.read_options import DEFAULTS, Select
 from medood.cli.screen import cores, signals, tell
-from medood.detection.shipped import DEFAULT
-from medood.schema import ReadConfig
+from medood.config.resources import DEFAULT
+from medood.config.schema import ReadConfig
 
 
 def listen_command(
@@ -48,8 +48,8 @@ def listen_command(
 ) -> None:
     """Receive DICOM objects (C-STORE) and screen them as they come, until interrupted; verdicts.csv is written then."""
     from medood.progress import Progress
-    from medood.screening.listen import Doors, listen
-    from medood.screening.pipeline import Work
+    from medood.screening.dicom_scp import Doors, listen
+    from medood.screening.run import Work
 
     progress = Progress(quiet=quiet)
     doors = Doors(port, bind, title, caller or (), peer or (), associations, max_bytes, reserve, health_port)

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from torch import Tensor
 
-from medood.config import load_config
+from medood.config.loader import load_config
 
 
 def negatives_command(
@@ -23,7 +23,7 @@ def negatives_command(
     run = load_config(config, overrides or [])
 
     from medood.errors import MedoodError
-    from medood.negatives.sheet import contact_sheet, save_sheet
+    from medood.negatives.contact_sheet import contact_sheet, save_sheet
 
     if not run.negatives.mixture:
         raise MedoodError("negatives.mixture is empty; there is nothing to show.")
@@ -33,11 +33,11 @@ def negatives_command(
 def _pictures(root: str, size: int, rows: int) -> Tensor:
     import torch
 
+    from medood.config.schema import PreprocessConfig
     from medood.phantom.chest import frontal_chest
-    from medood.scans.read import read_scans
+    from medood.scans.reader import read_scans
     from medood.scans.scan import Scan
     from medood.scans.transforms import network_input, preprocessing
-    from medood.schema import PreprocessConfig
 
     chain = preprocessing(PreprocessConfig(max(size, 96)))
     found: list[Tensor] = []

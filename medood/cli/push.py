@@ -21,7 +21,7 @@ def push_command(
 
     from medood.errors import MedoodError
     from medood.progress import Progress
-    from medood.scans.pacs import is_dicomweb, store
+    from medood.scans.sources.dicomweb import is_dicomweb, store
 
     if not is_dicomweb(to):
         raise MedoodError(f"--to is {to!r}; expected dicomweb+https://HOST/ROOT.")

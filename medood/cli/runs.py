@@ -12,7 +12,7 @@ def runs_command(
     folder: Annotated[Path, typer.Argument(help="The folder that holds runs, at any depth.")] = Path("runs"),
 ) -> None:
     """List the runs in a folder."""
-    from medood.screening.compare import find_runs
+    from medood.screening.run_diff import find_runs
 
     found = list(find_runs(folder))
     if not found:
@@ -33,8 +33,8 @@ def show_command(
     limit: Annotated[int, typer.Option("--limit", min=0, help="Flagged scans that are listed.")] = 20,
 ) -> None:
     """Show what a run was made with, what it found, and its most out-of-distribution scans."""
+    from medood.reporting.sentences import run_sentences
     from medood.screening.ledger import Ledger
-    from medood.screening.whole import sentences
 
     ledger = Ledger(run)
     try:
@@ -48,7 +48,7 @@ def show_command(
             rule = f"by --fpr {facts['limit']:g} alone until medood merge" if facts["fdr"] is not None else "as the whole is"
             print(f"part      {facts['shard']} of the archive, decided {rule}")
         if "finished" in facts:
-            for sentence in sentences(facts):
+            for sentence in run_sentences(facts):
                 print(f"          {sentence}")
         for (status, decision), count in counts.items():
             print(f"{count:>9}  {decision.replace('_', ' ') or status}")
@@ -70,7 +70,7 @@ def diff_command(
     changes: Annotated[Path | None, typer.Option("--out", help="A CSV file for the scans that changed.")] = None,
 ) -> None:
     """Say what changed between two runs: scans are told by their contents, wherever they lie."""
-    from medood.screening.compare import compare
+    from medood.screening.run_diff import compare
 
     found = compare(first, second, changes)
     for name, before, after in found.settings:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medood.cli.reading import (
+from medood.cli.read_options import (
     DEFAULTS,
     Frames,
     MaxBytes,
@@ -25,16 +25,16 @@ from medood.cli.reading import (
     Plane,
     Select,
 )
-from medood.detection.shipped import DEFAULT
+from medood.config.resources import DEFAULT
+from medood.config.schema import ReadConfig
 from medood.errors import MedoodError, StoppedError
-from medood.schema import ReadConfig
 
 #: Exit code of a run that finished, but not as it should have.
 INCOMPLETE = 4
 
 if TYPE_CHECKING:
     from medood.progress import Progress
-    from medood.screening.conclusion import Summary
+    from medood.screening.finalize import Summary
 
 
 def screen_command(
@@ -99,12 +99,12 @@ def screen_command(
         raise MedoodError("--fpr and --fdr were both given; a run is decided by one of them.")
     processes = cores() if workers is None else workers
     if processes and engine == "local" and all("://" in source or Path(source).exists() for source in sources):
-        from medood.screening.forking import prepare
+        from medood.screening.execution.fork_server import prepare
 
         prepare()
     from medood.progress import Progress
     from medood.screening.metrics import Metrics
-    from medood.screening.pipeline import Work, screen
+    from medood.screening.run import Work, screen
 
     progress = Progress(quiet=quiet)
     read = ReadConfig(
@@ -170,9 +170,9 @@ def incomplete(out: Path, found: Summary) -> str:
 
 def tell(found: Summary, out: Path, progress: Progress) -> None:
     """Say what a run found, and print where its verdicts are."""
+    from medood.reporting.sentences import run_sentences
     from medood.scans.scan import Status
     from medood.screening.ledger import Ledger
-    from medood.screening.whole import sentences
 
     with contextlib.closing(Ledger(out)) as ledger:
         facts, counted = ledger.run(), ledger.counts()
@@ -183,7 +183,7 @@ def tell(found: Summary, out: Path, progress: Progress) -> None:
         f"{found.scanned} {'row' if found.scanned == 1 else 'rows'}: {found.flagged} out of distribution, "
         f"{found.accepted} in distribution, {found.refused} without a score{why}{left_out}"
     )
-    for sentence in sentences(facts):
+    for sentence in run_sentences(facts):
         progress.say(sentence)
     print(out / "verdicts.csv")
 

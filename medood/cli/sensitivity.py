@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medood.config import load_config
+from medood.config.loader import load_config
 
 
 def sensitivity_command(
@@ -24,8 +24,8 @@ def sensitivity_command(
     """Rank strategies of negative sampling without a label, by how much a score trained with one reacts to other shifts."""
     run = load_config(config, overrides or [])
 
-    from medood.evaluation.sensitivity import sensitivity, write_sensitivity
     from medood.progress import Progress
+    from medood.workflows.sensitivity import sensitivity, write_sensitivity
 
     rows = sensitivity(run, [name.strip() for name in strategies.split(",") if name.strip()], out, Progress(quiet=quiet))
     write_sensitivity(rows, out / "sensitivity.csv")

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from medood.config import config_keys, load_config
-from medood.detection.folder import check_free
+from medood.config.loader import config_keys, load_config
+from medood.detection.detector_folder import check_free
 
 
 def train_command(
@@ -21,8 +21,8 @@ def train_command(
     run = load_config(config, overrides or [])
     check_free(Path(run.out), resume=resume)
 
-    from medood.build import train
     from medood.progress import Progress
+    from medood.workflows.train import train
 
     print(train(run, resume=resume, progress=Progress(quiet=quiet)))
 

@@ -16,19 +16,20 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from medood.config.resources import find_detector, shipped_detectors
+from medood.config.schema import ModelConfig, PreprocessConfig
+from medood.detection.appearance import Appearance
+from medood.detection.calibration import Calibration
 from medood.detection.detector_file import Shape, TensorFile, digest, digest_of, read_json
+from medood.detection.detector_folder import CALIBRATIONS, DESCRIPTION, PARTS, TRAINING
+from medood.detection.ensemble import EnsembleNetwork
 from medood.detection.features import Features, embed
-from medood.detection.folder import CALIBRATIONS, DESCRIPTION, PARTS, TRAINING
-from medood.detection.reference import Calibration
+from medood.detection.knn import nearest_rows
 from medood.detection.scores import COMBINED, SCORES, TURNED, Fitted, fitted_shapes
-from medood.detection.search import nearest_rows
-from medood.detection.shipped import find_detector, shipped_detectors
-from medood.distillation.appearance import Appearance
 from medood.distillation.network import Network
 from medood.errors import MedoodError
 from medood.scans.scan import Scan
 from medood.scans.transforms import network_input, preprocessing
-from medood.schema import ModelConfig, PreprocessConfig
 
 SCHEMA_VERSION = 4
 _PLACES = "places"
@@ -64,7 +65,7 @@ class Learned:
 
     Attributes:
         keys: ``[L, 32]`` uint8, their SHA-256.
-        hashes: ``[L, 32]`` uint8, see :mod:`medood.detection.hashes`.
+        hashes: ``[L, 32]`` uint8, see :mod:`medood.detection.perceptual_hash`.
     """
 
     keys: Tensor
@@ -85,12 +86,12 @@ class Detector:
         learned: every scan that was learned from, those that a reduced bank left out among them.
         fitted: what each score learned from the bank.
         calibration: scores of in-distribution scans that everything is judged against.
-        places: what :mod:`medood.evidence.places` learned, and the scales of its maps; empty where a detector has none.
+        places: what :mod:`medood.evidence.padim` learned, and the scales of its maps; empty where a detector has none.
         facts: data fingerprint, configuration, training figures; goes into ``detector.json`` as it is.
         sha256: digest of ``detector.json``, which names the digests of the parts; empty until saved.
     """
 
-    network: Network
+    network: EnsembleNetwork
     model: ModelConfig
     preprocess: PreprocessConfig
     score_name: str
@@ -134,7 +135,7 @@ class Detector:
         Args:
             rows: what :func:`medood.detection.features.embed` says of the pictures.
             fpr: share of in-distribution scans that may be flagged.
-            strata: ``[N]``, as :func:`medood.detection.reference.stratum` names them; needed where there are strata.
+            strata: ``[N]``, as :func:`medood.detection.calibration.stratum` names them; needed where there are strata.
             neighbours: number of nearest in-distribution scans to name.
         """
         scores = self.raw_scores(rows)
@@ -176,7 +177,7 @@ class Detector:
             "preprocess": asdict(self.preprocess),
             "model": asdict(self.model),
             "appearance": self.network.appearance is not None,
-            "members": [member.stated() for member in self.network.members if isinstance(member, Network)],
+            "members": [member.to_dict() for member in self.network.members if isinstance(member, EnsembleNetwork)],
             "score": self.score_name,
             "parts": {name: digest(folder / name) for name in PARTS},
             "versions": _versions(),
@@ -242,16 +243,14 @@ def _read_json(folder: Path) -> dict[str, Any]:
     return stated
 
 
-def _read_network(folder: Path, stated: dict[str, Any], model: ModelConfig, preprocess: PreprocessConfig) -> Network:
+def _read_network(folder: Path, stated: dict[str, Any], model: ModelConfig, preprocess: PreprocessConfig) -> EnsembleNetwork:
     """The network that a description implies, with its weights; it takes memory once the weights are known to fit."""
 
-    def built() -> Network:
-        network = Network(model, preprocess.size)
-        network.crops = preprocess.crops
+    def built() -> EnsembleNetwork:
+        network = EnsembleNetwork(Network(model, preprocess.size), preprocess.crops)
         for member in stated.get("members", []):
             other = Network(ModelConfig(**member["model"] | {"weights": "", "pretrained": False}), member["size"])
-            other.crops = member["crops"]
-            network.members.append(other)
+            network.members.append(EnsembleNetwork(other, member["crops"]))
         if stated.get("appearance", False):
             network.appearance = Appearance()
         return network
@@ -301,7 +300,7 @@ def _read_bank(folder: Path, score: str, dimensions: int, heads: int) -> tuple[d
 
 
 def _place_shapes(file: TensorFile) -> dict[str, Shape]:
-    """What :mod:`medood.evidence.places` learns: for L places on a square grid, features of d channels."""
+    """What :mod:`medood.evidence.padim` learns: for L places on a square grid, features of d channels."""
     mean = file.shapes.get(f"{_PLACES}/mean", (0, 0))
     places, channels = mean if len(mean) == 2 and math.isqrt(mean[0]) ** 2 == mean[0] else (0, 0)
     return {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medood.distillation.network import Network
+from medood.detection.ensemble import EnsembleNetwork
 
 #: Temperature at which the head's entropy is taken: that of the student's softmax.
 HEAD_TEMPERATURE = 0.1
@@ -38,7 +38,7 @@ class Features:
 
 
 @torch.no_grad()
-def embed(network: Network, pictures: Tensor, batch_size: int = 64, *, turned: bool = True) -> Features:
+def embed(network: EnsembleNetwork, pictures: Tensor, batch_size: int = 64, *, turned: bool = True) -> Features:
     """Features of ``[N, 1, S, S]`` pictures in [0, 1], on the CPU, without gradient.
 
     Args:
@@ -71,7 +71,7 @@ def joined(parts: Sequence[Features]) -> Features:
     )
 
 
-def turned_entropies(network: Network, pictures: Tensor) -> Tensor:
+def turned_entropies(network: EnsembleNetwork, pictures: Tensor) -> Tensor:
     """The head's entropy ``[N, 5]`` on turned copies of ``[N, 1, S, S]`` pictures."""
     copies = (
         pictures.flip(-1),
@@ -99,7 +99,7 @@ def log_divergence(outputs: Tensor) -> Tensor:
     return divergence.clamp(min=1e-6).log().float()
 
 
-def _embedded(network: Network, pictures: Tensor, turned: bool) -> Features:
+def _embedded(network: EnsembleNetwork, pictures: Tensor, turned: bool) -> Features:
     features, outputs = network.embed(pictures)
     others = turned_entropies(network, pictures).float().cpu() if turned else None
     members = [log_divergence(some) for some in network.member_outputs(pictures)]

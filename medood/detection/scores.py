@@ -10,7 +10,7 @@ from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
 from medood.detection.features import Features, head_entropy, log_divergence
-from medood.detection.search import largest_cosine, soft_cosine
+from medood.detection.knn import largest_cosine, soft_cosine
 from medood.errors import MedoodError
 
 Fitted = dict[str, Tensor]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict
 from typing import Any
 
 import timm
@@ -14,10 +13,8 @@ from safetensors.torch import load_file
 from timm.models import is_model_in_modules
 from torch import Tensor, nn
 
-from medood.distillation.appearance import Appearance
+from medood.config.schema import ModelConfig
 from medood.errors import MedoodError
-from medood.negatives.shift import resample
-from medood.schema import ModelConfig
 
 #: A ViT's position embedding begins this much larger than timm's: on a radiograph, where a thing lies is most of what it is,
 #: and in a short run the embedding does not grow by itself (patches permuted stayed at chance without it).
@@ -71,9 +68,6 @@ class Network(nn.Module):
     Attributes:
         config: as given.
         size: as given.
-        crops: shares of each side that :meth:`embed` looks at, around the centre.
-        members: other networks that look at the same pictures, for the score ``ensemble``.
-        appearance: how registered films look, for the same score; none where it was not asked for.
 
     Raises:
         MedoodError: timm does not know the backbone or its arguments.
@@ -81,9 +75,7 @@ class Network(nn.Module):
 
     def __init__(self, config: ModelConfig, size: int, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.config, self.size, self.crops = config, size, [1.0]
-        self.members = nn.ModuleList()
-        self.appearance: Appearance | None = None
+        self.config, self.size = config, size
         refused = [name for name in config.arguments if name.startswith(_REFUSED_ARGUMENTS)]
         if refused or not config.backbone.replace("_", "").replace(".", "").isalnum():
             raise MedoodError(
@@ -120,46 +112,18 @@ class Network(nn.Module):
             pairs.append((features, self.head(features)))
         return pairs
 
-    def features(self, pictures: Tensor) -> Tensor:
-        """Backbone features ``[N, D]`` of ``[N, 1, S, S]`` pictures in [0, 1], which are centred and scaled first.
-
-        Without it the grey level common to all pictures drowns what tells them apart, and training stays at uniform.
-        """
-        features: Tensor = self.backbone((pictures - 0.5) / 0.25)
-        return features
-
-    def embed(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Features ``[N, D]``, L2-normalised, and head outputs ``[N, K]`` of ``[N, 1, S, S]``: means over crops."""
-        each = [self.features(central(pictures, share)) for share in self.crops]
-        outputs = torch.stack([self.head(features) for features in each]).mean(dim=0)
-        return functional.normalize(torch.stack(each).mean(dim=0), dim=-1), outputs
-
-    def stated(self) -> dict[str, Any]:
-        """How to build it again as a member."""
-        return {"model": asdict(self.config), "size": self.size, "crops": self.crops}
-
-    def named(self) -> str:
-        """Backbones of the network and of its members, with the members' input sizes, and what else is asked."""
-        members = [f"{m.config.backbone} ({m.size} px)" for m in self.members if isinstance(m, Network)]
-        return " + ".join([self.config.backbone, *members, *(["appearance of registered films"] if self.appearance else [])])
-
-    def member_outputs(self, pictures: Tensor) -> list[Tensor]:
-        """Head outputs ``[N, K]`` of each member, which sees the pictures at its own size."""
-        found = []
-        for member in self.members:
-            assert isinstance(member, Network)
-            side = [member.size, member.size]
-            seen = functional.interpolate(pictures, side, mode="bilinear", antialias=True, align_corners=False)
-            found.append(member.embed(seen)[1])
-        return found
+    def features(self, images: Tensor) -> Tensor:
+        """Backbone features ``[N, D]`` of ``[N, 1, S, S]`` images in [0, 1]."""
+        return backbone_features(self.backbone, images)
 
 
-def central(pictures: Tensor, share: float) -> Tensor:
-    """The middle of ``[N, 1, S, S]`` pictures, ``share`` of each side, brought back to ``S``."""
-    if share == 1.0:
-        return pictures
-    matrix = torch.tensor([[share, 0.0, 0.0], [0.0, share, 0.0]], device=pictures.device)
-    return resample(pictures, matrix.expand(len(pictures), 2, 3), pictures.shape[-1])
+def backbone_features(backbone: nn.Module, images: Tensor) -> Tensor:
+    """Backbone features ``[N, D]`` of ``[N, 1, S, S]`` images in [0, 1], which are centred and scaled first.
+
+    Otherwise the grey level common to all images drowns what tells them apart, and training stays at the uniform loss.
+    """
+    features: Tensor = backbone((images - 0.5) / 0.25)
+    return features
 
 
 def load_backbone(backbone: nn.Module, config: ModelConfig, arguments: dict[str, Any]) -> None:

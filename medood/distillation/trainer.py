@@ -22,8 +22,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from medood.distillation import loss as losses
-from medood.distillation.auto import resolved
+from medood.config.schema import RunConfig
+from medood.distillation import losses as losses
 from medood.distillation.checkpoint import (
     load_module,
     load_newest,
@@ -34,12 +34,12 @@ from medood.distillation.checkpoint import (
     save_checkpoint,
 )
 from medood.distillation.collapse import CollapseError, CollapseWatch, effective_rank
-from medood.distillation.log import Metrics, TrainingLog
+from medood.distillation.data_defaults import resolved
+from medood.distillation.multi_crop import Pictures, StepViews, ViewMaker, mix_seed
 from medood.distillation.network import Network, student_and_teacher, update_teacher
 from medood.distillation.schedules import cosine, linear, warmup_cosine
-from medood.distillation.step_views import Pictures, StepViews, ViewMaker, mix_seed
+from medood.distillation.training_log import Metrics, TrainingLog
 from medood.errors import MedoodError
-from medood.schema import RunConfig
 
 #: Rows of teacher features kept for the effective rank.
 _RANK_ROWS = 2048

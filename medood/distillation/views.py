@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Generator, Tensor
 
+from medood.config.schema import ViewsConfig
 from medood.negatives.shift import Parameters, column, resample, uniform
-from medood.schema import ViewsConfig
 
 #: Grey levels that a histogram is equalised over.
 _BINS = 256

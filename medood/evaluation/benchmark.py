@@ -14,10 +14,10 @@ from medood.detection.detector import Detector
 from medood.detection.scores import SCORES, scores_of
 from medood.errors import MedoodError
 from medood.evaluation.baselines import Trivial, baseline_scores
-from medood.evaluation.collect import Collected, Embedder, Key, Leak, Set, collect
+from medood.evaluation.external_baselines import fit_peer, nearest_to
 from medood.evaluation.manifest import missing_files, read_manifest
 from medood.evaluation.metrics import Difference, Draws, Figure, Separation, Vector, difference, draw, mean, separation
-from medood.evaluation.peers import fit_peer, nearest_to
+from medood.evaluation.scan_features import Collected, Embedder, Key, Leak, Set, collect
 from medood.evaluation.shortcuts import Shortcut, shortcut
 from medood.progress import Progress
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medood.errors import MedoodError
-from medood.scans.csv_table import CsvTable, TableError, find_listed
+from medood.scans.sources.csv_table import CsvTable, TableError, find_listed
 
 #: Columns that a manifest must have; ``patient_id`` is used where it is known.
 COLUMNS = ("file", "split", "group", "dataset")

@@ -16,12 +16,12 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from medood.detection.calibration import threshold
+from medood.detection.appearance import SIDE, Appearance
+from medood.detection.conformal import threshold
 from medood.detection.detector import Detector
 from medood.detection.features import Features
 from medood.detection.scores import Ensemble
-from medood.distillation.appearance import SIDE, Appearance
-from medood.evidence.gradcam import SMOOTHING, Maps, grad_cam
+from medood.evidence.grad_cam import SMOOTHING, Maps, grad_cam
 
 Vector = npt.NDArray[np.float64]
 #: The false-alarm rate whose limit is the unit of a map.

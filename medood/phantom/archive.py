@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from medood.errors import MedoodError
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
-from medood.phantom.strangers import STRANGERS
+from medood.phantom.outliers import STRANGERS
 from medood.progress import Progress
 
 #: (modality, body part, view) that a stranger's header states; the header of a fault still says CHEST, as in life.

@@ -13,7 +13,7 @@ from pydicom.multival import MultiValue
 from pydicom.uid import UID, ComputedRadiographyImageStorage, UID_dictionary
 from pydicom.valuerep import DA, DT, STR_VR, TM
 
-from medood.scans.dicom_file import PIXEL_KEYWORDS
+from medood.scans.dicom.parser import PIXEL_KEYWORDS
 
 #: Attributes that every object must have, and may leave empty (type 2); what a header leaves out stays open.
 _TYPE_2 = (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from medood.detection.hashes import NEAR
+from medood.detection.perceptual_hash import NEAR
 from medood.screening.ledger import Row
 
 Words = npt.NDArray[np.uint64]

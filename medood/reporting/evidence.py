@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medood.config.schema import ReadConfig
 from medood.detection.detector import Detector
-from medood.language import Language
 from medood.progress import Progress
 from medood.reporting.entries import Entry, entries_of
 from medood.reporting.evidence_cache import EvidenceCache
-from medood.reporting.originals import Original, originals, patient_and_study
-from medood.reporting.pictures import Drawn, draw_evidence, draw_thumbnails
-from medood.schema import ReadConfig
+from medood.reporting.i18n.language import Language
+from medood.reporting.original_scans import Original, originals, patient_and_study
+from medood.reporting.renderings import Drawn, draw_evidence, draw_thumbnails
+from medood.reporting.sentences import finding_sentence
 from medood.screening.ledger import Row
 
 _MEDIA = {"map": "png", "places": "png"}
@@ -136,6 +137,6 @@ def write_pictures(drawn: Drawn | str, folder: Path, rank: int, language: Langua
         **files,
         "peak": drawn.peak,
         "correction": language.say(drawn.correction) if drawn.correction else "",
-        "reasons": [finding.words(language) for finding in drawn.findings],
+        "reasons": [finding_sentence(finding, language) for finding in drawn.findings],
         "missing": "",
     }

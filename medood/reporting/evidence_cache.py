@@ -15,8 +15,8 @@ from typing import Any
 
 from medood.detection.detector import Detector
 from medood.errors import MedoodError
-from medood.evidence.reasons import Finding
-from medood.reporting.pictures import Drawn
+from medood.evidence.findings import Finding
+from medood.reporting.renderings import Drawn
 
 NAME = "evidence.sqlite"
 #: Changes where what is drawn changes.

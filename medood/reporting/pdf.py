@@ -14,10 +14,10 @@ from typing import Any
 import typst
 
 from medood.errors import MedoodError
-from medood.language import Language
 from medood.progress import Progress
-from medood.reporting.page import write_page
-from medood.reporting.record import Asked, detector_of, make_record, write_record
+from medood.reporting.html_page import write_page
+from medood.reporting.i18n.language import Language
+from medood.reporting.report_data import Asked, detector_of, make_record, write_record
 
 #: Characters of the fonts that typst brings: Latin, Greek, Cyrillic, punctuation, currencies, arrows, operators.
 _GLYPHS = (
@@ -60,7 +60,7 @@ def report(
         review: the JSON or CSV file that ``report.html`` exported.
         identifiers: show what the headers say of patients and studies.
         known: a folder with the scans that the detector learned from; the nearest ones are then shown.
-        language: one of ``medood.language.LANGUAGES``.
+        language: one of ``medood.reporting.i18n.language.LANGUAGES``.
         progress: where to draw; none is quiet.
 
     Returns:

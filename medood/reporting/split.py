@@ -13,14 +13,14 @@ from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from medood.config.schema import ReadConfig
 from medood.errors import MedoodError
-from medood.new_folder import new_folder
+from medood.output_folder import new_folder
 from medood.progress import Progress
-from medood.reporting.originals import CHANGED, GONE, spelled_out
-from medood.scans.archive import Source, find_sources, read_bytes
-from medood.scans.pacs import is_dicomweb
+from medood.reporting.original_scans import CHANGED, GONE, spelled_out
 from medood.scans.scan import RefusedError, UnavailableError
-from medood.schema import ReadConfig
+from medood.scans.sources.dicomweb import is_dicomweb
+from medood.scans.sources.source import Source, find_sources, read_bytes
 from medood.screening.ledger import Ledger, spelled
 from medood.text import spreadsheet_cell
 

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medood.config.schema import PreprocessConfig, ReadConfig
 from medood.errors import MedoodError
-from medood.scans.archive import Source, find_sources
-from medood.scans.read import Seen, check_options, read_source
+from medood.scans.reader import Seen, check_options, read_source
 from medood.scans.scan import Refusal
+from medood.scans.sources.source import Source, find_sources
 from medood.scans.transforms import network_input, preprocessing, to_levels
-from medood.schema import PreprocessConfig, ReadConfig
 
 _FORMAT = 2
 

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.affines import voxel_sizes
 
+from medood.config.schema import ReadConfig
 from medood.scans import grayscale
 from medood.scans.frames import wanted_frames
 from medood.scans.scan import Grayscale, Identity, RefusedError, Scan, Status
-from medood.schema import ReadConfig
 
 # nibabel logs what it corrects in a header; what matters here ends in a refusal
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image
 
-from medood.scans.codestream import describe
+from medood.config.schema import ReadConfig
+from medood.scans.dicom.bitstream_header import describe
 from medood.scans.raster_image import RasterImage
 from medood.scans.scan import ContradictionError, Identity, RefusedError, Scan, Status
 from medood.scans.tiff import MAGIC as TIFF_MAGIC
 from medood.scans.tiff import read_tiff
-from medood.schema import ReadConfig
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 #: PNG colour types with several channels: RGB, grey with alpha, RGB with alpha.

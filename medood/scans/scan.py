@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -147,3 +148,17 @@ def describe_error(error: Exception, otherwise: str) -> str:
 def sha256_of(content: bytes) -> str:
     """Hex SHA-256 digest of ``content``."""
     return hashlib.sha256(content).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file of any size; empty where it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def patient_hash(patient: str) -> str:
+    """16 hex digits that tell patients apart without naming them; empty for an empty identifier."""
+    return hashlib.sha256(patient.encode("utf-8", "replace")).hexdigest()[:16] if patient else ""

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
+from medood.config.schema import ReadConfig
 from medood.scans.frames import wanted_frames
 from medood.scans.raster_image import RasterImage
 from medood.scans.scan import RefusedError, Status
-from medood.schema import ReadConfig
 
 # tifffile logs what it skips in a damaged file; what matters here ends in a refusal
 logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)

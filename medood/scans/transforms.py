@@ -7,8 +7,8 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, HistogramNormalize, Resize, SpatialPad, Transform
 from torch import Tensor
 
+from medood.config.schema import PreprocessConfig
 from medood.scans.scan import Scan
-from medood.schema import PreprocessConfig
 
 
 class ScanToTensor(Transform):  # type: ignore[misc]  # MONAI is untyped

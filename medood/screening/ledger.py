@@ -37,7 +37,7 @@ _MIGRATIONS = {
         "CREATE INDEX scans_by_sha256 ON scans (sha256)",
         "CREATE INDEX scans_by_place ON scans (file, item)",
         "CREATE INDEX scans_by_source ON scans (source)",
-        # What medood.screening.whole gathers while a run goes on.
+        # What medood.screening.archive_statistics gathers while a run goes on.
         "CREATE TABLE sample (sha256 TEXT PRIMARY KEY, month TEXT NOT NULL, p_value REAL NOT NULL, features BLOB NOT NULL)",
         "CREATE TABLE months (month TEXT PRIMARY KEY, scans INTEGER NOT NULL, p_value REAL NOT NULL, "
         "patients INTEGER NOT NULL)",

@@ -9,16 +9,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from medood.config.resources import find_detector
 from medood.detection.detector import Detector
-from medood.detection.shipped import find_detector
 from medood.errors import MedoodError
-from medood.new_folder import new_folder
+from medood.output_folder import new_folder
 from medood.progress import Progress
 from medood.scans.scan import Status
-from medood.screening.conclusion import Summary, conclude
+from medood.screening.archive_statistics import Whole
+from medood.screening.finalize import Summary, conclude
 from medood.screening.ledger import UNFINISHED, Ledger, Row, taken
-from medood.screening.lock import locked
-from medood.screening.whole import Whole
+from medood.screening.run_lock import locked
 
 _BATCH = 1000
 #: Statuses of sources whose contents were never known, and so neither which part has them.

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from medood.errors import MedoodError
 from medood.screening.ledger import Row
-from medood.screening.pace import Pace
+from medood.screening.throughput import Pace
 
 #: Seconds between two writings of the figures, at least.
 _EVERY = 5.0

@@ -16,14 +16,14 @@ import numpy.typing as npt
 import torch
 from sklearn.metrics import roc_auc_score
 
-from medood.build import as_input, training_data
-from medood.config import load_config
-from medood.detection.calibration import p_values
-from medood.detection.choice import reactions
+from medood.config.loader import load_config
+from medood.detection.conformal import p_values
 from medood.detection.detector import Detector
 from medood.detection.features import embed
+from medood.detection.score_selection import reactions
 from medood.detection.scores import fisher
 from medood.progress import Progress
+from medood.workflows.train import as_input, training_data
 
 PARTS = ("soft_nearest", "mahalanobis", "residual", "head_logit")
 RULES = ("fisher, normal tails", "sum of standardised", "fisher, ranks")

@@ -19,16 +19,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from medood.build import train
-from medood.config import load_config
+from medood.config.loader import load_config
 from medood.detection.detector import Detector
 from medood.detection.scores import SCORES
-from medood.evaluation.collect import Set, collect
 from medood.evaluation.manifest import Entry, read_manifest
 from medood.evaluation.metrics import draw, separation
+from medood.evaluation.scan_features import Set, collect
 from medood.phantom.dicom import dicom_bytes
-from medood.phantom.strangers import STRANGERS
+from medood.phantom.outliers import STRANGERS
 from medood.progress import Progress
+from medood.workflows.train import train
 
 HERE, DATA = Path(__file__).parent, Path(os.environ.get("MEDOOD_DATA", ""))
 ACQUISITION = (

@@ -24,18 +24,18 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import interpolate
 
-from medood.build import split_by_patient
-from medood.detection.choice import separations
+from medood.config.schema import ViewsConfig
 from medood.detection.detector import Detector
 from medood.detection.features import embed
+from medood.detection.score_selection import separations
 from medood.distillation.views import acquire, blur, sample_view
-from medood.negatives.mix import SHIFTS, Mixture
+from medood.negatives.mixture import SHIFTS, Mixture
 from medood.negatives.shift import uniform
-from medood.phantom.strangers import STRANGERS
+from medood.phantom.outliers import STRANGERS
 from medood.scans.cache import PictureCache
-from medood.scans.read import read_scans
+from medood.scans.reader import read_scans
 from medood.scans.scan import Scan
-from medood.schema import ViewsConfig
+from medood.workflows.train import split_by_patient
 
 #: As another device might give a film; the recipes train with contrast and gamma 0.35, brightness 0.15.
 DEVICES = ViewsConfig(rotation=5.0, brightness=0.25, contrast=0.6, gamma=1.0, blur=0.5, blur_sigma=2.0, detail=1.2)

@@ -22,7 +22,7 @@ from torch import Tensor
 from medood.detection.detector import Detector
 from medood.detection.features import head_entropy
 from medood.negatives.shift import resample
-from medood.scans.read import read_scans
+from medood.scans.reader import read_scans
 from medood.scans.scan import Scan
 
 #: Share of each side, and the centre's offset.

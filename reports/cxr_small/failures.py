@@ -16,9 +16,9 @@ from PIL import Image
 from medood.detection.detector import Detector
 from medood.evaluation.manifest import read_manifest
 from medood.progress import Progress
-from medood.scans.archive import Source
-from medood.scans.read import read_source
+from medood.scans.reader import read_source
 from medood.scans.scan import Scan
+from medood.scans.sources.source import Source
 
 COUNT, SIDE, BATCH = 20, 160, 64
 

@@ -31,9 +31,9 @@ from safetensors.torch import load_file, save_file
 from timm.layers import set_fast_norm
 from torch.nn.functional import interpolate
 
-from medood.config import load_config
+from medood.config.loader import load_config
+from medood.config.schema import RunConfig
 from medood.distillation.trainer import TerminatedError, Trainer
-from medood.schema import RunConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SIDE = 224
@@ -72,8 +72,8 @@ def data(name: str, *more: str) -> RunConfig:
 
 
 def pack(folder: Path) -> None:
-    from medood.build import training_data
     from medood.progress import Progress
+    from medood.workflows.train import training_data
 
     found = training_data(data("vit", f"out={folder}", f"data.cache={folder}/cache"), Progress(quiet=False))
     with zipfile.ZipFile(folder / "films.zip", "w") as films:
@@ -157,10 +157,10 @@ def train(folder: Path, out: Path, seconds: float, names: list[str]) -> None:
 def finish(name: str, out: Path, detector: Path) -> None:
     """A checkpoint at the last step with the teacher's weights, from which ``medood train --resume`` makes the detector."""
     from medood import train as make
-    from medood.build import fingerprint, training_data
     from medood.detection.detector import Detector
     from medood.progress import Progress
-    from medood.scans.rows import Rows
+    from medood.scans.lazy_arrays import Rows
+    from medood.workflows.train import fingerprint, training_data
 
     facts = json.loads((out / name / "run.json").read_text())
     config = data(name, f"train.epochs={facts['epochs']}", f"out={detector}")

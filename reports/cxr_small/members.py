@@ -28,9 +28,9 @@ from sklearn.metrics import roc_auc_score
 from torch.nn.functional import interpolate
 
 from medood.detection.detector import Detector
+from medood.detection.ensemble import EnsembleNetwork
 from medood.detection.features import log_divergence
-from medood.distillation.network import Network
-from medood.scans.read import read_scans
+from medood.scans.reader import read_scans
 from medood.scans.scan import Scan
 
 OTHERS = TEST | {"textures": "far/textures"}
@@ -56,7 +56,7 @@ def asked(first: Detector, names: list[str], scans: list[Scan]) -> dict[str, np.
         heads = [first.network.embed(some)[1], *first.network.member_outputs(some)]
         registered = model.registration(some, SIDE)
         for member in first.network.members:
-            assert isinstance(member, Network)
+            assert isinstance(member, EnsembleNetwork)
             seen = interpolate(registered, (member.size, member.size), mode="area")
             heads.append(member.head(member.features(seen)))
         said.append(torch.stack([*(-log_divergence(outputs) for outputs in heads), model(some)]))

@@ -19,10 +19,10 @@ import torch
 from PIL import Image, ImageOps
 
 from medood.detection.detector import Detector
-from medood.evidence.gradcam import grad_cam
-from medood.evidence.maps import DRAWN, evidence_maps
-from medood.evidence.places import normal_scale
-from medood.scans.read import read_scans
+from medood.evidence.evidence_maps import DRAWN, evidence_maps
+from medood.evidence.grad_cam import grad_cam
+from medood.evidence.padim import normal_scale
+from medood.scans.reader import read_scans
 from medood.scans.scan import Scan
 
 DATA = Path(os.environ["MEDOOD_DATA"])

@@ -15,9 +15,9 @@ import torch
 from torch import Generator, Tensor
 
 from medood.detection.detector import Detector
-from medood.evidence.faithfulness import KINDS, plant
-from medood.evidence.reasons import corrections
-from medood.scans.read import read_scans
+from medood.evaluation.faithfulness import KINDS, plant
+from medood.evidence.findings import corrections
+from medood.scans.reader import read_scans
 from medood.scans.scan import Scan
 
 DATA = Path(os.environ["MEDOOD_DATA"])

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
-from medood.phantom.strangers import STRANGERS
+from medood.phantom.outliers import STRANGERS
 from medood.reporting.pdf import report
-from medood.screening.pipeline import screen
+from medood.screening.run import screen
 
 SCANS, FLAGGED, REPEATS = 1000, 200, 5
 

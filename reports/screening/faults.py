@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from medood.screening import engines
-from medood.screening.pipeline import Work, screen
-from medood.screening.workers import Workers
+from medood.screening.execution import worker_pool
+from medood.screening.execution.worker_pool import WorkerPool
+from medood.screening.run import Work, screen
 from tests.screening import faulty
 from tests.screening.test_faults import kill_and_resume, rows
 
@@ -72,11 +72,11 @@ def main() -> None:
     slow = archive(work / "slow", [f"{i:03d}-slow" for i in range(FILES)])
     shutil.rmtree(work / "slow_whole", ignore_errors=True)
     screen([slow], "cxr-small", work / "slow_whole")
-    made: list[Workers] = []
+    made: list[WorkerPool] = []
     draw, ended, hit = random.Random(0), threading.Event(), 0
 
-    def make(*given: Any) -> Workers:
-        made.append(Workers(*given, read=faulty.read))
+    def make(*given: Any) -> WorkerPool:
+        made.append(WorkerPool(*given, read=faulty.read))
         return made[0]
 
     def kill() -> None:
@@ -87,7 +87,7 @@ def main() -> None:
                     os.kill(draw.choice(workers._workers).process.pid, signal.SIGKILL)
                     hit += 1
 
-    engines.Workers = make  # type: ignore[assignment,misc]
+    worker_pool.WorkerPool = make  # type: ignore[assignment,misc]
     shutil.rmtree(work / "run", ignore_errors=True)
     thread = threading.Thread(target=kill)
     thread.start()
@@ -99,7 +99,7 @@ def main() -> None:
     kinds = ["segfault", "exit", "oom", "forever"]
     names = [f"{i:03d}-{kinds[i // 10 % 4]}" if i % 10 == 0 else f"{i:03d}" for i in range(120)]
     odd = archive(work / "odd", names)
-    engines.Workers = partial(Workers, read=faulty.read)  # type: ignore[assignment,misc]
+    worker_pool.WorkerPool = partial(WorkerPool, read=faulty.read)  # type: ignore[assignment,misc]
     shutil.rmtree(work / "odd_whole", ignore_errors=True)
     screen([odd], "cxr-small", work / "odd_whole")
     shutil.rmtree(work / "run", ignore_errors=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from medood.screening.pipeline import Work, screen
+from medood.screening.run import Work, screen
 
 
 def scans(folder: Path, count: int) -> Path:

@@ -18,7 +18,7 @@ from pathlib import Path
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
 from medood.screening.ledger import Ledger
-from medood.screening.pipeline import screen
+from medood.screening.run import screen
 
 ROWS, PER_FOLDER = 1_000_000, 1000
 

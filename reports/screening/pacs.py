@@ -16,10 +16,10 @@ import urllib.request
 from collections import Counter
 from pathlib import Path
 
+from medood.screening.dicom_scp import Doors
 from medood.screening.ledger import Ledger
-from medood.screening.listen import Doors
 from medood.screening.metrics import Metrics
-from tests.screening.test_listen import listening, send, size, written
+from tests.screening.test_dicom_scp import listening, send, size, written
 
 SENDERS, EACH = 8, 125
 

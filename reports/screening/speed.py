@@ -28,14 +28,14 @@ from monai.transforms import Compose, LoadImaged, Resized, ScaleIntensityd
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1
 
+from medood.config.schema import ReadConfig
 from medood.detection.detector import Detector
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
-from medood.schema import ReadConfig
-from medood.screening.listing import Listing
-from medood.screening.pipeline import Work, screen
-from medood.screening.reading import Reading
-from medood.screening.workers import Workers
+from medood.screening.execution.worker_pool import WorkerPool
+from medood.screening.read_worker import Reading
+from medood.screening.run import Work, screen
+from medood.screening.source_listing import Listing
 
 SIDE, BASES, CORES = 1180, 8, len(os.sched_getaffinity(0))
 
@@ -71,7 +71,7 @@ def films(folder: Path, count: int) -> None:
 
 
 def decode_alone(folder: Path, detector: Detector) -> None:
-    workers = Workers(CORES, Reading(ReadConfig(), detector.preprocess), 300.0)
+    workers = WorkerPool(CORES, Reading(ReadConfig(), detector.preprocess), 300.0)
     try:
         for _ in workers.read(Listing([folder], folder, ReadConfig()).placed(), lambda: False):
             pass

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch.nn.functional import normalize
 
-from medood.detection.search import BLOCK, largest_cosine, nearest_rows, soft_cosine
+from medood.detection.knn import BLOCK, largest_cosine, nearest_rows, soft_cosine
 
 ROWS, QUERIES, DIMENSIONS, TRIES = 1_000_000, 1_000, 384, 5
 

@@ -111,9 +111,9 @@ def _attribute(content: bytes, name: str, number: int) -> bytes | None:
 
 def digests(content: bytes) -> tuple[list[str], list[str]]:
     """Digests of the pictures and the statuses of the refusals that reading gives."""
-    from medood.scans.archive import Source
-    from medood.scans.read import read_source
+    from medood.scans.reader import read_source
     from medood.scans.scan import Scan
+    from medood.scans.sources.source import Source
 
     pictures, statuses = [], []
     for result in read_source(Source(Path("x"), content=content)):

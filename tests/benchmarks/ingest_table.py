@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pydicom
 
-from medood.scans.archive import Source, find_sources
-from medood.scans.read import read_source
+from medood.scans.reader import read_source
 from medood.scans.scan import Refusal, Scan, Status
+from medood.scans.sources.source import Source, find_sources
 
 REFUSALS = [status.value for status in Status if status is not Status.SCORED]
 COLUMNS = ("transfer syntax", "files", "with scans", "scans", "decoder", *REFUSALS)

@@ -22,11 +22,11 @@ import tifffile
 from pydicom.dataelem import DataElement
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-from medood.scans.read import read_content
+from medood.config.schema import ReadConfig
+from medood.scans.reader import read_content
 from medood.scans.scan import Identity, RefusedError
-from medood.schema import ReadConfig
 from tests.scans.films import film, saved, write
-from tests.scans.test_field import ODD, OPTIONAL, UNCOMPRESSED, WINDOW, compressed, deep, without_meta
+from tests.scans.test_field_examples import ODD, OPTIONAL, UNCOMPRESSED, WINDOW, compressed, deep, without_meta
 
 FILM = film()
 #: A variant: its bytes, the right picture, and the largest difference that rounding may make.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medood.config import load_config
+from medood.config.loader import load_config
 from medood.distillation.trainer import Trainer
 
 COUNT, SIDE, STEPS = 100_000, 224, 40

@@ -57,7 +57,7 @@ def test_the_version_is_told() -> None:
 
 def test_the_demo_starts_before_torch_is_there() -> None:
     """The first phantom is drawn within seconds: nothing heavy is imported on the way to it."""
-    code = "import sys, medood.demo; sys.exit(any(name in sys.modules for name in ('torch', 'monai', 'timm')))"
+    code = "import sys, medood.workflows.demo; sys.exit(any(name in sys.modules for name in ('torch', 'monai', 'timm')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -12,7 +12,7 @@ import pydicom
 import pytest
 from pydicom.dataelem import DataElement
 
-from medood.scans.dicom import KEPT_ATTRIBUTES
+from medood.scans.dicom.reader import KEPT_ATTRIBUTES
 from tests.scans.films import film, saved, write
 
 #: Every attribute that medood reads, each with a value that is wrong there and found again wherever it is shown.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medood.scans.decoding import DECODERS
+from medood.scans.dicom.pixel_data import DECODERS
 from tests.cli.test_commands import medood
 from tests.scans.films import film, write
 

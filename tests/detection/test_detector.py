@@ -9,15 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from medood.build import split_by_patient, train
-from medood.detection.calibration import p_values
-from medood.detection.choice import choose
+from medood.detection.conformal import p_values
 from medood.detection.detector import Detector, _read_json
 from medood.detection.features import embed
+from medood.detection.score_selection import choose
 from medood.errors import MedoodError
 from medood.scans.cache import PictureCache
-from medood.scans.read import read_scans
+from medood.scans.reader import read_scans
 from medood.scans.scan import Scan
+from medood.workflows.train import split_by_patient, train
 from tests.conftest import tiny_config
 
 

@@ -9,14 +9,15 @@ from scipy.stats import norm
 from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
-from medood.detection import search
-from medood.detection.choice import rows_at
+from medood.config.schema import ModelConfig
+from medood.detection import knn as search
+from medood.detection.ensemble import EnsembleNetwork
 from medood.detection.features import HEAD_TEMPERATURE, Features, embed, head_entropy, log_divergence
+from medood.detection.knn import nearest_rows
+from medood.detection.score_selection import rows_at
 from medood.detection.scores import SCORES, TEMPERATURE, fisher, fit_all
-from medood.detection.search import nearest_rows
 from medood.distillation.network import Network
 from medood.errors import MedoodError
-from medood.schema import ModelConfig
 
 
 def rows(count: int, seed: int, dim: int = 6) -> Features:
@@ -65,7 +66,7 @@ def test_head_entropy_is_log_k_less_the_divergence_to_uniform() -> None:
 
 def test_head_contrast_against_a_loop_over_the_copies() -> None:
     torch.manual_seed(0)
-    network = Network(ModelConfig("resnet10t", {}, 0.0, 16, 8, 12), 32).eval()
+    network = EnsembleNetwork(Network(ModelConfig("resnet10t", {}, 0.0, 16, 8, 12), 32)).eval()
     pictures = torch.rand(3, 1, 32, 32)
     found = scored("head_contrast", rows(20, 0), embed(network, pictures))
     for n, picture in enumerate(pictures.numpy()[:, 0]):
@@ -133,7 +134,9 @@ def test_the_log_divergence_goes_on_falling_where_the_entropy_ends_and_has_a_flo
 
 def test_a_member_sees_each_picture_at_its_own_size_and_in_its_own_crops() -> None:
     torch.manual_seed(0)
-    network, member = (Network(ModelConfig("resnet10t", {}, 0.0, 16, 8, 12), side).eval() for side in (64, 32))
+    network, member = (
+        EnsembleNetwork(Network(ModelConfig("resnet10t", {}, 0.0, 16, 8, 12), side)).eval() for side in (64, 32)
+    )
     pictures = torch.rand(3, 1, 64, 64)
     assert embed(network, pictures).members is None
     assert "ensemble" not in fit_all(embed(network, pictures), embed(network, pictures))

@@ -13,16 +13,16 @@ from pypdf import PdfReader
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 
-from medood.demo import demo
+from medood.config.resources import DEFAULT, find_detector, is_shipped, shipped_detectors
 from medood.detection.detector import Detector
 from medood.detection.features import embed
-from medood.detection.shipped import DEFAULT, find_detector, is_shipped, shipped_detectors
 from medood.phantom.archive import PhantomConfig, write_archive
 from medood.phantom.chest import frontal_chest
-from medood.phantom.strangers import STRANGERS
+from medood.phantom.outliers import STRANGERS
 from medood.progress import Progress
 from medood.scans.scan import Identity, Scan
 from medood.screening.ledger import Ledger
+from medood.workflows.demo import demo
 from tests.cli.test_commands import medood
 
 FOLDER = find_detector(DEFAULT)

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from medood.distillation.auto import resolved
+from medood.config.schema import RunConfig
 from medood.distillation.collapse import CollapseError
-from medood.distillation.log import Metrics
+from medood.distillation.data_defaults import resolved
 from medood.distillation.trainer import TerminatedError, Trainer
+from medood.distillation.training_log import Metrics
 from medood.errors import MedoodError
-from medood.schema import RunConfig
 from tests.conftest import ROOT, tiny_config
 
 

@@ -12,25 +12,25 @@ from safetensors.torch import save_file
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import roc_auc_score
 
+from medood.config.schema import ModelConfig
 from medood.detection.detector import Detector
 from medood.detection.features import embed
-from medood.detection.hashes import HashIndex, difference_hashes
+from medood.detection.perceptual_hash import HashIndex, difference_hashes
 from medood.detection.scores import SCORES
 from medood.distillation.network import Network
 from medood.errors import MedoodError
 from medood.evaluation.baselines import Trivial, baseline_scores, stacked, trivial
 from medood.evaluation.benchmark import BASELINES, Benchmark, benchmark
+from medood.evaluation.external_baselines import PEERS, fit_peer, frozen_backbone
 from medood.evaluation.figures import write_figures
 from medood.evaluation.manifest import Entry, read_manifest
-from medood.evaluation.peers import PEERS, fit_peer, frozen_backbone
 from medood.evaluation.shortcuts import shortcut
 from medood.evaluation.tables import write_benchmark
 from medood.phantom.chest import frontal_chest
-from medood.phantom.strangers import STRANGERS
+from medood.phantom.outliers import STRANGERS
 from medood.progress import Progress
-from medood.scans.read import read_scans
+from medood.scans.reader import read_scans
 from medood.scans.scan import Scan
-from medood.schema import ModelConfig
 from tests.cli.test_commands import medood
 
 PEERS_TRIED = ("sklearn:IsolationForest", "pytorch-ood:Mahalanobis")

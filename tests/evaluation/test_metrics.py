@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from medood.evaluation.acquisition_faults import FAULTS
 from medood.evaluation.baselines import pixel_knn
-from medood.evaluation.faults import FAULTS
 from medood.evaluation.metrics import FEWEST, FIGURES, Separation, difference, draw, drawn, mean, separation
 
 values = st.lists(st.integers(0, 6).map(float), min_size=1, max_size=20)

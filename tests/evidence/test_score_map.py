@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from medood.build import train
+from medood.detection.appearance import SIDE
 from medood.detection.detector import Detector
-from medood.distillation.appearance import SIDE
-from medood.evidence.faithfulness import peaks_inside, plant
-from medood.evidence.gradcam import grad_cam
+from medood.evaluation.faithfulness import peaks_inside, plant
+from medood.evidence.grad_cam import grad_cam
 from medood.evidence.score_map import appearance_maps, score_maps
 from medood.phantom.chest import frontal_chest
-from medood.phantom.strangers import STRANGERS
+from medood.phantom.outliers import STRANGERS
+from medood.workflows.train import train
 from tests.conftest import tiny_config
 
 

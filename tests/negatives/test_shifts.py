@@ -13,14 +13,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from medood.config.schema import ViewsConfig
 from medood.distillation.views import crop, sample_view
 from medood.errors import MedoodError
-from medood.negatives.mix import SHIFTS, Mixture
+from medood.negatives.contact_sheet import contact_sheet
+from medood.negatives.mixture import SHIFTS, Mixture
 from medood.negatives.permutation import permutations
-from medood.negatives.sheet import contact_sheet
 from medood.negatives.shift import partners
 from medood.phantom.chest import frontal_chest
-from medood.schema import ViewsConfig
 
 
 def pictures(count: int = 12, side: int = 32) -> Tensor:

@@ -8,14 +8,14 @@ import numpy as np
 import pydicom
 import pytest
 
-from medood.config import shipped
+from medood.config.resources import shipped_file
 from medood.errors import MedoodError
 from medood.phantom.archive import PhantomConfig, load_phantom, write_archive
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
-from medood.phantom.strangers import STRANGERS
+from medood.phantom.outliers import STRANGERS
 from medood.progress import Progress
-from medood.scans.read import read_scans
+from medood.scans.reader import read_scans
 from medood.scans.scan import Refusal, Scan
 
 
@@ -55,7 +55,7 @@ def test_written_dicom_is_read_back_by_pydicom(modality: str) -> None:
 
 
 def test_the_shipped_archive_holds_what_its_settings_say(tmp_path: Path) -> None:
-    settings = load_phantom(shipped("datasets/phantom.yaml"))
+    settings = load_phantom(shipped_file("datasets/phantom.yaml"))
     settings.size = 48
     archive = write_archive(settings, tmp_path / "a.zip", Progress(quiet=True))
     results = list(read_scans(archive))

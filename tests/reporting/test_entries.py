@@ -14,12 +14,12 @@ from PIL import Image
 from medood.detection.detector import Detector
 from medood.errors import MedoodError
 from medood.phantom.chest import frontal_chest
-from medood.phantom.strangers import STRANGERS
+from medood.phantom.outliers import STRANGERS
 from medood.reporting.entries import SAME_FILE, SAME_PICTURE, entries_of
 from medood.reporting.evidence_cache import NAME, EvidenceCache
 from medood.reporting.pdf import report
 from medood.screening.ledger import Ledger, Row
-from medood.screening.pipeline import screen
+from medood.screening.run import screen
 
 FACTS = {"started": "2026-01-01T00:00:00+00:00", "read": {"frames": "all"}}
 
@@ -134,7 +134,7 @@ def test_a_report_made_again_draws_nothing_and_needs_no_file(
     shutil.copytree(run, copy)
     before = report(copy, top=4).read_bytes()
     reads = list[object]()
-    monkeypatch.setattr("medood.reporting.pictures.originals", lambda rows, *_: reads.extend(rows) or iter(()))
+    monkeypatch.setattr("medood.reporting.renderings.originals", lambda rows, *_: reads.extend(rows) or iter(()))
     assert report(copy, top=4).read_bytes() == before
     assert reads == []
     report(copy, top=2, language="de")

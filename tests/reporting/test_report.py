@@ -16,18 +16,18 @@ import typst
 from PIL import Image
 from pypdf import PdfReader
 
+from medood.config.schema import ReadConfig
 from medood.detection.detector import Detector
 from medood.errors import MedoodError
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
-from medood.phantom.strangers import STRANGERS
+from medood.phantom.outliers import STRANGERS
 from medood.progress import Progress
 from medood.reporting.pdf import report, typeset, typesettable
-from medood.reporting.pictures import Drawn, blend, draw_evidence, on_picture
-from medood.reporting.record import Asked, histogram, make_record, write_record
-from medood.schema import ReadConfig
+from medood.reporting.renderings import Drawn, blend, draw_evidence, on_picture
+from medood.reporting.report_data import Asked, histogram, make_record, write_record
 from medood.screening.ledger import Ledger, Row
-from medood.screening.pipeline import screen
+from medood.screening.run import screen
 
 HOSTILE = '#pagebreak() *b* $x$ "q" \\ <img src=x> [[ 日本語 العربية ไทย 😀'
 

@@ -16,10 +16,10 @@ from medood.cli.main import app
 from medood.errors import MedoodError
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
-from medood.phantom.strangers import STRANGERS
+from medood.phantom.outliers import STRANGERS
 from medood.reporting.split import split
 from medood.screening.ledger import Ledger
-from medood.screening.pipeline import screen
+from medood.screening.run import screen
 
 
 @pytest.fixture(scope="module")

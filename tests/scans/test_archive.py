@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medood.scans.read import read_scans
+from medood.config.schema import ReadConfig
+from medood.scans.reader import read_scans
 from medood.scans.scan import Refusal, Scan, Status
-from medood.schema import ReadConfig
 
 
 def png(value: int = 100, mode: str = "L", size: tuple[int, int] = (20, 30)) -> bytes:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medood.build import as_input
+from medood.config.schema import PreprocessConfig
 from medood.errors import MedoodError
 from medood.scans.cache import build_cache
-from medood.scans.read import read_scans
+from medood.scans.reader import read_scans
 from medood.scans.scan import Scan
 from medood.scans.transforms import network_input, preprocessing
-from medood.schema import PreprocessConfig
+from medood.workflows.train import as_input
 
 
 def folder_of(path: Path, count: int) -> Path:

@@ -16,11 +16,11 @@ import pytest
 from backports import zstd
 from PIL import Image
 
+from medood.config.schema import ReadConfig
 from medood.errors import MedoodError
-from medood.scans.archive import Source, count_sources, find_sources
-from medood.scans.read import read_scans
+from medood.scans.reader import read_scans
 from medood.scans.scan import Refusal, Scan, Status
-from medood.schema import ReadConfig
+from medood.scans.sources.source import Source, count_sources, find_sources
 from tests.scans.films import film, write
 
 FILM = write(film(), WindowCenter=2048, WindowWidth=4096)

@@ -16,14 +16,14 @@ import pytest
 from PIL import Image
 from pydicom.pixels import apply_modality_lut
 
-from medood.scans.decoding import decode_frames
-from medood.scans.dicom import transfer_syntax
-from medood.scans.dicom_file import parse_dicom
+from medood.config.schema import ReadConfig
+from medood.scans.dicom.grayscale_pipeline import stored_levels
+from medood.scans.dicom.parser import parse_dicom
+from medood.scans.dicom.pixel_data import decode_frames
+from medood.scans.dicom.reader import transfer_syntax
 from medood.scans.grayscale import DEFAULT_PERCENTILES, Levels
-from medood.scans.presentation import stored_levels
-from medood.scans.read import read_scans
+from medood.scans.reader import read_scans
 from medood.scans.scan import Scan
-from medood.schema import ReadConfig
 
 #: Mean difference that is allowed, in grey levels of 8 bits.
 ALLOWED = 2.0

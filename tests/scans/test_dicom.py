@@ -11,8 +11,8 @@ from pydicom.dataset import Dataset
 
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
-from medood.scans.dicom import read_dicom
-from medood.scans.read import read_scans
+from medood.scans.dicom.reader import read_dicom
+from medood.scans.reader import read_scans
 from medood.scans.scan import Identity, Refusal, RefusedError, Scan, Status
 
 PICTURE = np.linspace(0, 1, 48 * 40).reshape(48, 40)

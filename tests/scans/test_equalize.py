@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from medood.config.schema import PreprocessConfig
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
 from medood.scans.cache import build_cache
 from medood.scans.scan import Identity, Scan
 from medood.scans.transforms import network_input, preprocessing
-from medood.schema import PreprocessConfig
 
 SIDE = 64
 EQUALIZED = PreprocessConfig(size=SIDE, equalize=True)
@@ -58,7 +58,7 @@ def test_training_and_screening_see_the_same_and_caches_are_told_apart(tmp_path:
     plain = build_cache(root, tmp_path / "cache", PreprocessConfig(size=SIDE), SIDE)
     cache = build_cache(root, tmp_path / "cache", EQUALIZED, SIDE)
     assert (plain.pictures != cache.pictures).any()
-    from medood.scans.read import read_scans
+    from medood.scans.reader import read_scans
 
     for picture, scan in zip(cache.pictures, read_scans(root), strict=True):
         assert isinstance(scan, Scan)

@@ -11,9 +11,9 @@ from pydicom.datadict import dictionary_description
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRBigEndian, JPEGBaseline8Bit, JPEGLosslessSV1, JPEGLSLossless, RLELossless
 
-from medood.scans.dicom import read_dicom
+from medood.config.schema import ReadConfig
+from medood.scans.dicom.reader import read_dicom
 from medood.scans.scan import Identity, RefusedError, Scan, Status
-from medood.schema import ReadConfig
 from tests.scans.films import LOSSLESS, LOSSY, NATIVE, film, saved, segmentation, write
 
 FILM = film()
@@ -439,7 +439,7 @@ def test_a_signed_codestream_under_an_unsigned_header_is_refused() -> None:
 
 
 def test_a_jpeg_2000_frame_without_all_its_tiles_is_refused() -> None:
-    from medood.scans.codestream import describe
+    from medood.scans.dicom.bitstream_header import describe
 
     parsed = pydicom.dcmread(io.BytesIO(write(FILM, syntax=LOSSLESS[4], **WINDOW)))
     data = bytearray(next(iter(pydicom.encaps.generate_frames(parsed.PixelData, number_of_frames=1))))

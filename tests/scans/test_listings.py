@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.fileset import FileSet
 from pydicom.uid import ExplicitVRLittleEndian, MediaStorageDirectoryStorage, generate_uid
 
-from medood.scans.read import read_scans
+from medood.scans.reader import read_scans
 from medood.scans.scan import Refusal, Scan, Status
 from tests.scans.films import film, write
 

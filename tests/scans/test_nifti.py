@@ -9,10 +9,10 @@ import nibabel
 import numpy as np
 import pytest
 
+from medood.config.schema import ReadConfig
 from medood.scans.nifti import read_nifti
-from medood.scans.read import read_scans
+from medood.scans.reader import read_scans
 from medood.scans.scan import Identity, Refusal, RefusedError, Scan, Status
-from medood.schema import ReadConfig
 
 SHAPE = (7, 6, 5)
 

@@ -10,10 +10,10 @@ import numpy as np
 import pydicom
 import pytest
 
-from medood.scans.decoding import decode_frames, number_of_frames
+from medood.scans.dicom.grayscale_pipeline import stored_levels
+from medood.scans.dicom.pixel_data import decode_frames, number_of_frames
 from medood.scans.grayscale import Levels
-from medood.scans.presentation import stored_levels
-from medood.scans.read import read_scans
+from medood.scans.reader import read_scans
 from medood.scans.scan import Refusal, Scan, Status
 from tests.benchmarks import fuzz_ingest
 

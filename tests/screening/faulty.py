@@ -8,9 +8,9 @@ import signal
 import time
 from pathlib import Path
 
-from medood.scans.archive import Source
 from medood.scans.scan import Refusal
-from medood.screening.reading import Reading, Result, read_results, results_to_parts, source_from_bytes
+from medood.scans.sources.source import Source
+from medood.screening.read_worker import Reading, Result, read_results, results_to_parts, source_from_bytes
 
 
 def read(source: Source | Refusal, reading: Reading) -> list[Result]:

@@ -16,11 +16,11 @@ import pydicom
 
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
-from medood.phantom.strangers import STRANGERS
-from medood.reporting.dicom import write_dicom
-from medood.scans.pacs import find_instances, store
+from medood.phantom.outliers import STRANGERS
+from medood.reporting.dicom_objects import write_dicom
+from medood.scans.sources.dicomweb import find_instances, store
 from medood.screening.ledger import Ledger
-from medood.screening.pipeline import Work, screen
+from medood.screening.run import Work, screen
 
 URL = "http://127.0.0.1:8042"
 ADDRESS = "dicomweb+http://127.0.0.1:8042/dicom-web"

@@ -21,19 +21,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medood.config.schema import ReadConfig
 from medood.detection.detector import Detector
 from medood.errors import MedoodError, StoppedError
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
-from medood.schema import ReadConfig
-from medood.screening import conclusion, engines, listing, pipeline
-from medood.screening.compare import find_runs
+from medood.screening import finalize as conclusion
+from medood.screening import run as pipeline
+from medood.screening import source_listing as listing
+from medood.screening.execution import worker_pool
+from medood.screening.execution.worker_pool import WorkerPool
 from medood.screening.ledger import UNFINISHED, Ledger
-from medood.screening.lock import locked
 from medood.screening.merge import merge
 from medood.screening.metrics import Metrics
-from medood.screening.pipeline import Work, screen
-from medood.screening.workers import Workers
+from medood.screening.run import Work, screen
+from medood.screening.run_diff import find_runs
+from medood.screening.run_lock import locked
 from tests.screening import faulty
 
 #: Rows of a ledger without what no two runs share.
@@ -80,7 +83,7 @@ def whole_run(archive: Path, tiny_detector: Path, tmp_path_factory: pytest.TempP
 
 @pytest.fixture
 def with_faults(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "Workers", partial(Workers, read=faulty.read))
+    monkeypatch.setattr(worker_pool, "WorkerPool", partial(WorkerPool, read=faulty.read))
 
 
 def test_worker_processes_give_the_same_ledger_bit_for_bit(
@@ -115,11 +118,11 @@ def test_a_file_that_kills_or_hangs_its_reader_costs_its_own_row(tiny_detector: 
 
 def test_workers_killed_at_random_lose_no_row(archive: Path, whole_run: Path, tiny_detector: Path, tmp_path: Path) -> None:
     """Readers are killed every few milliseconds while they read; each file is tried twice, and few are hit twice."""
-    made: list[Workers] = []
+    made: list[WorkerPool] = []
     draw, done = random.Random(0), threading.Event()
 
-    def make(*given: Any) -> Workers:
-        made.append(Workers(*given, read=faulty.read))
+    def make(*given: Any) -> WorkerPool:
+        made.append(WorkerPool(*given, read=faulty.read))
         return made[0]
 
     def kill() -> None:
@@ -130,7 +133,7 @@ def test_workers_killed_at_random_lose_no_row(archive: Path, whole_run: Path, ti
 
     thread = threading.Thread(target=kill)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engines, "Workers", make)
+        patch.setattr(worker_pool, "WorkerPool", make)
         thread.start()
         try:
             screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(workers=2))
@@ -152,7 +155,7 @@ def _screen(archive: Path, detector: Path, out: Path) -> None:
 def kill_and_resume(archive: Path, detector: Path, out: Path, seed: int, kills: int, longest: float) -> int:
     """Screen with a process that is killed at random moments, until it has ended by itself; how often it was killed."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["medood.screening.pipeline"])
+    context.set_forkserver_preload(["medood.screening.run"])
     draw, killed = random.Random(seed), 0
     while True:
         process = context.Process(target=_screen, args=(archive, detector, out))
@@ -265,7 +268,7 @@ def test_slow_disks_and_files_that_vanish(tiny_detector: Path, tmp_path: Path, m
         (root / "19-slow.png").unlink()  # it is listed, and the workers are still at the first ones
 
     monkeypatch.setattr(listing.Listing, "placed", vanishing)
-    monkeypatch.setattr(engines, "Workers", partial(Workers, read=faulty.read))
+    monkeypatch.setattr(worker_pool, "WorkerPool", partial(WorkerPool, read=faulty.read))
     screen([root], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(workers=2))
     found = rows(tmp_path / "run")
     assert [row[4] for row in found[:19]] == ["scored"] * 19
@@ -550,7 +553,7 @@ def test_a_file_that_cannot_be_read_again_where_the_run_stopped_in_it_keeps_its_
             screen([root], tiny_detector, tmp_path / name, fpr=0.1, work=Work(stopped=stopping_after(28)))
         assert len(rows(tmp_path / name)) == 32
     with monkeypatch.context() as patch:
-        patch.setattr(engines, "Workers", partial(Workers, read=faulty.read_later))
+        patch.setattr(worker_pool, "WorkerPool", partial(WorkerPool, read=faulty.read_later))
         screen([root], tiny_detector, tmp_path / "hangs", fpr=0.1, work=Work(workers=1, timeout=1.0, resume=True))
     last = rows(tmp_path / "hangs")[-1]
     assert (len(rows(tmp_path / "hangs")), last[2], last[4]) == (33, 5, "timed_out")
@@ -606,7 +609,7 @@ def test_a_file_that_no_part_could_read_is_one_row_of_the_whole(
     for i in range(8):
         name = "segfault" if i == 5 else "ok"
         Image.fromarray(np.random.default_rng(i).integers(0, 255, (20, 20), dtype=np.uint8)).save(root / f"{i}-{name}.png")
-    monkeypatch.setattr(engines, "Workers", partial(Workers, read=faulty.read))
+    monkeypatch.setattr(worker_pool, "WorkerPool", partial(WorkerPool, read=faulty.read))
     for text in ("01/3", "2/3", "3/03"):
         out = tmp_path / f"part{int(text[:2].strip('/'))}"
         screen([root], tiny_detector, out, fpr=0.1, work=Work(workers=1, shard=text))

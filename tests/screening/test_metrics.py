@@ -9,7 +9,7 @@ from medood.errors import MedoodError
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
 from medood.screening.metrics import Metrics
-from medood.screening.pipeline import Work, screen
+from medood.screening.run import Work, screen
 from tests.scans.films import film, write
 
 

@@ -1,0 +1,270 @@
+"""Loads a run: Hydra composes a YAML file and ``key=value`` overrides over the schema; an unknown key is an error."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from medood.config.schema import RunConfig
+from medood.errors import MedoodError
+
+#: Keys whose values are taken as they stand, so that a path needs no quotes of Hydra's grammar.
+_TEXT_KEYS = (
+    "name",
+    "out",
+    "data.root",
+    "data.calibration_root",
+    "data.cache",
+    "read.select",
+    "read.frames",
+    "model.weights",
+)
+#: Keys whose values are lists of such texts; a text with a comma in it needs quotes.
+_TEXT_LIST_KEYS = ("negatives.auxiliary", "detector.members")
+#: Keys whose value is a mapping of any names.
+_OPEN_GROUPS = ("model.arguments", "negatives.mixture", "negatives.auxiliary_mixture")
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Compose a configuration file with overrides, over the schema.
+
+    Args:
+        path: a YAML file.
+        overrides: ``key=value`` strings in Hydra's grammar. A mapping given whole (``negatives.mixture={rot: 1}``) takes the
+            place of the file's; ``negatives.mixture.rot=1`` changes one weight of it.
+
+    Raises:
+        MedoodError: the file is missing or is not YAML, a key is unknown, a value has the wrong type or range.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+    from yaml import YAMLError
+
+    if not path.is_file():
+        raise MedoodError(f"The configuration {path} does not exist. Expected a YAML file such as configs/cxr.yaml.")
+    for text in overrides:
+        if "=" not in text and not text.startswith("~"):
+            raise MedoodError(f"The override {text!r} is not of the form key=value, such as train.epochs=10.")
+        _check_key(text.split("=", 1)[0].lstrip("+~"), text)
+    try:
+        with _config_folder(path) as folder, initialize_config_dir(folder, version_base="1.3"):
+            composed = compose(path.stem, overrides=[_force(text) for text in overrides])
+        plain = OmegaConf.to_container(composed, resolve=True)
+        assert isinstance(plain, dict)
+        for override in OverridesParser.create().parse_overrides([_force(text) for text in overrides]):
+            _settle(plain, override)
+        for key in _keys(plain):
+            _check_key(key, str(path))
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), plain))
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise MedoodError(f"{path} is not valid YAML: {_one_line(error)}") from error
+    except ConfigKeyError as error:
+        raise MedoodError(f"{path}: {_one_line(error)}") from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise MedoodError(f"{path} with {list(overrides)}: {_one_line(error)}") from error
+    assert isinstance(config, RunConfig)
+    _check_values(config)
+    return config
+
+
+@contextmanager
+def _config_folder(path: Path) -> Iterator[str]:
+    """The folder Hydra composes from: the file's own where it has a defaults list, else a scratch folder with a copy.
+
+    Beside a file, Hydra would take any folder named like a key (``out``) for a group of configurations.
+    """
+    text = path.read_text(encoding="utf-8")
+    if any(line.startswith("defaults:") for line in text.splitlines()):
+        yield str(path.resolve().parent)
+        return
+    with tempfile.TemporaryDirectory(prefix="medood-") as scratch:
+        (Path(scratch) / f"{path.stem}.yaml").write_text(text, encoding="utf-8")
+        yield scratch
+
+
+def config_keys() -> Iterator[tuple[str, Any, str]]:
+    """Every key of the schema with its default and the line that explains it."""
+    yield from _schema(RunConfig, "")
+
+
+def _schema(cls: type, prefix: str) -> Iterator[tuple[str, Any, str]]:
+    described = _descriptions(cls)
+    for item in dataclasses.fields(cls):
+        default = item.default if item.default is not dataclasses.MISSING else None
+        if item.default_factory is not dataclasses.MISSING:
+            default = item.default_factory()
+        if dataclasses.is_dataclass(default):
+            yield from _schema(type(default), f"{prefix}{item.name}.")
+        else:
+            yield f"{prefix}{item.name}", default, described.get(item.name, "")
+
+
+def _descriptions(cls: type) -> dict[str, str]:
+    """The ``Attributes`` section of a schema's docstring; it is the one place where keys are explained."""
+    lines: dict[str, str] = {}
+    for line in (cls.__doc__ or "").partition("Attributes:")[2].splitlines():
+        name, colon, text = line.strip().partition(": ")
+        if colon:
+            lines[name] = text
+    return lines
+
+
+def _keys(tree: dict[Any, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and name not in _OPEN_GROUPS:
+            yield from _keys(value, f"{name}.")
+        else:
+            yield name
+
+
+def _check_key(key: str, where: str) -> None:
+    known = [name for name, _, _ in config_keys()]
+    groups = {name.split(".")[0] for name in known if "." in name}
+    if key in known or key in groups or key.startswith(tuple(f"{name}." for name in _OPEN_GROUPS)):
+        return
+    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    raise MedoodError(f"{where}: the key {key!r} is not known. Did you mean {nearest[0]!r}? See medood train --help.")
+
+
+def _force(override: str) -> str:
+    """Let an override set a schema key that the file leaves out; the key itself was checked before."""
+    if override.startswith("~"):
+        return override
+    key, _, value = override.lstrip("+").partition("=")
+    if key in _TEXT_KEYS:
+        value = _quoted(value)
+    elif key in _TEXT_LIST_KEYS and value.startswith("[") and value.endswith("]"):
+        items = re.findall(r"""\s*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^,]+)\s*(?:,|$)""", value[1:-1])
+        value = f"[{','.join(_quoted(item.strip()) for item in items)}]"
+    return f"++{key}={value}"
+
+
+def _quoted(value: str) -> str:
+    """A text in quotes of Hydra's grammar, unless it has some."""
+    if value[:1] in ("'", '"'):
+        return value
+    tail = len(value) - len(value.rstrip("\\"))  # Hydra reads backslashes as they are, but for those before a quote
+    return "'" + value.replace("'", "\\'") + "\\" * tail + "'"
+
+
+def _settle(plain: dict[Any, Any], override: Any) -> None:
+    """Let a mapping that is given whole take the place of the file's, which Hydra would merge it into."""
+    group, *path = override.key_or_group.split(".")
+    if ".".join([group, *path[:1]]) not in _OPEN_GROUPS or override.is_delete():
+        return
+    if len(path) == 1 and isinstance(override.value(), dict):
+        plain[group][path[0]] = override.value()
+    elif len(path) == 2:
+        plain[group][path[0]][path[1]] = override.value()
+
+
+def _check_values(config: RunConfig) -> None:
+    rules = [
+        (config.preprocess.fit in ("squash", "letterbox"), "preprocess.fit", config.preprocess.fit, "squash, letterbox"),
+        (config.preprocess.size >= 16, "preprocess.size", config.preprocess.size, "at least 16"),
+        (
+            bool(config.preprocess.crops) and all(0.0 < share <= 1.0 for share in config.preprocess.crops),
+            "preprocess.crops",
+            config.preprocess.crops,
+            "shares above 0 and at most 1, one at least, such as [0.8, 0.9, 1.0]",
+        ),
+        (config.views.global_count >= 2, "views.global_count", config.views.global_count, "at least 2"),
+        (config.train.epochs >= 0, "train.epochs", config.train.epochs, "at least 1, or 0 to follow the data"),
+        (
+            config.train.batch_size == 0 or config.train.batch_size >= 2,
+            "train.batch_size",
+            config.train.batch_size,
+            "at least 2, or 0 to follow the data",
+        ),
+        (config.train.accumulate >= 1, "train.accumulate", config.train.accumulate, "at least 1"),
+        (config.detector.bank_size >= 0, "detector.bank_size", config.detector.bank_size, "at least 0"),
+        (config.data.limit >= 0, "data.limit", config.data.limit, "at least 0"),
+        (config.views.aspect >= 1.0, "views.aspect", config.views.aspect, "at least 1"),
+        (config.views.detail >= 0.0, "views.detail", config.views.detail, "at least 0"),
+        (config.views.local_count >= 0, "views.local_count", config.views.local_count, "at least 0"),
+        (config.negatives.count >= 0, "negatives.count", config.negatives.count, "at least 0"),
+        (
+            config.negatives.sources in ("in_distribution", "auxiliary", "both"),
+            "negatives.sources",
+            config.negatives.sources,
+            "in_distribution, auxiliary, both",
+        ),
+        (
+            config.negatives.sources == "in_distribution" or bool(config.negatives.auxiliary),
+            "negatives.auxiliary",
+            config.negatives.auxiliary,
+            f"folders, because negatives.sources is {config.negatives.sources}",
+        ),
+        (
+            config.negatives.mixture.get("image_as_is", 0) == 0 or config.negatives.sources == "auxiliary",
+            "negatives.mixture",
+            config.negatives.mixture,
+            "no image_as_is: an in-distribution picture as it is is no negative; put it into negatives.auxiliary_mixture",
+        ),
+        (config.train.centering in ("mean", "sinkhorn"), "train.centering", config.train.centering, "mean, sinkhorn"),
+        (config.train.koleo >= 0, "train.koleo", config.train.koleo, "at least 0"),
+        (config.train.device in ("auto", "cpu", "cuda"), "train.device", config.train.device, "auto, cpu, cuda"),
+        (
+            config.train.precision in ("auto", "32-true", "bf16-mixed"),
+            "train.precision",
+            config.train.precision,
+            "auto, 32-true, bf16-mixed",
+        ),
+        (
+            0.0 <= config.train.center_momentum < 1.0,
+            "train.center_momentum",
+            config.train.center_momentum,
+            "at least 0 and below 1",
+        ),
+        (
+            not any(name.startswith("perm") and config.preprocess.size % 4 for name in config.negatives.mixture),
+            "preprocess.size",
+            config.preprocess.size,
+            "a multiple of 4, for the permutations of negatives.mixture",
+        ),
+        (
+            all(
+                weight >= 0 for weight in [*config.negatives.mixture.values(), *config.negatives.auxiliary_mixture.values()]
+            ),
+            "negatives.mixture",
+            config.negatives.mixture,
+            "weights of at least 0",
+        ),
+    ]
+    for name in ("calibration_fraction", "development_fraction"):
+        value = getattr(config.data, name)
+        rules.append((0.0 < value < 1.0, f"data.{name}", value, "above 0 and below 1"))
+    for name in ("learning_rate", "student_temperature", "gradient_clip"):
+        value = getattr(config.train, name)
+        rules.append((0.0 < value < math.inf, f"train.{name}", value, "a number above 0"))
+    for name in ("global_scale", "local_scale"):
+        value = getattr(config.views, name)
+        rules.append((_is_range(value), f"views.{name}", value, "two numbers a <= b in (0, 1]"))
+    rules.append((_is_range(config.negatives.scale), "negatives.scale", config.negatives.scale, "two numbers in (0, 1]"))
+    for name in ("weight_decay", "teacher_temperature", "teacher_momentum"):
+        value = getattr(config.train, name)
+        left_open = not value and name != "weight_decay"
+        holds = left_open or (len(value) == 2 and min(value) >= 0)
+        rules.append((holds, f"train.{name}", value, "two numbers of at least 0: first, last"))
+    for holds, key, value, expected in rules:
+        if not holds:
+            raise MedoodError(f"{key} is {value!r}; expected {expected}.")
+
+
+def _is_range(value: list[float]) -> bool:
+    return len(value) == 2 and 0 < value[0] <= value[1] <= 1
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]

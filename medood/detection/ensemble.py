@@ -1,0 +1,76 @@
+"""The networks of a detector together: its own, those of other detectors, and the appearance model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from medood.detection.appearance import Appearance
+from medood.distillation.network import Network, backbone_features
+from medood.negatives.shift import resample
+
+
+class EnsembleNetwork(nn.Module):
+    """A trained network as a detector scores with it.
+
+    Args:
+        network: the trained backbone and head.
+        crops: shares of each side that :meth:`embed` averages over, around the centre.
+
+    Attributes:
+        config: how the network is built.
+        size: side of its input in pixels.
+        crops: as given.
+        members: other networks that see the same images, for the score ``ensemble``.
+        appearance: model of registered radiographs, for the same score; none where the detector has none.
+    """
+
+    def __init__(self, network: Network, crops: Sequence[float] = (1.0,)) -> None:
+        super().__init__()
+        self.config, self.size, self.crops = network.config, network.size, list(crops)
+        self.members = nn.ModuleList()
+        self.appearance: Appearance | None = None
+        self.backbone, self.head = network.backbone, network.head
+
+    def features(self, images: Tensor) -> Tensor:
+        """Backbone features ``[N, D]`` of ``[N, 1, S, S]`` images in [0, 1]."""
+        return backbone_features(self.backbone, images)
+
+    def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features ``[N, D]``, L2-normalised, and head outputs ``[N, K]`` of ``[N, 1, S, S]`` images: means over crops."""
+        features = [self.features(center_crop(images, share)) for share in self.crops]
+        outputs = torch.stack([self.head(crop_features) for crop_features in features]).mean(dim=0)
+        return functional.normalize(torch.stack(features).mean(dim=0), dim=-1), outputs
+
+    def member_outputs(self, images: Tensor) -> list[Tensor]:
+        """Head outputs ``[N, K]`` of each member, which sees the images at its own size."""
+        outputs = []
+        for member in self.members:
+            assert isinstance(member, EnsembleNetwork)
+            side = [member.size, member.size]
+            resized = functional.interpolate(images, side, mode="bilinear", antialias=True, align_corners=False)
+            outputs.append(member.embed(resized)[1])
+        return outputs
+
+    def to_dict(self) -> dict[str, Any]:
+        """How to build the network again as a member."""
+        return {"model": asdict(self.config), "size": self.size, "crops": self.crops}
+
+    def describe(self) -> str:
+        """The backbones of the network and of its members, with the members' input sizes, and the appearance model."""
+        members = [f"{m.config.backbone} ({m.size} px)" for m in self.members if isinstance(m, EnsembleNetwork)]
+        appearance = ["appearance of registered films"] if self.appearance is not None else []
+        return " + ".join([self.config.backbone, *members, *appearance])
+
+
+def center_crop(images: Tensor, share: float) -> Tensor:
+    """The middle of ``[N, 1, S, S]`` images, ``share`` of each side, resampled to ``S``."""
+    if share == 1.0:
+        return images
+    matrix = torch.tensor([[share, 0.0, 0.0], [0.0, share, 0.0]], device=images.device)
+    return resample(images, matrix.expand(len(images), 2, 3), images.shape[-1])

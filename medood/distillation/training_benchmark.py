@@ -1,0 +1,220 @@
+"""How fast training is, against the plain way of writing it, with the same network and the same crops in the same run."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as functional
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import transforms
+
+from medood.config.schema import RunConfig
+from medood.distillation.network import student_and_teacher, update_teacher
+from medood.distillation.trainer import Trainer
+from medood.progress import Progress
+
+#: Pictures that the steps go through; made up, since only their number and size matter to the clock.
+_PICTURES = 512
+
+
+@dataclass(frozen=True)
+class TrainingSpeed:
+    """Medians over the repeats; the two ways are taken in turns.
+
+    Attributes:
+        step: pictures a second of forward, backward and update alone.
+        loader: pictures a second of the views alone.
+        both: pictures a second of whole steps.
+        wait: share of a whole step in which the network waits for its views.
+        plain: pictures a second of the plain way.
+        ratio: median of ``both`` over ``plain``, repeat by repeat.
+        flops: floating-point operations a second that the network's layers ask for, forward and backward.
+        matmul: those that one large matrix product reaches here, in the run's precision.
+        threads: CPU threads.
+        batch: pictures a step.
+    """
+
+    step: float
+    loader: float
+    both: float
+    wait: float
+    plain: float
+    ratio: float
+    flops: float
+    matmul: float
+    threads: int
+    batch: int
+
+
+def training_speed(config: RunConfig, steps: int = 3, repeats: int = 5, progress: Progress | None = None) -> TrainingSpeed:
+    """Measure a configuration.
+
+    Args:
+        config: the run; its data are not read.
+        steps: of each timing.
+        repeats: timings of each way.
+        progress: where to draw; none is quiet.
+    """
+    progress = progress or Progress(quiet=True)
+    config = copy.deepcopy(config)
+    config.train.epochs = max(config.train.epochs, 100)
+    pictures = np.random.default_rng(0).integers(0, 256, (_PICTURES, *(config.views.source_size,) * 2), dtype=np.uint8)
+    with tempfile.TemporaryDirectory(prefix="medood-") as folder:
+        trainer = Trainer(config, pictures, Path(folder))
+        ours, loader = _seconds_of(trainer)
+        plain = _Plain(trainer.config, pictures, trainer.fabric.device)
+        ways = (ours, loader, plain.step)
+        times = [
+            tuple(_timed(way, steps) for way in ways)
+            for _ in progress.track(iter(range(repeats + 1)), repeats + 1, "timing")
+        ]
+        plain.close()
+        with FlopCounterMode(display=False) as counter:
+            ours()
+        matmul = _matmul_rate(trainer)
+    batch, kept = trainer.batch, times[1:]  # the first warms caches and allocators
+    whole, made, slow = (statistics.median(column) for column in zip(*kept, strict=True))
+    return TrainingSpeed(
+        batch / max(whole - made, 1e-9),
+        batch / made,
+        batch / whole,
+        made / whole,
+        batch / slow,
+        statistics.median(p / o for o, _, p in kept),
+        counter.get_total_flops() / whole,
+        matmul,
+        torch.get_num_threads(),
+        batch,
+    )
+
+
+def _seconds_of(trainer: Trainer) -> tuple[Callable[[], object], Callable[[], object]]:
+    """A whole step of the trainer, and its views alone."""
+    counter = iter(range(10**9))
+
+    def whole() -> object:
+        step = next(counter)
+        return trainer.take_step(step, trainer.rows_of(step))
+
+    def views() -> object:
+        return trainer.views.make(0, trainer.rows_of(0))
+
+    return whole, views
+
+
+def _matmul_rate(trainer: Trainer, side: int = 4096) -> float:
+    """Operations a second of a square matrix product on the trainer's device, the best of five."""
+    device = trainer.fabric.device
+    side = side if device.type == "cuda" else 1024
+    kind = torch.bfloat16 if trainer.precision == "bf16-mixed" else torch.float32
+    left, right = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
+
+    def product() -> object:
+        for _ in range(10):
+            result = left @ right
+        return float(result[0, 0])  # waits for the device
+
+    product()
+    return 10 * 2.0 * side**3 / min(_timed(product, 1) for _ in range(5))
+
+
+def _timed(work: Callable[[], object], count: int) -> float:
+    started = time.perf_counter()
+    for _ in range(count):
+        work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return (time.perf_counter() - started) / count
+
+
+class _PlainViews(Dataset[list[Tensor]]):
+    """One picture's crops, one after the other, by torchvision."""
+
+    def __init__(self, config: RunConfig, pictures: npt.NDArray[np.uint8]) -> None:
+        self._pictures = pictures
+        views, size = config.views, config.preprocess.size
+
+        def chain(side: int, scale: list[float]) -> transforms.Compose:
+            return transforms.Compose(
+                [
+                    transforms.RandomRotation(views.rotation, transforms.InterpolationMode.BILINEAR),
+                    transforms.RandomResizedCrop(side, scale=tuple(scale), ratio=(1 / views.aspect, views.aspect)),
+                    transforms.ColorJitter(brightness=views.brightness, contrast=views.contrast),
+                    transforms.RandomApply([transforms.GaussianBlur(5, (0.2, max(views.blur_sigma, 0.21)))], views.blur),
+                    transforms.ToTensor(),
+                ]
+            )
+
+        self._chains = [chain(size, views.global_scale)] * views.global_count
+        self._chains += [chain(views.local_size, views.local_scale)] * views.local_count
+        self._chains += [chain(size, config.negatives.scale)] * config.negatives.count
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: int) -> list[Tensor]:
+        picture = Image.fromarray(self._pictures[index])
+        made = [chain(picture) for chain in self._chains]
+        made[-1] = torch.rot90(made[-1], 1 + index % 3, (-2, -1))
+        return made
+
+
+class _Plain:
+    """The plain way: per-picture transforms in workers, a loop over crops and loss pairs, the teacher on negatives too."""
+
+    def __init__(self, config: RunConfig, pictures: npt.NDArray[np.uint8], device: torch.device) -> None:
+        self._config = config
+        self._device = device
+        self._student, self._teacher = student_and_teacher(config.model, config.preprocess.size)
+        self._student.to(device), self._teacher.to(device)
+        self._optimizer = torch.optim.AdamW(self._student.parameters(), lr=1e-4)
+        loader = DataLoader(
+            _PlainViews(config, pictures), config.train.batch_size, shuffle=True, drop_last=True, num_workers=2
+        )
+        self._loader, self._batches = loader, iter(loader)
+
+    def step(self) -> None:
+        try:
+            batch = next(self._batches)
+        except StopIteration:
+            self._batches = iter(self._loader)
+            batch = next(self._batches)
+        batch = [view.to(self._device) for view in batch]
+        settings, large = self._config.train, self._config.views.global_count
+        negative = batch.pop() if self._config.negatives.count else None
+        with torch.no_grad():
+            teacher = [torch.softmax(self._teacher([view])[0][1] / 0.04, dim=-1) for view in batch[:large]]
+            if negative is not None:
+                self._teacher([negative])
+        student = [self._student([view])[0][1] / settings.student_temperature for view in batch]
+        total, pairs = torch.zeros((), device=self._device), 0
+        for t, target in enumerate(teacher):
+            for s, output in enumerate(student):
+                if s != t:
+                    total = total - (target * functional.log_softmax(output, dim=-1)).sum(dim=-1).mean()
+                    pairs += 1
+        total = total / pairs
+        if negative is not None:
+            output = self._student([negative])[0][1] / settings.student_temperature
+            total = total - functional.log_softmax(output, dim=-1).mean(dim=-1).mean()
+        self._optimizer.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self._student.parameters(), settings.gradient_clip)
+        self._optimizer.step()
+        update_teacher(self._teacher, self._student, 0.99)
+
+    def close(self) -> None:
+        """End the workers."""
+        del self._batches, self._loader

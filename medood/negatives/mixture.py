@@ -1,0 +1,92 @@
+"""The configured mixture of shifting transformations."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from medood.errors import MedoodError
+from medood.negatives.compositing import BlendedPatch, JoinedHalves
+from medood.negatives.dead_leaves import DeadLeaves
+from medood.negatives.diffuse import Effusion, Haze
+from medood.negatives.framing import Stretched, WrongFraming
+from medood.negatives.identity import ImageAsIs
+from medood.negatives.intensity import Inverted, WrongWindow
+from medood.negatives.opacity import SimulatedOpacity
+from medood.negatives.orientation import AnyTurn, Mirror, QuarterTurn, UpsideDown
+from medood.negatives.permutation import PatchPermutation, PixelPermutation
+from medood.negatives.shift import Parameters, Shift
+
+#: Every shifting transformation by the name that a configuration uses.
+SHIFTS: dict[str, Shift] = {
+    "rot": QuarterTurn(),
+    "rot_360": AnyTurn(),
+    "mirror": Mirror(),
+    "upside_down": UpsideDown(),
+    "perm4": PatchPermutation(2),
+    "perm16": PatchPermutation(4),
+    "pixel_perm": PixelPermutation(),
+    "inverted": Inverted(),
+    "wrong_window": WrongWindow(),
+    "framing": WrongFraming(),
+    "joined_halves": JoinedHalves(),
+    "blended_patch": BlendedPatch(),
+    "opacity": SimulatedOpacity(),
+    "haze": Haze(),
+    "effusion": Effusion(),
+    "stretched": Stretched(),
+    "dead_leaves": DeadLeaves(),
+    "image_as_is": ImageAsIs(),
+}
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What was drawn for one batch: for each shift its rows and parameters. Applying it again gives the same pictures."""
+
+    rows: dict[str, Tensor]
+    parameters: dict[str, Parameters]
+
+
+class Mixture:
+    """Shifts drawn by weight, one a picture.
+
+    Args:
+        weights: name to weight.
+
+    Raises:
+        MedoodError: a name is unknown, or no weight is above 0.
+    """
+
+    def __init__(self, weights: dict[str, float]) -> None:
+        for name in weights:
+            if name not in SHIFTS:
+                nearest = difflib.get_close_matches(name, SHIFTS, n=1, cutoff=0.0)[0]
+                raise MedoodError(
+                    f"negatives.mixture: {name!r} is not a shifting transformation. Did you mean {nearest!r}? "
+                    f"Known: {', '.join(SHIFTS)}."
+                )
+        self.names = [name for name, weight in weights.items() if weight > 0]
+        if not self.names:
+            raise MedoodError("negatives.mixture: no weight is above 0; leave the mixture empty to train without.")
+        self._weights = torch.tensor([weights[name] for name in self.names], dtype=torch.float64)
+
+    def sample(self, count: int, side: int, generator: Generator) -> Draw:
+        """Draw a shift and its parameters for each of ``count`` pictures."""
+        kind = torch.multinomial(self._weights, count, replacement=True, generator=generator)
+        rows = {name: torch.nonzero(kind == i).flatten() for i, name in enumerate(self.names)}
+        rows = {name: chosen for name, chosen in rows.items() if len(chosen)}
+        parameters = {name: SHIFTS[name].sample(chosen, count, side, generator) for name, chosen in rows.items()}
+        return Draw(rows, parameters)
+
+    def apply(self, pictures: Tensor, draw: Draw) -> Tensor:
+        """Shift ``[N, 1, S, S]`` pictures as drawn."""
+        shifted = pictures.clone()
+        for name, rows in draw.rows.items():
+            rows = rows.to(pictures.device)
+            parameters = {key: value.to(pictures.device) for key, value in draw.parameters[name].items()}
+            shifted[rows] = SHIFTS[name].apply(pictures[rows], parameters, pictures)
+        return shifted

@@ -1,0 +1,287 @@
+"""DICOM objects to scans: parse, check, decode the pixel data, and apply the grey-scale pipeline."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pydicom
+from pydicom.datadict import dictionary_description
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    UID_dictionary,
+)
+
+from medood.config.schema import ReadConfig
+from medood.scans.dicom.attributes import OptionalAttributes
+from medood.scans.dicom.grayscale_pipeline import SAMPLES, grey_picture
+from medood.scans.dicom.parser import PIXEL_KEYWORDS, parse_dicom
+from medood.scans.dicom.pixel_data import decode_frames, number_of_frames
+from medood.scans.frames import wanted_frames
+from medood.scans.scan import ContradictionError, Identity, RefusedError, Scan, Status, describe_error, patient_hash
+from medood.scans.selection import parse_selection
+
+#: Attributes copied to ``Scan.attributes``. None of them names a patient, a person or a date.
+KEPT_ATTRIBUTES = (
+    "Modality",
+    "BodyPartExamined",
+    "ViewPosition",
+    "PatientOrientation",
+    "PhotometricInterpretation",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "Rows",
+    "Columns",
+    "BitsStored",
+    "NumberOfFrames",
+)
+
+#: Longest value of an attribute kept: that of the value representation LO.
+_LONGEST = 64
+_FILE_SET = "1.2.840.10008.1.3.10"
+#: SOP classes of objects that are no pictures, by the beginning of their UID (PS3.4 annex B), and what a person calls them.
+_NO_PICTURES = {
+    _FILE_SET: "the directory of a DICOM file-set",
+    "1.2.840.10008.5.1.4.1.1.88.": "a structured report",
+    "1.2.840.10008.5.1.4.1.1.104.": "an encapsulated document",
+    "1.2.840.10008.5.1.4.1.1.9.": "a waveform",
+    "1.2.840.10008.5.1.4.1.1.11.": "a presentation state",
+    "1.2.840.10008.5.1.4.1.1.481.3": "a set of radiotherapy structures",
+    **dict.fromkeys((f"1.2.840.10008.5.1.4.1.1.481.{n}" for n in (4, 5, 6, 7, 8, 9)), "a radiotherapy plan or record"),
+    "1.2.840.10008.5.1.4.1.1.66": "a registration, mesh or raw data object",
+    "1.2.840.10008.5.1.4.1.1.67": "a real world value mapping",
+    "1.2.840.10008.5.1.4.1.1.4.2": "a spectroscopy measurement",
+    "1.2.840.10008.5.1.4.34.": "a workflow or protocol object",
+    "1.2.840.10008.5.1.4.38.": "a hanging protocol",
+    "1.2.840.10008.5.1.4.39.": "a colour palette",
+}
+
+
+#: SOP classes whose pixel data are no picture.
+_NOT_PICTURES = {
+    UID("1.2.840.10008.5.1.4.1.1.481.2"): "a distribution of radiation dose",
+    UID("1.2.840.10008.5.1.4.1.1.66.4"): "a segmentation",
+    UID("1.2.840.10008.5.1.4.1.1.66.7"): "a segmentation",
+    UID("1.2.840.10008.5.1.4.1.1.30"): "a map of measured values",
+}
+
+
+def read_dicom(content: bytes, identity: Identity, options: ReadConfig | None = None) -> Iterator[Scan]:
+    """Yield one scan a frame.
+
+    Args:
+        content: the bytes of a DICOM file.
+        identity: of the file; the frame number is filled in.
+        options: which frames, which objects, and the largest picture.
+
+    Raises:
+        RefusedError: the file has no picture that can be read, or is not selected; the reason says why.
+    """
+    options = options or ReadConfig()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        file = parse_dicom(content, options)
+        dataset = file.dataset
+        if options.select:
+            _check_selection(dataset, options.select)
+        if not any(name in dataset for name in PIXEL_KEYWORDS):
+            raise _without_pixels(dataset, file.cut)
+        if (uid := _sop_class(dataset)) in _NOT_PICTURES:
+            raise RefusedError(Status.NOT_AN_IMAGE, f"this is {_NOT_PICTURES[uid]} ({uid.name}), not a picture")
+        if file.cut:
+            raise RefusedError(Status.UNREADABLE, file.cut)
+        syntax = _check(dataset, options)
+        attributes, patient = (
+            _attributes(dataset, DeflatedExplicitVRLittleEndian if file.is_deflated else syntax),
+            _patient(dataset),
+        )
+        month = _month(dataset)
+        wanted = wanted_frames(options.frames, number_of_frames(dataset), options.max_frames)
+        for index, frame in zip(wanted, decode_frames(dataset, syntax, wanted), strict=True):
+            try:
+                header, unusable = _frame_header(dataset, index)
+                pixels, how = grey_picture(frame, header)
+                how = replace(how, ignored=", ".join(filter(None, [how.ignored, *map("no usable {}".format, unusable)])))
+                spacing, spacing_source, aspect = _geometry(header)
+            except Exception as error:  # an attribute out of its type or range fails wherever it is used
+                why = describe_error(error, "an attribute that they need cannot be used")
+                raise RefusedError(Status.UNREADABLE, f"the grey values of frame {index} cannot be made: {why}") from error
+            yield Scan(
+                identity=Identity(identity.source, identity.member, index, identity.sha256),
+                pixels=pixels,
+                grayscale=how,
+                spacing=spacing,
+                spacing_source=spacing_source,
+                aspect=aspect,
+                attributes=attributes,
+                month=month,
+                patient=patient,
+            )
+        if file.behind:
+            raise RefusedError(Status.UNREADABLE, file.behind)
+
+
+def _check_selection(dataset: pydicom.Dataset, select: str) -> None:
+    if not parse_selection(select).matches(dataset):
+        raise RefusedError(Status.NOT_SELECTED, f"left out by the selection {select}")
+
+
+def _check(dataset: pydicom.Dataset, options: ReadConfig) -> UID:
+    """Refuse what cannot hold a picture, or contradicts itself, and return the transfer syntax."""
+    try:
+        rows, columns, samples = int(dataset.Rows), int(dataset.Columns), int(dataset.get("SamplesPerPixel") or 1)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise RefusedError(Status.UNREADABLE, "Rows or Columns is missing or not a number") from error
+    if rows < 1 or columns < 1:
+        raise RefusedError(Status.UNREADABLE, f"the picture is {rows} rows by {columns} columns; both must be above 0")
+    if rows * columns > options.max_pixels:
+        raise RefusedError(
+            Status.TOO_LARGE, f"the picture has {rows} x {columns} pixels; the limit is {options.max_pixels:,} pixels"
+        )
+    photometric = str(dataset.get("PhotometricInterpretation", ""))
+    if photometric not in SAMPLES:
+        raise RefusedError(Status.UNREADABLE, f"Photometric Interpretation is none of {', '.join(SAMPLES)}")
+    if SAMPLES[photometric] != samples:
+        raise RefusedError(
+            Status.UNREADABLE,
+            f"Photometric Interpretation is {photometric}, Samples per Pixel is {samples}; they contradict",
+        )
+    dataset.SamplesPerPixel = samples
+    return transfer_syntax(dataset)
+
+
+def _sop_class(dataset: pydicom.Dataset) -> UID:
+    return UID(str(dataset.get("SOPClassUID") or getattr(dataset, "file_meta", {}).get("MediaStorageSOPClassUID") or ""))
+
+
+def _without_pixels(dataset: pydicom.Dataset, cut: str) -> RefusedError:
+    uid = _sop_class(dataset)
+    for beginning, words in _NO_PICTURES.items():
+        if uid.startswith(beginning):
+            known = (
+                f" ({uid.name})" if uid in UID_dictionary else ""
+            )  # a damaged length lets a UID run on into other attributes
+            return RefusedError(Status.NOT_AN_IMAGE, f"this is {words}{known}, not a picture")
+    if cut:
+        return RefusedError(Status.UNREADABLE, cut)
+    kind = uid.name if uid in UID_dictionary else "of a class that the standard does not know"
+    return RefusedError(Status.NO_PIXELS, f"the DICOM object ({kind}) holds no pixel data")
+
+
+def transfer_syntax(dataset: pydicom.Dataset) -> UID:
+    """The file's transfer syntax; a file without the attribute is taken as what its data set was parsed as."""
+    meta = getattr(dataset, "file_meta", None)
+    syntax = meta.get("TransferSyntaxUID") if meta is not None else None
+    if not syntax:
+        implicit, little = dataset.original_encoding
+        if little is False:
+            syntax = ExplicitVRBigEndian
+        else:
+            syntax = ImplicitVRLittleEndian if implicit in (True, None) else ExplicitVRLittleEndian
+        if _is_compressed(dataset):
+            why = "the pixel data are compressed, and the file states no transfer syntax that says how"
+            raise RefusedError(Status.UNREADABLE, why)
+        if meta is None:
+            dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = syntax
+    return UID(syntax)
+
+
+def _is_compressed(dataset: pydicom.Dataset) -> bool:
+    """Whether pixel data without a transfer syntax are fragments, or a codestream as it is."""
+    if "PixelData" not in dataset or not isinstance(dataset.PixelData, bytes):
+        return False
+    element = dataset["PixelData"]
+    return bool(element.is_undefined_length) or element.value.startswith((b"\xff\xd8\xff", b"\xff\x4f\xff\x51"))
+
+
+def _frame_header(dataset: pydicom.Dataset, index: int) -> tuple[pydicom.Dataset, list[str]]:
+    """The attributes that hold for one frame; an enhanced object's functional groups (PS3.3 C.7.6.16) come first.
+
+    Returns:
+        the header, and names of groups and their attributes that are empty or of another kind and so count as absent.
+    """
+    optional = OptionalAttributes(dataset)
+    shared = optional.first_item("SharedFunctionalGroupsSequence")
+    has_each = optional.first_item("PerFrameFunctionalGroupsSequence") is not None
+    if shared is None and not has_each:
+        return dataset, optional.unusable
+    header = pydicom.Dataset()
+    header.update({tag: element for tag, element in dataset.items() if tag not in _BULK})
+    groups = [] if shared is None else [shared]
+    if has_each:
+        each = dataset.PerFrameFunctionalGroupsSequence
+        if len(each) < number_of_frames(dataset):
+            raise ContradictionError(f"there are functional groups for {len(each)} frames of {number_of_frames(dataset)}")
+        groups.append(each[index])
+    unusable = optional.unusable
+    for group in groups:
+        inner = OptionalAttributes(group)
+        for name in _MACROS:
+            macro = inner.first_item(name)
+            for tag, element in macro.items() if macro is not None else ():
+                if element.value in (None, b"", ""):
+                    unusable.append(dictionary_description(tag))
+                else:
+                    header[tag] = element
+        unusable += inner.unusable
+    return header, list(dict.fromkeys(unusable))
+
+
+_BULK = frozenset(
+    pydicom.tag.Tag(name) for name in (*PIXEL_KEYWORDS, "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+)
+_MACROS = ("PixelMeasuresSequence", "PixelValueTransformationSequence", "FrameVOILUTSequence")
+
+
+def _geometry(header: pydicom.Dataset) -> tuple[tuple[float, float] | None, str, float]:
+    """Spacing in mm, the attribute it is from, and the height of a pixel over its width."""
+    for name in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio"):
+        pair = OptionalAttributes(header).numbers(name)
+        if len(pair) == 2 and min(pair) > 0 and 0.01 <= pair[0] / pair[1] <= 100:
+            if name == "PixelAspectRatio":
+                return None, "none", pair[0] / pair[1]
+            return (pair[0], pair[1]), name, pair[0] / pair[1]
+    return None, "none", 1.0
+
+
+def _patient(dataset: pydicom.Dataset) -> str:
+    try:
+        patient = str(dataset.get("PatientID", "") or "")
+    except Exception:  # a value that cannot be parsed tells nobody apart
+        return ""
+    return patient_hash(patient)
+
+
+def _month(dataset: pydicom.Dataset) -> str:
+    """Month of acquisition, else of the study; empty where neither is a date."""
+    for name in ("AcquisitionDate", "AcquisitionDateTime", "StudyDate"):
+        try:
+            found = re.fullmatch(r"((?:19|20)\d\d)(0[1-9]|1[0-2])[0-3]\d.*", str(dataset.get(name, "") or ""))
+        except Exception:  # noqa: S112 - a value that cannot be parsed is no date
+            continue
+        if found:
+            return f"{found[1]}-{found[2]}"
+    return ""
+
+
+def _attributes(dataset: pydicom.Dataset, syntax: UID) -> dict[str, str]:
+    kept = {}
+    for name in KEPT_ATTRIBUTES:
+        try:
+            value = dataset.get(name)
+        except Exception:  # noqa: S112 - a value that cannot be parsed is left out, the picture is not lost for it
+            continue
+        if value not in (None, ""):
+            text = "\\".join(str(v) for v in value) if isinstance(value, pydicom.multival.MultiValue) else str(value)
+            if len(text) <= _LONGEST and text.isprintable():  # a damaged length lets a value run on into the patient's name
+                kept[name] = text
+    kept["TransferSyntax"] = syntax.name
+    return kept

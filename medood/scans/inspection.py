@@ -1,0 +1,61 @@
+"""What was read of a scan, in words and as the picture that a network would see."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from medood.config.schema import PreprocessConfig
+from medood.scans.scan import Refusal, Scan
+from medood.text import visible
+
+
+def describe(result: Scan | Refusal) -> tuple[str, str]:
+    """A block of lines about one result, and its status in a word."""
+    identity = result.identity
+    head = visible(identity.name, keep="") + (f", frame {identity.frame}" if identity.frame else "")
+    if isinstance(result, Refusal):
+        return f"{head}\n  {result.status:<27}{visible(result.reason, keep='')}", str(result.status)
+    height, width = result.pixels.shape[1:]
+    spacing = "not stated"
+    if result.spacing:
+        spacing = f"{result.spacing[0]:.4g} x {result.spacing[1]:.4g} mm ({result.spacing_source})"
+    how = result.grayscale
+    lines = [
+        ("size", f"{height} rows x {width} columns" + ("" if result.aspect == 1 else f", pixels {result.aspect:.4g} : 1")),
+        ("spacing", spacing),
+        ("modality step", how.modality_lut),
+        ("voi", how.voi),
+        ("inverted", how.inverted),
+        ("decoder", how.plugin),
+        ("left out", how.ignored),
+        ("grey values", f"{result.pixels.min():.3f} to {result.pixels.max():.3f}, mean {result.pixels.mean():.3f}"),
+        *result.attributes.items(),
+        ("sha256", identity.sha256),
+    ]
+    return "\n".join([head, *(f"  {name:<27}{visible(text)}" for name, text in lines if text)]), "read"
+
+
+def write_picture(result: Scan | Refusal, folder: Path, number: int, preprocess: PreprocessConfig) -> Path | None:
+    """Write what the network would see as an 8-bit PNG, and return its path; none for a refusal.
+
+    Args:
+        result: what was read.
+        folder: where the picture goes; it is made.
+        number: the result's place, for the file's name.
+        preprocess: how a detector prepares scans.
+    """
+    if isinstance(result, Refusal):
+        return None
+    from PIL import Image
+
+    from medood.scans.transforms import network_input, preprocessing, to_levels
+
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = re.sub(
+        r"[^A-Za-z0-9._-]+", "_", (result.identity.member or result.identity.source).replace("\\", "/").split("/")[-1]
+    )
+    target = folder / f"{number:06d}_{stem[:80]}_{result.identity.frame}.png"
+    picture = to_levels(network_input(result, preprocessing(preprocess)))[0].numpy()
+    Image.fromarray(picture).save(target)
+    return target

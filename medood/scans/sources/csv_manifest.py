@@ -1,0 +1,59 @@
+"""A CSV manifest to the files that it lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from medood.scans.scan import Identity, Refusal, Status, patient_hash
+from medood.scans.sources.csv_table import CsvTable, TableError, find_listed, why_not_there
+from medood.scans.sources.listed_file import ListedFile
+
+_COLUMNS = ("file", "patient_id", "sha256")
+
+
+def is_manifest(path: Path) -> bool:
+    """True where the file is named as a CSV; it was given as a list of files."""
+    return path.suffix.lower() == ".csv"
+
+
+def read_manifest(path: Path) -> Iterator[ListedFile | Refusal]:
+    """The rows of a CSV with a column ``file`` (or ``path``), relative to its folder.
+
+    Columns ``patient_id`` (keeps a patient's scans on one side of a split) and ``sha256`` (bytes that differ are refused)
+    are used where they are there; others are not looked at.
+    """
+    where = Identity(str(path))
+    try:
+        table = manifest_table(path)
+        number = 0
+        for number, row in table.rows():
+            values = [table.value(row, name) for name in _COLUMNS]
+            yield _listed_file(path, number, *values)
+        if not number:
+            yield Refusal(where, Status.NOT_AN_IMAGE, "the manifest lists no file")
+    except TableError as error:
+        yield Refusal(where, Status.NOT_AN_IMAGE, f"the manifest cannot be used: {error}")
+    except OSError as error:
+        yield Refusal(where, Status.UNREADABLE, f"the manifest cannot be read: {error.strerror}")
+
+
+def manifest_table(path: Path) -> CsvTable:
+    """A manifest's rows and the columns that are used of it.
+
+    Raises:
+        TableError: it has no column of files, or is no table.
+        OSError: it cannot be read.
+    """
+    return CsvTable(path, _COLUMNS, needed=("file",))
+
+
+def _listed_file(manifest: Path, number: int, name: str, patient: str, sha256: str) -> ListedFile | Refusal:
+    if not name or "\0" in name:
+        return Refusal(Identity(str(manifest)), Status.UNREADABLE, f"line {number} of the manifest names no file")
+    found = find_listed(manifest.parent, name)
+    if found is None:
+        return Refusal(Identity(str(manifest.parent / name)), Status.UNREADABLE, why_not_there(name))
+    if found.is_dir():
+        return Refusal(Identity(str(found)), Status.NOT_AN_IMAGE, "the manifest lists a folder; expected a file in each row")
+    return ListedFile(found, patient_hash(patient), sha256.lower())

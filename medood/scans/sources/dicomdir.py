@@ -1,0 +1,87 @@
+"""The DICOMDIR of a DICOM file-set (PS3.10 section 8) to the files that it lists."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import pydicom
+
+from medood.config.schema import ReadConfig
+from medood.scans.dicom.parser import parse_dicom
+from medood.scans.scan import Identity, Refusal, Status
+from medood.scans.sources.listed_file import ListedFile
+
+_FILE_SET_CLASS = b"1.2.840.10008.1.3.10"
+_MEDIA_CLASS = b"\x02\x00\x02\x00UI"  # Media Storage SOP Class UID; its length follows
+
+
+def is_file_set(path: Path, start: bytes) -> bool:
+    """True where the first bytes are those of a DICOMDIR (PS3.10 section 8.6)."""
+    place = start.find(_MEDIA_CLASS, 132)
+    return start[128:132] == b"DICM" and place > 0 and start[place + 8 :].startswith(_FILE_SET_CLASS)
+
+
+def read_file_set(path: Path) -> Iterator[ListedFile | Refusal]:
+    """The files of a DICOMDIR in the order of its records; names that lead out of its folder are refused.
+
+    Media are often copied to file systems that change the case of names, or by programs that add an extension: a file is
+    found whatever its case, and with an extension where it is the only one of its name.
+    """
+    try:
+        content = path.read_bytes()
+        records = parse_dicom(content, ReadConfig()).dataset.get("DirectoryRecordSequence") or []
+        names = [_components(record) for record in records]
+    except Exception:  # pydicom raises many kinds on damaged files
+        yield Refusal(Identity(str(path)), Status.UNREADABLE, "the DICOMDIR is damaged")
+        return
+    files = [name for name in names if name]
+    if not files:
+        yield Refusal(Identity(str(path)), Status.NOT_AN_IMAGE, "the DICOMDIR lists no file")
+    for name in files:
+        place = path.parent.joinpath(*name)
+        if any(part in ("", ".", "..") or "\0" in part for part in name):
+            yield Refusal(Identity(str(path), "/".join(name)), Status.UNSAFE_PATH, "the DICOMDIR points out of its folder")
+            continue
+        try:
+            found = _ignoring_case(path.parent, name)
+            inside = found is not None and found.resolve().is_relative_to(path.parent.resolve())
+        except (OSError, RuntimeError):  # a name that no file system takes, a link to itself
+            found, inside = None, False
+        if found is None or not inside:
+            yield Refusal(Identity(str(place)), Status.UNREADABLE, "the DICOMDIR lists this file, it is not there")
+        else:
+            yield ListedFile(found)
+
+
+def _components(record: pydicom.Dataset) -> list[str]:
+    value = record.get("ReferencedFileID")
+    if not value:
+        return []
+    parts = [value] if isinstance(value, str) else [str(part) for part in value]
+    return [
+        piece for part in parts for piece in re.split(r"[/\\]", part.strip())
+    ]  # some writers put the whole path into one
+
+
+def _ignoring_case(folder: Path, name: list[str]) -> Path | None:
+    exact = folder.joinpath(*name)
+    if exact.is_file():
+        return exact
+    for part in name:
+        names = _casefolded(folder, folder.stat().st_mtime_ns)
+        match = names.get(part.casefold())
+        if match is None and part is name[-1]:  # a copy may have given the files an extension
+            longer = [found for key, found in names.items() if key.rpartition(".")[0] == part.casefold()]
+            match = longer[0] if len(longer) == 1 else None
+        if match is None:
+            return None
+        folder = folder / match
+    return folder
+
+
+@lru_cache(maxsize=64)
+def _casefolded(folder: Path, modified: int) -> dict[str, str]:
+    return {p.name.casefold(): p.name for p in sorted(folder.iterdir(), reverse=True)} if folder.is_dir() else {}

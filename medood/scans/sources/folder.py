@@ -1,0 +1,89 @@
+"""Files and folders to files, one at a time, in a fixed order; what is in them is not looked at but for lists of files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from medood.scans.scan import Identity, Refusal, Status
+from medood.scans.sources.compression import PEEK
+from medood.scans.sources.csv_manifest import is_manifest, read_manifest
+from medood.scans.sources.dicomdir import is_file_set, read_file_set
+from medood.scans.sources.dicomweb import find_instances, is_dicomweb
+from medood.scans.sources.listed_file import ListedFile
+
+
+def check_there(path: Path) -> None:
+    """Find out early that nothing lies at a path.
+
+    Raises:
+        FileNotFoundError: nothing is there, or it cannot be looked up.
+    """
+    try:
+        is_there = path.exists() or path.is_symlink()
+    except OSError as error:
+        raise FileNotFoundError(f"{str(path)[:200]} cannot be looked up: {error.strerror}") from error
+    if not is_there:
+        raise FileNotFoundError(f"{path} does not exist")
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that was found and not yet opened.
+
+    Attributes:
+        place: where it lies, as text: of a million files that are skipped none becomes a path.
+        root: the folder that it was found in, which it must not lead out of; none for a file that was given or listed.
+        listed: what a list of files states of it; none where it is on none.
+        url: address of an instance in a PACS; ``place`` is empty then.
+    """
+
+    place: str
+    root: Path | None = None
+    listed: ListedFile | None = None
+    url: str = ""
+
+    @property
+    def name(self) -> str:
+        """As its rows name it."""
+        return self.url or self.place
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        return Path(self.place)
+
+
+def find_files(source: str | Path) -> Iterator[File | Refusal]:
+    """The files of a source, in the order of ``find_sources``; only lists of files are opened."""
+    if is_dicomweb(source):
+        yield from (File("", url=address) for address in find_instances(str(source)))
+        return
+    path = Path(source)
+    if path.is_dir():
+        closed: list[OSError] = []
+        root = path.resolve()
+        for folder, folders, names in os.walk(path, onerror=closed.append):
+            folders.sort()
+            linked = [name for name in folders if (Path(folder) / name).is_symlink()]
+            before = "" if (here := str(Path(folder))) == "." else os.path.join(here, "")  # noqa: PTH118 - see place
+            for name in sorted([*names, *linked]):
+                yield File(before + name, root)
+        for denied in closed:
+            yield Refusal(
+                Identity(str(denied.filename)), Status.UNREADABLE, f"the folder cannot be opened: {denied.strerror}"
+            )
+        return
+    start = b""
+    with contextlib.suppress(OSError):  # it will be refused when it is opened for reading
+        if path.is_file():  # a pipe would keep its reader waiting
+            with path.open("rb") as stream:
+                start = stream.read(PEEK)
+    if is_file_set(path, start) or is_manifest(path):
+        for entry in read_file_set(path) if is_file_set(path, start) else read_manifest(path):
+            yield entry if isinstance(entry, Refusal) else File(str(entry.path), listed=entry)
+    else:
+        yield File(str(path))

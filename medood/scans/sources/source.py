@@ -1,0 +1,348 @@
+"""Files, folders, archives, DICOM file-sets and manifests to sources, one at a time, in a fixed order, inside limits."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from medood.config.schema import ReadConfig
+from medood.scans.scan import Identity, Refusal, RefusedError, Status, file_sha256
+from medood.scans.sources.archive_members import Member, joined, refused
+from medood.scans.sources.compression import (
+    PACKED_PEEK,
+    PEEK,
+    PIECE,
+    Unpacked,
+    holds_tar,
+    in_pieces,
+    is_compressed,
+    is_tar,
+)
+from medood.scans.sources.dicomweb import fetch, is_dicomweb
+from medood.scans.sources.folder import File, check_there, find_files
+from medood.scans.sources.listed_file import ListedFile
+from medood.scans.sources.tar_archive import tar_members
+from medood.scans.sources.zip_archive import ZippedMember, is_zip, open_zip, read_zip_member, zip_members, zipped_member
+
+#: Disk that stays free where an archive inside an archive is put into a temporary file.
+_RESERVE = 1024**3
+_DAMAGED = "the zip archive is damaged, or was not copied to its end"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A place that may hold scans: a file, or one member of an archive.
+
+    Attributes:
+        path: of the file or archive.
+        member: name inside the archive, empty for a plain file; ``inner.zip!name`` inside an archive in it.
+        zipped: where the member's bytes lie in a zip on disk.
+        content: the bytes, where they had to be read on the way (tar, nested archives).
+        patient: a hash that tells patients apart, where a manifest states one.
+        sha256: the digest that a manifest states, empty where it states none.
+        url: address of an instance in a PACS; ``path`` is empty then.
+    """
+
+    path: Path
+    member: str = ""
+    zipped: ZippedMember | None = None
+    content: bytes | None = None
+    patient: str = ""
+    sha256: str = ""
+    url: str = ""
+
+    @property
+    def identity(self) -> Identity:
+        """Its identity, before its bytes are read."""
+        return Identity(self.url or str(self.path), self.member)
+
+
+def find_sources(path: str | Path, options: ReadConfig | None = None) -> Iterator[Source | Refusal]:
+    """List what lies at ``path``, one source at a time; memory does not grow with their number.
+
+    A folder's files come sorted by name, to any depth; links that lead out of the folder, and links to folders, are not
+    followed but refused. Zip and tar archives, compressed or not, are opened, and the archives in them, but no deeper. Of
+    the file given itself, a DICOMDIR stands for the files that it lists, and a CSV with a column ``file`` likewise. The
+    address of a PACS (:mod:`medood.scans.sources.dicomweb`) stands for its instances.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        UnavailableError: the PACS does not answer, or refuses.
+    """
+    options = options or ReadConfig()
+    if not is_dicomweb(path):
+        check_there(Path(path))
+    for file in find_files(path):
+        yield from open_file(file, options)
+
+
+def open_file(file: File | Refusal, options: ReadConfig) -> Iterator[Source | Refusal]:
+    """The sources of a file: itself, or an archive's members."""
+    if isinstance(file, Refusal):
+        yield file
+    elif file.url:
+        yield Source(file.path, url=file.url)
+    elif file.listed is not None:
+        yield from _open_listed(file.listed, options)
+    elif file.root is None:
+        yield from _open(file.path, options)
+    else:
+        where = Identity(str(file.path))
+        try:
+            if file.path.is_symlink() and (file.path.is_dir() or not _stays_inside(file.path, file.root)):
+                why = "a link to a folder, out of the folder or to nothing; not followed"
+                yield Refusal(where, Status.UNSAFE_PATH, why)
+                return
+        except OSError as error:
+            yield Refusal(where, Status.UNREADABLE, f"the file cannot be looked up: {error.strerror}")
+            return
+        yield from _open(file.path, options)
+
+
+def count_sources(path: Path) -> int | None:
+    """How many sources :func:`find_sources` will list, for a progress bar; none where only reading it all would tell."""
+    walked = os.walk(path) if path.is_dir() else [(str(path.parent), [], [path.name])]
+    count = 0
+    for folder, _, names in walked:
+        count += len(names)
+        for name in names:
+            if name.endswith((".tar", ".tgz", ".txz", ".tzst", ".csv")) or ".tar." in name:
+                return None
+            if not name.endswith(".zip"):
+                continue
+            file = Path(folder) / name
+            with contextlib.suppress(Exception):  # a damaged one will be refused when it is opened for reading
+                count += len(_opened(file, file.stat().st_mtime_ns, ReadConfig().max_members)[0].filelist) - 1
+    return count
+
+
+def _stays_inside(link: Path, root: Path) -> bool:
+    try:
+        return link.resolve(strict=True).is_relative_to(root)
+    except (OSError, RuntimeError):  # a link to nothing, or to itself
+        return False
+
+
+def _open_listed(entry: ListedFile, options: ReadConfig) -> Iterator[Source | Refusal]:
+    for found in _open(entry.path, options):
+        if not isinstance(found, Source):
+            yield found
+            continue
+        if found.member and entry.sha256 and file_sha256(entry.path) != entry.sha256:
+            why = "the bytes are not those that the manifest states (SHA-256 differs)"
+            yield Refusal(Identity(str(entry.path)), Status.UNREADABLE, why)
+            break
+        yield replace(found, patient=entry.patient, sha256="" if found.member else entry.sha256)
+
+
+def _open(path: Path, options: ReadConfig) -> Iterator[Source | Refusal]:
+    where = Identity(str(path))
+    try:
+        if not os.path.lexists(path):
+            yield Refusal(where, Status.UNREADABLE, "the file is gone: it was there when its folder was listed")
+            return
+        if not path.is_file():
+            yield Refusal(where, Status.NOT_AN_IMAGE, "this is no regular file (a device, a pipe, a link to nothing)")
+            return
+        with path.open("rb") as stream:
+            start = stream.read(PACKED_PEEK)
+            if is_zip(start):
+                archive, unread = _opened(path, path.stat().st_mtime_ns, options.max_members)
+                yield from _from_zip(path, archive, path.stat().st_size, where, options)
+                if unread:
+                    yield Refusal(where, Status.UNREADABLE, unread)
+            elif is_tar(start) or (is_compressed(start) and holds_tar(start, options)):
+                stream.seek(0)
+                yield from _from_tar(path, stream, start, where, options)
+            else:
+                yield Source(path)
+    except RefusedError as error:
+        yield Refusal(where, error.status, error.reason)
+    except zipfile.BadZipFile:
+        yield Refusal(where, Status.UNREADABLE, _DAMAGED)
+    except OSError as error:
+        yield Refusal(where, Status.UNREADABLE, f"the file cannot be opened: {error.strerror or 'an error of the system'}")
+    except Exception:  # the zip parser raises many kinds on damaged archives
+        yield Refusal(where, Status.UNREADABLE, _DAMAGED)
+
+
+def _from_zip(
+    path: Path, archive: zipfile.ZipFile, size: int, where: Identity, options: ReadConfig
+) -> Iterator[Source | Refusal]:
+    """A zip on disk: members are read when they are needed, but those that are archives themselves."""
+    for member in zip_members(archive, size, where, options):
+        if isinstance(member, Refusal):
+            yield member
+            continue
+        try:
+            with archive.open(archive.filelist[member.index]) as stream:
+                start = stream.read(PEEK)
+                if is_compressed(start):
+                    start += stream.read(PACKED_PEEK - PEEK)
+        except Exception:  # it is damaged: reading it will say so
+            start = b""
+        if _is_archive(start, options):
+            with archive.open(archive.filelist[member.index]) as stream:
+                yield from _from_archive(path, stream, member, start, where, options)
+        else:
+            yield Source(path, member.name, zipped_member(archive, member.index))
+
+
+def _from_tar(
+    path: Path, stream: BinaryIO, start: bytes, where: Identity, options: ReadConfig, *, nested: bool = False
+) -> Iterator[Source | Refusal]:
+    """A tar, compressed or not."""
+    unpacked = Unpacked(stream, start, options)
+    for member in tar_members(io.BufferedReader(unpacked, PIECE), where, options):
+        if isinstance(member, Refusal):
+            yield member
+            continue
+        assert member.stream is not None
+        try:
+            head = member.stream.read(PACKED_PEEK)
+            if not nested and _is_archive(head, options):
+                rest = _Chained(head, member.stream)
+                yield from _from_archive(path, rest, member, head, where, options)
+                continue
+            if member.size > options.max_bytes:
+                raise RefusedError(
+                    Status.TOO_LARGE,
+                    f"the member has {member.size:,} bytes, the limit is {options.max_bytes:,} (--max-bytes)",
+                )
+            content = head + in_pieces(member.stream, options)
+            if len(content) != member.size:
+                raise EOFError
+            leaf = _leaf(path, content, Identity(where.source, joined(where.member, member.name)))
+        except RefusedError as error:
+            if unpacked.is_over:
+                raise
+            yield refused(where, member.name, error)
+        except Exception as error:  # damaged archives fail in tarfile and in four decompressors, each in its own way
+            raise RefusedError(
+                Status.UNREADABLE, f"the archive is damaged or cut inside a file, after {member.index} files"
+            ) from error
+        else:
+            yield leaf
+    if unpacked.behind:
+        raise RefusedError(
+            Status.UNREADABLE, f"{unpacked.behind:,} bytes follow the packed archive that are not packed, and were not read"
+        )
+
+
+def _is_archive(start: bytes, options: ReadConfig) -> bool:
+    return is_zip(start) or is_tar(start) or (is_compressed(start) and holds_tar(start, options))
+
+
+def _from_archive(
+    path: Path, stream: Any, member: Member, start: bytes, where: Identity, options: ReadConfig
+) -> Iterator[Source | Refusal]:
+    """An archive in an archive: a tar as it is unpacked, a zip, which must be gone about in, from a temporary file."""
+    inside = Identity(where.source, joined(where.member, member.name))
+    try:
+        if not is_zip(start):
+            yield from _from_tar(path, stream, start, inside, options, nested=True)
+            return
+        with _temporary(stream, member.size) as spooled:
+            archive, unread = open_zip(spooled, options.max_members)
+            for inner in zip_members(archive, member.size, inside, options):
+                if isinstance(inner, Refusal):
+                    yield inner
+                    continue
+                try:
+                    content = read_zip_member(spooled, zipped_member(archive, inner.index), options)
+                except RefusedError as error:
+                    yield refused(inside, inner.name, error)
+                else:
+                    yield _leaf(path, content, Identity(where.source, joined(inside.member, inner.name)))
+            if unread:
+                yield Refusal(inside, Status.UNREADABLE, unread)
+    except RefusedError as error:
+        yield Refusal(inside, error.status, error.reason)
+    except zipfile.BadZipFile:
+        yield Refusal(inside, Status.UNREADABLE, _DAMAGED)
+    except Exception:  # as in _open
+        yield Refusal(inside, Status.UNREADABLE, "the archive in it cannot be opened; it is damaged")
+
+
+@contextlib.contextmanager
+def _temporary(stream: BinaryIO, size: int) -> Iterator[BinaryIO]:
+    """A nameless temporary file (in ``TMPDIR``) with the stream's bytes.
+
+    Raises:
+        RefusedError: the disk has too little room.
+    """
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if size > free - _RESERVE:
+        raise RefusedError(
+            Status.TOO_LARGE, f"the archive in it has {size:,} bytes, too many for {folder} with {free:,} free; set TMPDIR"
+        )
+    with tempfile.TemporaryFile() as spooled:
+        shutil.copyfileobj(stream, spooled, PIECE)
+        yield spooled
+
+
+class _Chained(io.RawIOBase):
+    """Bytes that were read ahead, and the stream that they are from."""
+
+    def __init__(self, head: bytes, rest: BinaryIO) -> None:
+        self._head, self._rest, self._at = io.BytesIO(head), rest, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        view = memoryview(buffer)  # type: ignore[arg-type]
+        content = self._head.read(len(view)) or self._rest.read(len(view))
+        view[: len(content)] = content
+        self._at += len(content)
+        return len(content)
+
+    def tell(self) -> int:
+        return self._at
+
+
+def _leaf(path: Path, content: bytes, where: Identity) -> Source | Refusal:
+    """A source whose bytes are here; an archive is opened no deeper than this."""
+    if is_zip(content) or is_tar(content[:PEEK]):
+        return Refusal(where, Status.NOT_AN_IMAGE, "it is packed more than one level deep; unpack it first")
+    return Source(path, where.member, content=content)
+
+
+def read_bytes(source: Source, options: ReadConfig) -> bytes:
+    """The bytes of a source.
+
+    Raises:
+        RefusedError: they cannot be read or are too many.
+    """
+    if source.content is not None:
+        return source.content
+    if source.url:
+        content = fetch(source.url)
+        if len(content) > options.max_bytes:
+            raise RefusedError(Status.TOO_LARGE, f"the object is larger than {options.max_bytes:,} bytes")
+        return content
+    try:
+        if source.zipped is not None:
+            with source.path.open("rb") as stream:
+                return read_zip_member(stream, source.zipped, options)
+        if source.path.stat().st_size > options.max_bytes:
+            raise RefusedError(Status.TOO_LARGE, f"the file is larger than {options.max_bytes:,} bytes")
+        return source.path.read_bytes()
+    except OSError as error:
+        raise RefusedError(Status.UNREADABLE, f"the bytes cannot be read: {error.strerror or error}") from error
+
+
+@lru_cache(maxsize=2)
+def _opened(path: Path, modified: int, max_members: int) -> tuple[zipfile.ZipFile, str]:
+    """One archive stays open while its members are read, so that its directory is parsed once."""
+    return open_zip(path.open("rb"), max_members)

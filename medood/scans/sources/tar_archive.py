@@ -1,0 +1,142 @@
+"""Tar archives to members, read once as a stream, inside limits."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from medood.config.schema import ReadConfig
+from medood.scans.scan import Identity, Refusal, RefusedError, Status
+from medood.scans.sources.archive_members import Member, check_member_name, refused
+
+#: Largest header that describes a member (a long name, extended attributes).
+_MAX_HEADER = 1024**2
+
+# names that a method whose parameter is called tarfile can use
+_END, _ENDS_TOO_SOON = tarfile.EOFHeaderError, tarfile.EmptyHeaderError  # type: ignore[attr-defined]
+_NOT_A_HEADER = (tarfile.TruncatedHeaderError, tarfile.InvalidHeaderError)  # type: ignore[attr-defined]
+_BLOCK = tarfile.BLOCKSIZE
+
+
+class _DamagedError(tarfile.ReadError):
+    """A damaged archive; its words are ours."""
+
+
+def tar_members(stream: BinaryIO, where: Identity, options: ReadConfig) -> Iterator[Member | Refusal]:
+    """The members of a tar in the order in which they are stored: a stream is read once.
+
+    Archives that were joined one behind the other are read as one.
+
+    Raises:
+        RefusedError: the archive is damaged, goes over a limit, or has bytes behind its end that are no tar; what came
+            before stands.
+    """
+    index = 0
+    try:
+        mode: Any = "r|"
+        with tarfile.open(
+            fileobj=stream, mode=mode, tarinfo=_Header, errors="surrogateescape", ignore_zeros=True
+        ) as archive:
+            while (info := archive.next()) is not None:
+                archive.pax_headers = {}  # global headers of a stream pile up otherwise
+                archive.members = []  # type: ignore[attr-defined]  # tarfile would keep every header of a stream it can never go back in
+                if info.isdir():
+                    continue
+                if index >= options.max_members:
+                    raise RefusedError(Status.TOO_LARGE, f"it holds more than {options.max_members:,} files (--max-members)")
+                try:
+                    _check_member(info)
+                except RefusedError as error:
+                    yield refused(where, info.name, error)
+                else:
+                    content = archive.extractfile(info)
+                    assert content is not None
+                    yield Member(info.name, index, info.size, content)  # type: ignore[arg-type]
+                index += 1
+    except RefusedError:
+        raise
+    except _DamagedError as error:
+        raise RefusedError(Status.UNREADABLE, f"{error}; {index} files were read") from error
+    except EOFError as error:
+        raise RefusedError(Status.UNREADABLE, f"the archive is cut after {index} files") from error
+    except Exception as error:  # damaged archives fail in tarfile and in four decompressors, each in its own way
+        raise RefusedError(Status.UNREADABLE, f"the archive is damaged after {index} files") from error
+    if not index:
+        raise RefusedError(Status.NOT_AN_IMAGE, "the archive holds no file")
+
+
+def _check_member(info: tarfile.TarInfo) -> None:
+    check_member_name(info.name)
+    if info.issym() or info.islnk():
+        raise RefusedError(Status.UNSAFE_PATH, "the member is a link; not followed")
+    if info.issparse():
+        raise RefusedError(
+            Status.UNSUPPORTED_SYNTAX, "the member is stored as a sparse file, which is not read; pack it without --sparse"
+        )
+    if not info.isfile():
+        raise RefusedError(Status.NOT_AN_IMAGE, "this is no regular file (a device, a pipe)")
+
+
+class _Header(tarfile.TarInfo):
+    """A tar header that is damaged or missing ends the archive with an error, and that asks for little memory.
+
+    tarfile takes a damaged header for the end of the archive, or, told to go on behind an end mark, passes it over; either
+    way what comes after it would vanish.
+    """
+
+    @classmethod
+    def fromtarfile(cls, tarfile: Any) -> _Header:
+        """Read the next header. Only blocks of zeros end an archive; behind them another one may begin."""
+        has_ended = getattr(tarfile, "has_ended", False)
+        try:
+            header = super().fromtarfile(tarfile)
+        except _END:
+            tarfile.has_ended = True
+            raise
+        except _ENDS_TOO_SOON:
+            if has_ended:
+                raise
+            raise _DamagedError("the archive is cut: it ends without its end mark") from None
+        except _NOT_A_HEADER as error:
+            if has_ended:
+                raise _DamagedError("bytes follow the end of the archive that are no tar, and were not read") from error
+            raise _DamagedError("a header in the archive is damaged or cut") from error
+        tarfile.has_ended = False
+        return header
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        """Parse and hold against the limit."""
+        if len(buf) < _BLOCK and not any(buf):
+            raise _ENDS_TOO_SOON("zeros fill no block")
+        header = super().frombuf(buf, encoding, errors)
+        is_data = header.isfile() or header.isdev() or header.isdir()
+        if not is_data and header.size > _MAX_HEADER:
+            raise _DamagedError("a header of the archive is too long")
+        return header
+
+    def _proc_sparse(self, tarfile: Any) -> _Header:
+        """Pass over an old GNU sparse member: its map, which the archive could make as long as it likes, is not kept."""
+        _, is_extended, size = self._sparse_structs  # type: ignore[attr-defined]
+        del self._sparse_structs  # type: ignore[attr-defined]
+        while is_extended:
+            block = tarfile.fileobj.read(_BLOCK)
+            if len(block) < _BLOCK:
+                raise _DamagedError("the archive is cut inside a header")
+            is_extended = bool(block[504])
+        self.sparse = b""
+        self.offset_data = tarfile.fileobj.tell()
+        tarfile.offset = self.offset_data + self._block(self.size)  # type: ignore[attr-defined]
+        self.size = size
+        return self
+
+    def _proc_gnusparse_00(self, next: Any, *_: Any) -> None:
+        """Mark a sparse member of a later format; its map is not kept either."""
+        next.sparse = b""
+
+    def _proc_gnusparse_01(self, next: Any, *_: Any) -> None:
+        next.sparse = b""
+
+    def _proc_gnusparse_10(self, next: Any, *_: Any) -> None:
+        next.sparse = b""

@@ -1,0 +1,1 @@
+"""Use cases that cross rooms: training, calibration, the demo and the sensitivity study."""

@@ -1,0 +1,137 @@
+"""Which negatives help, told without a label: the sensitivity of the out-of-distribution score.
+
+Definition. A strategy is a mixture of shifting transformations. A detector is trained with it. On in-distribution pictures
+held out from its training, the AUROC of its score between the pictures as they are and the same pictures under a shift is
+the detector's reaction to that shift. The sensitivity of the strategy is the mean over all shifts *that the strategy did not
+train on* of the reaction, less the mean reaction to that shift of all strategies that did not train on it either. A strategy
+whose detector notices what it was never shown is taken to notice other anomalies too.
+
+Limits. The probes are synthetic; a hospital, a device or a disease that looks like none of them is not asked about. A
+strategy is only ever compared with the others of the same table. Shifts much like a trained one are left out with it.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+
+from medood.config.schema import RunConfig
+from medood.detection.detector import Detector
+from medood.errors import MedoodError
+from medood.negatives.mixture import SHIFTS, Mixture
+from medood.progress import Progress
+from medood.workflows.train import as_input, train, training_data
+
+#: Held-out pictures that the shifts are tried on.
+PROBES = 200
+_NEIGHBOURS = {"rot": {"rot_360", "upside_down"}, "rot_360": {"rot", "upside_down"}, "upside_down": {"rot", "rot_360"}}
+_NEIGHBOURS |= {"perm4": {"perm16"}, "perm16": {"perm4"}}
+
+
+@dataclass(frozen=True)
+class StrategySensitivity:
+    """One line of the table.
+
+    Attributes:
+        strategy: its name.
+        sensitivity: as defined above; higher is better.
+        reactions: AUROC of each shift, those trained on among them.
+    """
+
+    strategy: str
+    sensitivity: float
+    reactions: dict[str, float]
+
+
+def strategies(config: RunConfig, names: list[str]) -> dict[str, dict[str, float]]:
+    """Mixtures by name: a shift's name is that shift alone, ``none`` is no negatives, ``mixture`` the configuration's own.
+
+    Raises:
+        MedoodError: a name is none of these.
+    """
+    chosen: dict[str, dict[str, float]] = {}
+    for name in names:
+        if name == "none":
+            chosen[name] = {}
+        elif name == "mixture":
+            chosen[name] = dict(config.negatives.mixture)
+        else:
+            Mixture({name: 1.0})  # says which names are known
+            chosen[name] = {name: 1.0}
+    if len(chosen) < 2:
+        raise MedoodError("Sensitivity compares strategies; give at least two with --strategies.")
+    return chosen
+
+
+def sensitivity(config: RunConfig, names: list[str], out: Path, progress: Progress) -> list[StrategySensitivity]:
+    """Train a detector for each strategy and measure its reactions; detectors that are there already are used again.
+
+    Args:
+        config: the run that all share but for ``negatives.mixture`` and ``out``.
+        names: see :func:`strategies`.
+        out: one folder a strategy goes here.
+        progress: where to draw.
+
+    Returns:
+        the strategies, the most sensitive first.
+    """
+    chosen = strategies(config, names)
+    reactions: dict[str, dict[str, float]] = {}
+    for number, (name, mixture) in enumerate(chosen.items(), start=1):
+        run = copy.deepcopy(config)
+        run.negatives.mixture, run.out = mixture, str(out / name)
+        run.data.cache = config.data.cache or str(out / "cache")
+        progress.say(f"strategy {number} of {len(chosen)}: {name}")
+        if not (out / name / "detector.json").exists():
+            train(run, resume=True, progress=progress)
+        reactions[name] = react(Detector.load(out / name), run, progress)
+    return table(chosen, reactions)
+
+
+def react(detector: Detector, config: RunConfig, progress: Progress) -> dict[str, float]:
+    """AUROC between held-out pictures and the same pictures under each shift."""
+    pictures = as_input(training_data(config, Progress(quiet=True)).calibration[:PROBES])
+    plain = detector.score(detector.embed(pictures)).numpy()
+    truth = np.r_[np.zeros(len(plain)), np.ones(len(plain))]
+    found = {}
+    names = [name for name in SHIFTS if name != "image_as_is"]
+    for name in progress.track(iter(names), len(names), "reactions"):
+        mixture, generator = Mixture({name: 1.0}), torch.Generator().manual_seed(config.train.seed)
+        shifted = mixture.apply(pictures, mixture.sample(len(pictures), pictures.shape[-1], generator))
+        scores = detector.score(detector.embed(shifted)).numpy()
+        found[name] = float(roc_auc_score(truth, np.nan_to_num(np.r_[plain, scores], posinf=1e30)))
+    return found
+
+
+def table(chosen: dict[str, dict[str, float]], reactions: dict[str, dict[str, float]]) -> list[StrategySensitivity]:
+    """Sensitivities out of reactions, by the definition above; a pure function."""
+
+    def unseen(strategy: str, shift: str) -> bool:
+        trained = {name for name, weight in chosen[strategy].items() if weight > 0}
+        return shift not in trained and not any(shift in _NEIGHBOURS.get(name, set()) for name in trained)
+
+    means = {}
+    for shift in next(iter(reactions.values())):
+        values = [reactions[strategy][shift] for strategy in chosen if unseen(strategy, shift)]
+        means[shift] = float(np.mean(values)) if values else float("nan")
+    rows = []
+    for strategy in chosen:
+        excess = [reactions[strategy][shift] - means[shift] for shift in means if unseen(strategy, shift)]
+        rows.append(StrategySensitivity(strategy, float(np.mean(excess)) if excess else float("nan"), reactions[strategy]))
+    return sorted(rows, key=lambda row: -row.sensitivity if row.sensitivity == row.sensitivity else float("inf"))
+
+
+def write_sensitivity(rows: list[StrategySensitivity], target: Path) -> None:
+    """Write the table as CSV."""
+    shifts = list(rows[0].reactions)
+    with target.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["strategy", "sensitivity", *shifts])
+        for row in rows:
+            writer.writerow([row.strategy, f"{row.sensitivity:.4f}", *(f"{row.reactions[shift]:.4f}" for shift in shifts)])
