@@ -1,4 +1,4 @@
-"""A folder that a command fills: what fails before there is anything to keep leaves none behind."""
+"""Create a command's output folder, and remove it if the command fails before there is anything worth keeping."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from medood.errors import BusyError, MedoodError
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Callable[[], None]]:
-    """Make a folder where there is none, and remove it with all that was written into it where the command fails early.
+    """Create ``folder`` if it does not exist, and remove it with its contents if the command fails early.
 
-    A folder that was there before stays, and so does one that an interruption leaves.
+    A folder that existed before is kept, and so is the folder of an interrupted command.
 
     Args:
-        folder: the one that will be written into.
+        folder: the folder to write to.
 
     Yields:
         a function to call once there is something worth keeping.
@@ -25,18 +25,18 @@ def new_folder(folder: Path) -> Iterator[Callable[[], None]]:
     absent = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True)
-        made = True
+        created = True
     except FileExistsError:
-        made = False
+        created = False
     worth_keeping: list[bool] = []
     try:
         yield lambda: worth_keeping.append(True)
-    except BusyError:  # whoever came first works in it
+    except BusyError:  # another process is using the folder
         raise
     except (MedoodError, OSError):
-        if made and not worth_keeping:
+        if created and not worth_keeping:
             shutil.rmtree(folder, ignore_errors=True)
-            with contextlib.suppress(OSError):  # something else lies there now
+            with contextlib.suppress(OSError):  # the parent holds something else now
                 for parent in absent[1:]:
                     parent.rmdir()
         raise

@@ -1,4 +1,4 @@
-"""Progress bars for whatever lasts, and silence for scripts."""
+"""Progress bars and messages on standard error, which scripts can silence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Progress:
-    """Bars on standard error; none where ``quiet`` is set.
+    """Progress bars and messages on standard error; nothing if ``quiet`` is set.
 
     Args:
         quiet: print nothing.
@@ -31,16 +31,16 @@ class Progress:
         """Print one line."""
         self._console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
-    def track(self, items: Iterator[T], total: int | None, what: str) -> Iterator[T]:
-        """Pass items through and draw how many of ``total`` have passed."""
-        with self.bar(total, what) as bar:
+    def track(self, items: Iterator[T], total: int | None, description: str) -> Iterator[T]:
+        """Yield the items unchanged and show a bar of how many of ``total`` have passed."""
+        with self.bar(total, description) as bar:
             for item in items:
                 yield item
                 bar(1, "")
 
     @contextmanager
-    def bar(self, total: int | None, what: str) -> Iterator[Bar]:
-        """A bar; call it with how far to move and a text to show behind it."""
+    def bar(self, total: int | None, description: str) -> Iterator[Bar]:
+        """Show a bar; call it with the number of steps to advance and a text to show after it."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -48,9 +48,9 @@ class Progress:
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[detail]}"),
         )
-        shown = not self.quiet and sys.stderr.isatty()
-        with RichProgress(*columns, console=self._console, disable=not shown) as rich:
-            yield Bar(rich, rich.add_task(what, total=total, detail=""))
+        visible_bar = not self.quiet and sys.stderr.isatty()
+        with RichProgress(*columns, console=self._console, disable=not visible_bar) as rich:
+            yield Bar(rich, rich.add_task(description, total=total, detail=""))
 
 
 class Bar:
@@ -61,5 +61,5 @@ class Bar:
         self._task = task
 
     def __call__(self, advance: int, detail: str) -> None:
-        """Move on and change the text behind the bar."""
+        """Advance the bar and change the text after it."""
         self._rich.update(self._task, advance=advance, detail=visible(detail))  # type: ignore[arg-type]

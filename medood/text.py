@@ -1,23 +1,23 @@
-"""Names that strangers chose, as text that a terminal or a spreadsheet shows and does not obey."""
+"""Escape untrusted names, so that a terminal or spreadsheet displays them and does not interpret them."""
 
 from __future__ import annotations
 
 import unicodedata
 
-#: A cell that begins so is a formula to a spreadsheet, full-width forms among them; one that begins with an apostrophe is
-#: taken for guarded.
+#: Spreadsheets take a cell that begins with one of these characters (or their full-width forms) for a formula, and a
+#: leading apostrophe for the guard against that.
 FORMULA = tuple("=+-@\t\r\n'＝＋－＠")
 _CONTROL = ("Cc", "Cs", "Zl", "Zp")
-#: Characters that turn the direction of what follows, and so can show a name as another one.
+#: Bidirectional control characters, which can make one name look like another.
 _DIRECTION = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def visible(text: str, keep: str = "\n\t") -> str:
-    """Text with control characters and lone surrogates spelled out, such as ``\\x1b``.
+    """Escape control characters and lone surrogates, for example as ``\\x1b``.
 
     Args:
         text: any text.
-        keep: control characters that stay.
+        keep: control characters to leave as they are.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -25,9 +25,9 @@ def visible(text: str, keep: str = "\n\t") -> str:
 
 
 def spreadsheet_cell(text: str) -> str:
-    """Text for a CSV file: control characters are spelled out, and an apostrophe stands before what would be a formula.
+    """Escape text for a CSV cell: control characters are escaped, and a would-be formula gets a leading apostrophe.
 
-    Whoever needs the exact name removes that apostrophe, or takes JSON lines or Parquet.
+    For the exact name, remove that apostrophe, or use JSON lines or Parquet.
     """
     return f"'{visible(text, keep='')}" if text.startswith(FORMULA) else visible(text, keep="")
 

@@ -13,13 +13,25 @@ from medood.config.schema import RunConfig
 ROOT = Path(__file__).parent.parent
 
 
+#: Fixtures that need something of the machine, and the marker of tests that use them.
+_NEEDS = {"medood_data": "data", "chromium": "browser", "storescu": "pacs"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the fixtures that they use."""
+    for item in items:
+        for name in getattr(item, "fixturenames", ()):
+            if name in _NEEDS:
+                item.add_marker(_NEEDS[name])
+
+
 @pytest.fixture(scope="session")
 def medood_data() -> Path:
-    """The folder of real pictures."""
+    """The folder of real images."""
     folder = os.environ.get("MEDOOD_DATA", "")
     if folder and (Path(folder) / "manifest.csv").is_file():
         return Path(folder)
-    reason = f"MEDOOD_DATA ({folder or 'not set'}) names no folder with a manifest.csv; this test needs the real pictures"
+    reason = f"MEDOOD_DATA ({folder or 'not set'}) names no folder with a manifest.csv; this test needs the real images"
     if os.environ.get("MEDOOD_REQUIRE_DATA"):
         pytest.fail(reason)
     pytest.skip(reason)
@@ -31,7 +43,7 @@ def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from medood.phantom.archive import PhantomConfig, write_training
     from medood.progress import Progress
 
-    settings = PhantomConfig(size=96, training=40, belonging=0, strangers={}, broken=0)
+    settings = PhantomConfig(size=96, training=40, in_distribution=0, outliers={}, broken=0)
     return write_training(settings, tmp_path_factory.mktemp("phantoms"), Progress(quiet=True))
 
 

@@ -1,4 +1,4 @@
-"""Names that strangers chose, for terminals and spreadsheets."""
+"""Names that outliers chose, for terminals and spreadsheets."""
 
 from __future__ import annotations
 

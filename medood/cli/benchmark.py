@@ -18,7 +18,7 @@ def benchmark_command(
     against: Annotated[str | None, typer.Option("--against", help="Another detector, compared in pairs.")] = None,
     peer: Annotated[
         list[str] | None,
-        typer.Option("--peer", help="Another library's detector on the same features, such as sklearn:IsolationForest."),
+        typer.Option("--external", help="Another library's detector on the same features, such as sklearn:IsolationForest."),
     ] = None,
     backbone: Annotated[str, typer.Option("--backbone", help="A frozen timm backbone to compare with.")] = "",
     backbone_weights: Annotated[
@@ -45,7 +45,7 @@ def benchmark_command(
     progress = Progress(quiet=quiet)
     loaded = Detector.load(detector, calibration)
     frozen = {backbone: frozen_backbone(backbone, backbone_weights, loaded.preprocess)} if backbone_weights else {}
-    found = benchmark(
+    results = benchmark(
         loaded,
         data,
         against=Detector.load(against) if against else None,
@@ -55,13 +55,13 @@ def benchmark_command(
         seed=seed,
         progress=progress,
     )
-    write_benchmark(found, out, f"Benchmark of {found.facts['detector']}")
+    write_benchmark(results, out, f"Benchmark of {results.metadata['detector']}")
     with progress.bar(1, "figures") as bar:
-        write_figures(found, out)
+        write_figures(results, out)
         bar(1, "")
-    for sentence in found.missing:
+    for sentence in results.missing:
         progress.say(f"left out: {sentence}")
-    for (group, name), leak in sorted(found.leaks.items()):
+    for (group, name), leak in sorted(results.leaks.items()):
         progress.say(f"left out: {len(leak.files)} scans of {group}/{name} that the detector knew already")
-    progress.say(main_table(found))
+    progress.say(main_table(results))
     print(out / "benchmark.csv")

@@ -32,7 +32,7 @@ def calibrate_command(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the path of the calibration.")] = False,
 ) -> None:
     """Calibrate a detector for another hospital without training; its other calibrations are kept."""
-    from medood.detection.conformal import check_rate, true_rate
+    from medood.detection.conformal import check_rate, fpr_interval
     from medood.detection.detector_folder import CALIBRATIONS
     from medood.progress import Progress
     from medood.workflows.calibrate import calibrate
@@ -44,11 +44,11 @@ def calibrate_command(
     folder = Path(to or detector)
     place = folder.resolve()
     sheet = sheet or place.with_name(f"{place.name}-{name}.png")
-    made = calibrate(detector, data, name, by=attributes, to=to, fpr=fpr, sheet=sheet, read=read, progress=progress)
-    for status, count in sorted((made.left_out or {}).items()):
+    calibrated = calibrate(detector, data, name, by=attributes, to=to, fpr=fpr, sheet=sheet, read=read, progress=progress)
+    for status, count in sorted((calibrated.left_out or {}).items()):
         progress.say(f"left out: {count} {status}")
-    for stratum, count in made.counts().items():
-        low, high = true_rate(count, fpr)
+    for stratum, count in calibrated.counts().items():
+        low, high = fpr_interval(count, fpr)
         progress.say(
             f"{stratum or 'all scans'}: {count} scans; at --fpr {fpr:g} the true rate lies between {low:.2%} and {high:.2%} "
             "with a probability of 90 %"

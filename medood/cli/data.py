@@ -21,9 +21,9 @@ def list_command(name: Annotated[str, typer.Argument(help="Print this card whole
     if name:
         print(shipped_file(f"datasets/{find_card(name).key}.yaml").read_text(encoding="utf-8"), end="")
         return
-    known = cards()
-    width = max(len(card.key) for card in known)
-    for card in known:
+    all_cards = cards()
+    width = max(len(card.key) for card in all_cards)
+    for card in all_cards:
         print(f"{card.key:<{width}}  {card.name}: {card.allows}")
 
 
@@ -36,7 +36,7 @@ def manifest_command(
         str, typer.Option("--normal", help="What its normal scans are: in_distribution (split by patient) or id_shift.")
     ] = "id_shift",
     append: Annotated[bool, typer.Option("--append", help="Add to a manifest that is there.")] = False,
-    look: Annotated[
+    read_images: Annotated[
         bool, typer.Option("--look/--no-look", help="Read every file, for unreadable ones and near-duplicates.")
     ] = True,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the split.")] = 0,
@@ -49,15 +49,16 @@ def manifest_command(
 
     progress = Progress(quiet=quiet)
     card = find_card(name)
-    made = make_manifest(card, folder, normal=normal, look=look, seed=seed, progress=progress)
-    total = write_manifest(made, folder, out, append)
+    built = make_manifest(card, folder, normal=normal, read_images=read_images, seed=seed, progress=progress)
+    total = write_manifest(built, folder, out, append)
     progress.say(f"{card.name}: {card.licence}. {card.allows}")
-    for note in [*made.notes, *made.unreadable[:20]]:
+    for note in [*built.notes, *built.unreadable[:20]]:
         progress.say(note)
     progress.say(
-        f"{len(made.entries)} rows added, {total} in all; left out: {made.no_rule} that no rule takes, {made.no_label} "
-        f"without a label, {len(made.unreadable)} unreadable, {len(made.same_content)} copies; {len(made.near_pairs)} pairs "
-        "of nearly the same picture, each in one split"
+        f"{len(built.entries)} rows added, {total} in all; left out: {built.no_rule} that no rule takes, {built.no_label} "
+        f"without a label, {len(built.unreadable)} unreadable, {len(built.same_content)} copies; {len(built.near_pairs)} "
+        "pairs "
+        "of nearly the same image, each in one split"
     )
     print(out)
 
@@ -71,11 +72,11 @@ def check_command(
     from medood.evaluation.manifest_builder import check_manifest
     from medood.progress import Progress
 
-    found = check_manifest(manifest, Progress(quiet=quiet))
+    check = check_manifest(manifest, Progress(quiet=quiet))
     if not quiet:
-        for (group, dataset, split), count in found.counts.items():
+        for (group, dataset, split), count in check.counts.items():
             print(f"{count:>8}  {group}/{dataset}, {split}")
-    for problem in found.problems:
+    for problem in check.problems:
         print(problem)
-    if found.problems:
-        raise MedoodError(f"{manifest}: {len(found.problems)} problems.")
+    if check.problems:
+        raise MedoodError(f"{manifest}: {len(check.problems)} problems.")

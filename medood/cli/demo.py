@@ -12,17 +12,17 @@ def demo_command(
     out: Annotated[Path, typer.Option("--out", help="A folder for everything the demo makes.")] = Path("runs/demo"),
     train: Annotated[
         bool,
-        typer.Option("--train", help="Learn from made-up chest radiographs, instead of using the shipped detector."),
+        typer.Option("--train", help="Learn from synthetic chest radiographs, instead of using the shipped detector."),
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the paths of what was made.")] = False,
 ) -> None:
-    """Make an archive of made-up chest radiographs with strangers among them, screen it, and report."""
+    """Make an archive of synthetic chest radiographs with outliers among them, screen it, and report."""
     from medood.progress import Progress
     from medood.workflows.demo import demo
 
-    made = demo(out, Progress(quiet=quiet), train=train)
+    outputs = demo(out, Progress(quiet=quiet), train=train)
     if not quiet:
-        print("\n".join(made.lines))
-    print(made.verdicts)
-    print(made.pdf)
-    print(made.pdf.with_suffix(".html"))
+        print("\n".join(outputs.lines))
+    print(outputs.verdicts)
+    print(outputs.pdf)
+    print(outputs.pdf.with_suffix(".html"))

@@ -24,10 +24,10 @@ def dicom_command(
     progress = Progress(quiet=quiet)
     folder = out or run / "dicom"
     written = write_dicom(run, folder, detector, progress=progress)
-    made = [item for item in written if item.files]
+    stored = [item for item in written if item.files]
     for reason in dict.fromkeys(item.reason for item in written if not item.files):
-        left = [item.row for item in written if item.reason == reason and not item.files]
-        such_as = f"{left[0].source} {left[0].member}".strip()
-        progress.say(f"no DICOM object for {len(left)} of the flagged scans, such as {such_as}: {reason}")
-    progress.say(f"{sum(len(item.files) for item in made)} objects for {len(made)} of {len(written)} flagged scans")
+        skipped = [item.row for item in written if item.reason == reason and not item.files]
+        such_as = f"{skipped[0].source} {skipped[0].member}".strip()
+        progress.say(f"no DICOM object for {len(skipped)} of the flagged scans, such as {such_as}: {reason}")
+    progress.say(f"{sum(len(item.files) for item in stored)} objects for {len(stored)} of {len(written)} flagged scans")
     print(folder)

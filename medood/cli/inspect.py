@@ -30,7 +30,7 @@ def inspect_command(
     ],
     png: Annotated[Path | None, typer.Option("--png", help="A folder for what a network would see of each scan.")] = None,
     detector: Annotated[
-        str | None, typer.Option("--detector", help="Prepare the pictures as this detector does; else squash to 224 x 224.")
+        str | None, typer.Option("--detector", help="Prepare the images as this detector does; else squash to 224 x 224.")
     ] = None,
     select: Select = DEFAULTS.select,
     frames: Frames = DEFAULTS.frames,
@@ -75,7 +75,7 @@ def inspect_command(
             if png is not None:
                 written = write_picture(result, png, number, preprocess)
                 if written and not quiet:
-                    print(f"  picture                    {written}")
+                    print(f"  image                    {written}")
     except FileNotFoundError as error:
         raise MedoodError(f"{error}. Give a file, a folder or an archive that is there.") from error
     print(", ".join(f"{count} {status}" for status, count in sorted(counts.items())) or "no file")

@@ -48,18 +48,18 @@ def listen_command(
 ) -> None:
     """Receive DICOM objects (C-STORE) and screen them as they come, until interrupted; verdicts.csv is written then."""
     from medood.progress import Progress
-    from medood.screening.dicom_scp import Doors, listen
-    from medood.screening.run import Work
+    from medood.screening.dicom_scp import ScpConfig, listen
+    from medood.screening.run import RunOptions
 
     progress = Progress(quiet=quiet)
-    doors = Doors(port, bind, title, caller or (), peer or (), associations, max_bytes, reserve, health_port)
+    doors = ScpConfig(port, bind, title, caller or (), peer or (), associations, max_bytes, reserve, health_port)
 
-    def opened(port: int, health: int) -> None:
+    def on_open(port: int, health: int) -> None:
         progress.say(f"{title} listens on {bind}:{port}" + (f", health on {bind}:{health}" if health else ""))
 
-    with signals() as asked:
-        work = Work(cores() if workers is None else workers, timeout, stopped=lambda: bool(asked))
+    with signals() as interrupts:
+        options = RunOptions(cores() if workers is None else workers, timeout, stopped=lambda: bool(interrupts))
         read = ReadConfig(select=select, max_bytes=max_bytes)
-        options = {"fpr": fpr, "calibration": calibration, "read": read}
-        found = listen(doors, detector, out, work=work, progress=progress, opened=opened, **options)
-    tell(found, out, progress)
+        settings = {"fpr": fpr, "calibration": calibration, "read": read}
+        summary = listen(doors, detector, out, options=options, progress=progress, on_open=on_open, **settings)
+    tell(summary, out, progress)

@@ -1,9 +1,4 @@
-"""The ``medood`` command.
-
-Exit codes: 0 done (whatever was flagged); 1 a fault of medood itself; 2 something the user can put right, said in one
-sentence; 3 training collapsed; 4 a run finished, but nothing got a score, or a source could not be read to its end; 130
-interrupted; 143 asked to end (SIGTERM). Training and screening then go on by --resume.
-"""
+"""The ``medood`` command. Its exit codes are those of :class:`medood.errors.ExitCode`."""
 
 from __future__ import annotations
 
@@ -11,45 +6,154 @@ import io
 import logging
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Annotated, Any, TextIO
 
 import typer
+from typer.core import TyperGroup
 
-from medood.cli.bench import bench_app
 from medood.cli.benchmark import benchmark_command
 from medood.cli.calibrate import calibrate_command
+from medood.cli.check_maps import check_maps_command
 from medood.cli.data import data_app
 from medood.cli.demo import demo_command
 from medood.cli.dicom import dicom_command
 from medood.cli.doctor import doctor_command
 from medood.cli.export import export_command
-from medood.cli.faithfulness import faithfulness_command
 from medood.cli.inspect import inspect_command
 from medood.cli.listen import listen_command
 from medood.cli.merge import merge_command
 from medood.cli.negatives import negatives_command
 from medood.cli.push import push_command
+from medood.cli.renamed import current_names
 from medood.cli.report import report_command
 from medood.cli.runs import diff_command, runs_command, show_command
 from medood.cli.screen import screen_command
 from medood.cli.sensitivity import sensitivity_command
+from medood.cli.speed import speed_app
 from medood.cli.split import split_command
 from medood.cli.train import keys_table, train_command
-from medood.errors import MedoodError
+from medood.errors import ExitCode, MedoodError
 from medood.text import visible
+
+#: Panels of ``medood --help``: the commands of each with a short summary and an example for its own ``--help``.
+_PANELS: dict[str, list[tuple[str, Callable[..., None], str, str]]] = {
+    "Learn": [
+        ("train", train_command, "Train a detector", "medood train configs/cxr_cpu.yaml data.root=NORMAL_CHESTS"),
+        (
+            "calibrate",
+            calibrate_command,
+            "Calibrate a detector for a hospital",
+            "medood calibrate cxr-small --data SCANS --name kigali --to runs/cxr_kigali",
+        ),
+        (
+            "negatives",
+            negatives_command,
+            "Show the negatives of a configuration",
+            "medood negatives configs/cxr.yaml --out runs/negatives.png",
+        ),
+        (
+            "sensitivity",
+            sensitivity_command,
+            "Rank strategies of negative sampling",
+            "medood sensitivity configs/cxr_cpu.yaml data.root=NORMAL_CHESTS --strategies none,rot,mixture",
+        ),
+    ],
+    "Screen": [
+        (
+            "screen",
+            screen_command,
+            "Score and decide every scan of an archive",
+            "medood screen ARCHIVE.zip --out runs/january --fpr 0.05",
+        ),
+        (
+            "listen",
+            listen_command,
+            "Receive DICOM objects and screen them",
+            "medood listen --port 11112 --out runs/arrivals",
+        ),
+        (
+            "merge",
+            merge_command,
+            "Merge runs of the shards of an archive",
+            "medood merge runs/part1 runs/part2 --out runs/whole",
+        ),
+    ],
+    "Report": [
+        ("report", report_command, "Write the PDF and the HTML page of a run", "medood report runs/january --top 50"),
+        (
+            "split",
+            split_command,
+            "List or copy accepted and flagged files",
+            "medood split runs/january --out runs/january_files --copy",
+        ),
+        ("runs", runs_command, "List the runs in a folder", "medood runs runs"),
+        ("show", show_command, "Summarize a run", "medood show runs/january --limit 50"),
+        ("diff", diff_command, "Compare two runs", "medood diff runs/january runs/february --out changes.csv"),
+    ],
+    "Exchange": [
+        (
+            "export",
+            export_command,
+            "Write verdicts as CSV, JSON or Parquet",
+            "medood export runs/january runs/january.parquet",
+        ),
+        ("dicom", dicom_command, "Write DICOM objects of flagged scans", "medood dicom runs/january"),
+        (
+            "push",
+            push_command,
+            "Store DICOM objects in a PACS",
+            "medood push runs/january --to dicomweb+https://pacs.example/dicom-web",
+        ),
+    ],
+    "Measure": [
+        (
+            "benchmark",
+            benchmark_command,
+            "Measure detection on a manifest",
+            "medood benchmark cxr-small --data MANIFEST.csv --out runs/benchmark",
+        ),
+        (
+            "check-maps",
+            check_maps_command,
+            "Measure the evidence maps' faithfulness",
+            "medood check-maps SCANS --detector cxr-small --out maps.csv",
+        ),
+    ],
+    "Look": [
+        ("demo", demo_command, "Screen and report synthetic scans", "medood demo --out runs/demo"),
+        ("inspect", inspect_command, "Show how scans are read", "medood inspect ARCHIVE.zip --png runs/seen"),
+        ("doctor", doctor_command, "Check this installation", "medood doctor"),
+    ],
+}
+
+
+class _PanelGroup(TyperGroup):
+    """A group whose help lists commands by panel, in plain text."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for name, command in self.commands.items():
+            if not command.hidden:
+                panel = str(getattr(command, "rich_help_panel", None) or "Commands")
+                panels.setdefault(panel, []).append((name, command.get_short_help_str(60)))
+        for panel, lines in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl(lines)
+
 
 app = typer.Typer(
     name="medood",
-    help="Tells which scans of an archive do not belong, at a stated false-alarm rate, and shows why.",
+    cls=_PanelGroup,
+    help="Find the scans of an archive that do not belong, at a stated false-alarm rate, and show why.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         print(f"medood {version('medood')}")
@@ -63,28 +167,15 @@ def _options(
     pass
 
 
-app.command("train", epilog=keys_table())(train_command)
-app.command("negatives")(negatives_command)
-app.command("sensitivity")(sensitivity_command)
-app.command("calibrate")(calibrate_command)
-app.command("screen")(screen_command)
-app.command("listen")(listen_command)
-app.command("merge")(merge_command)
-app.command("inspect")(inspect_command)
-app.command("report")(report_command)
-app.command("split")(split_command)
-app.command("dicom")(dicom_command)
-app.command("push")(push_command)
-app.command("export")(export_command)
-app.command("runs")(runs_command)
-app.command("show")(show_command)
-app.command("diff")(diff_command)
-app.command("benchmark")(benchmark_command)
-app.command("faithfulness")(faithfulness_command)
-app.command("demo")(demo_command)
-app.command("doctor")(doctor_command)
-app.add_typer(data_app, name="data")
-app.add_typer(bench_app, name="bench")
+for _panel, _commands in _PANELS.items():
+    for _name, _function, _summary, _example in _commands:
+        _epilog = f"\b\nExample:\n  {_example}"
+        if _name == "train":
+            _epilog += f"\n\n{keys_table()}"
+        app.command(_name, short_help=_summary, epilog=_epilog, rich_help_panel=_panel)(_function)
+    if _panel == "Measure":
+        app.add_typer(speed_app, name="speed", short_help="Measure training and decoding speed", rich_help_panel=_panel)
+        app.add_typer(data_app, name="data", short_help="Data cards, and manifests for a benchmark", rich_help_panel=_panel)
 
 
 class _VisibleStream:
@@ -110,18 +201,21 @@ def main() -> None:
         warnings.simplefilter("ignore")  # pydicom's warnings quote values of the header
     for name in ("pydicom", "pynetdicom", "highdicom"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    arguments, hints = current_names(sys.argv[1:])
+    for hint in hints:
+        print(visible(f"medood: {hint}"), file=sys.stderr)
     try:
-        app()
+        app(arguments)
     except MedoodError as error:
         print(visible(f"medood: {error}"), file=sys.stderr)
-        raise SystemExit({"CollapseError": 3, "TerminatedError": 143}.get(type(error).__name__, 2)) from None
+        raise SystemExit(error.exit_code) from None
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(
             visible(f"medood: {where}{error.strerror or error}. Check the path, its permissions and the free space."),
             file=sys.stderr,
         )
-        raise SystemExit(2) from None
+        raise SystemExit(ExitCode.USAGE) from None
     except KeyboardInterrupt:
         print("medood: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(ExitCode.INTERRUPTED) from None

@@ -16,10 +16,10 @@ from medood.config.loader import load_config
 def negatives_command(
     config: Annotated[Path, typer.Argument(help="A YAML file such as configs/cxr.yaml.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value ..., as for medood train.")] = None,
-    png: Annotated[Path, typer.Option("--png", help="The contact sheet.")] = Path("runs/negatives.png"),
-    rows: Annotated[int, typer.Option("--rows", min=1, help="Pictures shown.")] = 4,
+    png: Annotated[Path, typer.Option("--out", help="The contact sheet.")] = Path("runs/negatives.png"),
+    rows: Annotated[int, typer.Option("--rows", min=2, help="Images shown.")] = 4,
 ) -> None:
-    """Show pictures beside the negatives that a configuration makes of them; made-up chests where data.root is not set."""
+    """Show images beside the negatives that a configuration makes of them; synthetic chests where data.root is not set."""
     run = load_config(config, overrides or [])
 
     from medood.errors import MedoodError
@@ -40,14 +40,14 @@ def _pictures(root: str, size: int, rows: int) -> Tensor:
     from medood.scans.transforms import network_input, preprocessing
 
     chain = preprocessing(PreprocessConfig(max(size, 96)))
-    found: list[Tensor] = []
+    tensors: list[Tensor] = []
     if root:
         for result in read_scans(root):
             if isinstance(result, Scan):
-                found.append(network_input(result, chain))
-            if len(found) == rows:
+                tensors.append(network_input(result, chain))
+            if len(tensors) == rows:
                 break
     else:
         side = max(size, 96)
-        found = [torch.from_numpy(frontal_chest(seed, side).picture).float()[None] for seed in range(rows)]
-    return torch.stack(found)
+        tensors = [torch.from_numpy(frontal_chest(seed, side).image).float()[None] for seed in range(rows)]
+    return torch.stack(tensors)

@@ -30,10 +30,10 @@ def push_command(
         raise MedoodError(f"{run / 'dicom'} holds no DICOM object. Write them with medood dicom {run} first.")
     progress, stored = Progress(quiet=quiet), 0
     answers = store(to, (pydicom.dcmread(file) for file in files))
-    for file, why in zip(files, progress.track(answers, len(files), "storing"), strict=True):
-        if why:
-            progress.say(f"{file.name} was not stored: {why}")
-        stored += not why
+    for file, reason in zip(files, progress.track(answers, len(files), "storing"), strict=True):
+        if reason:
+            progress.say(f"{file.name} was not stored: {reason}")
+        stored += not reason
     print(f"{stored} of {len(files)} objects stored")
     if stored < len(files):
         raise typer.Exit(1)

@@ -18,7 +18,7 @@ Frames = Annotated[
     str, typer.Option("--frames", help="Which frames, pages or slices become scans: all, first, middle or every N.")
 ]
 Plane = Annotated[str, typer.Option("--plane", help="How NIfTI volumes are sliced: axial, coronal or sagittal.")]
-MaxPixels = Annotated[int, typer.Option("--max-pixels", help="Largest picture, in pixels.")]
+MaxPixels = Annotated[int, typer.Option("--max-pixels", help="Largest image, in pixels.")]
 MaxBytes = Annotated[int, typer.Option("--max-bytes", help="Largest file or archive member, in bytes.")]
 MaxMembers = Annotated[int, typer.Option("--max-members", help="Most members of one archive.")]
 MaxUnpacked = Annotated[int, typer.Option("--max-unpacked", help="Most bytes that one archive may unpack to.")]

@@ -11,19 +11,19 @@ import typer
 def report_command(
     run: Annotated[Path, typer.Argument(help="The folder that medood screen wrote.")],
     detector: Annotated[Path | None, typer.Option("--detector", help="The detector's folder, if it was moved.")] = None,
-    top: Annotated[int, typer.Option("--top", min=0, help="Entries shown with picture and maps.")] = 20,
+    top: Annotated[int, typer.Option("--top", min=0, help="Entries shown with image and maps.")] = 20,
     accepted: Annotated[
         int, typer.Option("--accepted", min=0, help="Accepted scans that the page shows small, as it does all flagged ones.")
     ] = 0,
-    pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="Show the scans and their maps.")] = True,
+    images: Annotated[bool, typer.Option("--images/--no-images", help="Show the scans and their maps.")] = True,
     review: Annotated[
         Path | None, typer.Option("--review", help="A review exported from report.html (JSON or CSV), to put into the PDF.")
     ] = None,
     identifiers: Annotated[
         bool, typer.Option("--with-identifiers", help="Show patients' names, numbers and dates from the headers.")
     ] = False,
-    known: Annotated[
-        Path | None, typer.Option("--known", help="The detector's training scans; the nearest ones are shown.")
+    training_scans: Annotated[
+        Path | None, typer.Option("--training-scans", help="The detector's training scans; the nearest ones are shown.")
     ] = None,
     language: Annotated[str, typer.Option("--language", help="en or de.")] = "en",
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the paths.")] = False,
@@ -37,10 +37,10 @@ def report_command(
         detector,
         top=top,
         accepted=accepted,
-        pictures=pictures,
+        images=images,
         review=review,
         identifiers=identifiers,
-        known=known,
+        training_scans=training_scans,
         language=language,
         progress=Progress(quiet=quiet),
     )

@@ -14,12 +14,12 @@ def runs_command(
     """List the runs in a folder."""
     from medood.screening.run_diff import find_runs
 
-    found = list(find_runs(folder))
-    if not found:
+    runs = list(find_runs(folder))
+    if not runs:
         print(f"no run in {folder}")
         return
     print(f"{'started':<20}{'finished':<20}{'rows':>9}{'flagged':>9}  {'detector':<28} {'calibration':<14} {'rate':<9} run")
-    for run in found:
+    for run in runs:
         if run.damaged:
             print(f"{run.folder}: {run.damaged}")
             continue
@@ -33,29 +33,30 @@ def show_command(
     limit: Annotated[int, typer.Option("--limit", min=0, help="Flagged scans that are listed.")] = 20,
 ) -> None:
     """Show what a run was made with, what it found, and its most out-of-distribution scans."""
+    from medood.detection.conformal import Decision
     from medood.reporting.sentences import run_sentences
-    from medood.screening.ledger import Ledger
+    from medood.screening.ledger.database import Ledger
 
     ledger = Ledger(run)
     try:
-        facts, counts = ledger.run(), ledger.counts()
-        print(f"sources   {', '.join(facts['sources'])}")
-        print(f"screened  {facts['started']} to {facts.get('finished', '(not finished)')}, medood {facts['medood']}")
-        print(f"detector  {facts['detector']['name']} {facts['detector']['sha256']}, score {facts['detector']['score']}")
-        rate = f"false-discovery rate {facts['fdr']:g}" if facts["fdr"] is not None else f"false-alarm rate {facts['fpr']:g}"
+        metadata, counts = ledger.metadata(), ledger.counts()
+        print(f"sources   {', '.join(metadata.sources)}")
+        print(f"screened  {metadata.started} to {metadata.finished or '(not finished)'}, medood {metadata.medood}")
+        print(f"detector  {metadata.detector.name} {metadata.detector.sha256}, score {metadata.detector.score}")
+        rate = f"false-discovery rate {metadata.fdr:g}" if metadata.fdr is not None else f"false-alarm rate {metadata.fpr:g}"
         print(f"decided   at a {rate}")
-        if facts.get("shard"):
-            rule = f"by --fpr {facts['limit']:g} alone until medood merge" if facts["fdr"] is not None else "as the whole is"
-            print(f"part      {facts['shard']} of the archive, decided {rule}")
-        if "finished" in facts:
-            for sentence in run_sentences(facts):
+        if metadata.shard:
+            rule = f"by --fpr {metadata.limit:g} alone until medood merge" if metadata.fdr is not None else "as the whole is"
+            print(f"part      {metadata.shard} of the archive, decided {rule}")
+        if metadata.finished:
+            for sentence in run_sentences(metadata):
                 print(f"          {sentence}")
         for (status, decision), count in counts.items():
             print(f"{count:>9}  {decision.replace('_', ' ') or status}")
-        flagged = counts.get(("scored", "out_of_distribution"), 0)
+        flagged = counts.get(("scored", Decision.OUT_OF_DISTRIBUTION), 0)
         if flagged and limit:
             print(f"\n{'score':>12}{'p-value':>10}  scan")
-            for row in ledger.rows("decision = 'out_of_distribution'", "score DESC, id", limit):
+            for row in ledger.flagged(limit):
                 frame = f", frame {row.frame}" if row.frame else ""
                 print(f"{row.score:>12.5g}{row.p_value:>10.4f}  {row.source}{'!' if row.member else ''}{row.member}{frame}")
             if flagged > limit:
@@ -70,18 +71,18 @@ def diff_command(
     changes: Annotated[Path | None, typer.Option("--out", help="A CSV file for the scans that changed.")] = None,
 ) -> None:
     """Say what changed between two runs: scans are told by their contents, wherever they lie."""
-    from medood.screening.run_diff import compare
+    from medood.screening.run_diff import diff_runs
 
-    found = compare(first, second, changes)
-    for name, before, after in found.settings:
+    difference = diff_runs(first, second, changes)
+    for name, before, after in difference.settings:
         print(f"{name}: {_plain(before)} -> {_plain(after)}")
-    for (before, after), count in found.counts.items():
+    for (before, after), count in difference.counts.items():
         same = "still" if before == after else f"{before.replace('_', ' ')} ->"
         print(f"{count:>9}  {same} {after.replace('_', ' ')}")
-    print(f"{found.changed} of {sum(found.counts.values())} scans changed")
+    print(f"{difference.changed} of {sum(difference.counts.values())} scans changed")
     if changes is not None:
         print(changes)
-    elif found.changed:
+    elif difference.changed:
         print("--out FILE.csv lists them")
 
 

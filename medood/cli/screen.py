@@ -27,10 +27,7 @@ from medood.cli.read_options import (
 )
 from medood.config.resources import DEFAULT
 from medood.config.schema import ReadConfig
-from medood.errors import MedoodError, StoppedError
-
-#: Exit code of a run that finished, but not as it should have.
-INCOMPLETE = 4
+from medood.errors import ExitCode, MedoodError, StoppedError
 
 if TYPE_CHECKING:
     from medood.progress import Progress
@@ -104,7 +101,7 @@ def screen_command(
         prepare()
     from medood.progress import Progress
     from medood.screening.metrics import Metrics
-    from medood.screening.run import Work, screen
+    from medood.screening.run import RunOptions, screen
 
     progress = Progress(quiet=quiet)
     read = ReadConfig(
@@ -120,9 +117,9 @@ def screen_command(
         max_decoder_memory,
     )
     rate = 0.05 if fpr is None else fpr
-    with signals() as asked:
-        told = Metrics(metrics, log)
-        work = Work(
+    with signals() as interrupts:
+        run_metrics = Metrics(metrics, log)
+        options = RunOptions(
             processes,
             timeout,
             engine,
@@ -130,11 +127,11 @@ def screen_command(
             shard,
             resume,
             watch,
-            told,
-            lambda: bool(asked),
+            run_metrics,
+            lambda: bool(interrupts),
         )
         try:
-            found = screen(
+            summary = screen(
                 list(sources),
                 detector,
                 out,
@@ -142,48 +139,48 @@ def screen_command(
                 fdr=fdr,
                 calibration=calibration,
                 read=read,
-                work=work,
+                options=options,
                 progress=progress,
             )
         except StoppedError as error:
             progress.say(str(error))
-            raise typer.Exit(128 + asked[0]) from None
-    tell(found, out, progress)
-    if not (watch or shard) and (problem := incomplete(out, found)):
+            raise typer.Exit(128 + interrupts[0]) from None
+    tell(summary, out, progress)
+    if not (watch or shard) and (problem := incomplete(out, summary)):
         progress.say(problem)
-        raise typer.Exit(INCOMPLETE)
+        raise typer.Exit(ExitCode.INCOMPLETE)
 
 
-def incomplete(out: Path, found: Summary) -> str:
+def incomplete(out: Path, summary: Summary) -> str:
     """What went wrong of a run that has finished; empty where nothing did."""
-    from medood.screening.ledger import Ledger
+    from medood.screening.ledger.database import Ledger
 
     with contextlib.closing(Ledger(out)) as ledger:
-        unread = ledger.unread(source for source in ledger.run()["sources"] if "://" not in source)
+        unread = ledger.unreadable_sources(source for source in ledger.metadata().sources if "://" not in source)
     if unread:
         more = f" and {len(unread) - 1} other sources" if len(unread) > 1 else ""
         return f"{unread[0]}{more} could not be read, or not to the end; verdicts.csv says why."
-    if not found.flagged + found.accepted:
+    if not summary.flagged + summary.accepted:
         return "No scan got a score; verdicts.csv says why of every file."
     return ""
 
 
-def tell(found: Summary, out: Path, progress: Progress) -> None:
+def tell(summary: Summary, out: Path, progress: Progress) -> None:
     """Say what a run found, and print where its verdicts are."""
     from medood.reporting.sentences import run_sentences
     from medood.scans.scan import Status
-    from medood.screening.ledger import Ledger
+    from medood.screening.ledger.database import Ledger
 
     with contextlib.closing(Ledger(out)) as ledger:
-        facts, counted = ledger.run(), ledger.counts()
-    left_out = f", {found.left_out} left out by the selection" if facts["read"]["select"] else ""
-    refused = [f"{n} {status}" for (status, _), n in counted.items() if status not in (Status.SCORED, Status.NOT_SELECTED)]
-    why = f" ({', '.join(refused)}; verdicts.csv says why)" if refused else ""
+        metadata, counts = ledger.metadata(), ledger.counts()
+    left_out = f", {summary.left_out} left out by the selection" if metadata.read.select else ""
+    refused = [f"{n} {status}" for (status, _), n in counts.items() if status not in (Status.SCORED, Status.NOT_SELECTED)]
+    details = f" ({', '.join(refused)}; verdicts.csv says why)" if refused else ""
     progress.say(
-        f"{found.scanned} {'row' if found.scanned == 1 else 'rows'}: {found.flagged} out of distribution, "
-        f"{found.accepted} in distribution, {found.refused} without a score{why}{left_out}"
+        f"{summary.scanned} {'row' if summary.scanned == 1 else 'rows'}: {summary.flagged} out of distribution, "
+        f"{summary.accepted} in distribution, {summary.refused} without a score{details}{left_out}"
     )
-    for sentence in run_sentences(facts):
+    for sentence in run_sentences(metadata):
         progress.say(sentence)
     print(out / "verdicts.csv")
 
@@ -196,16 +193,16 @@ def cores() -> int:
 @contextlib.contextmanager
 def signals() -> Iterator[list[int]]:
     """A list that the first SIGINT or SIGTERM is put into; a second one interrupts at once."""
-    asked: list[int] = []
+    received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        if asked:
+        if received:
             raise KeyboardInterrupt
-        asked.append(number)
+        received.append(number)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

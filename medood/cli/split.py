@@ -22,10 +22,10 @@ def split_command(
     from medood.reporting.split import split
 
     progress = Progress(quiet=quiet)
-    found = split(run, out, copy=copy, progress=progress)
-    for sentence in found.left[:10]:
+    result = split(run, out, copy=copy, progress=progress)
+    for sentence in result.left[:10]:
         progress.say(f"not copied: {sentence}")
-    if len(found.left) > 10:
-        progress.say(f"not copied, {len(found.left)} in all: the column copy is empty for them")
-    progress.say(", ".join(f"{count} {part}" for part, count in found.files.items()))
+    if len(result.left) > 10:
+        progress.say(f"not copied, {len(result.left)} in all: the column copy is empty for them")
+    progress.say(", ".join(f"{count} {part}" for part, count in result.files.items()))
     print(out)

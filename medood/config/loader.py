@@ -1,4 +1,4 @@
-"""Loads a run: Hydra composes a YAML file and ``key=value`` overrides over the schema; an unknown key is an error."""
+"""Load a run's configuration: Hydra merges a YAML file and ``key=value`` overrides into the schema; unknown keys fail."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from medood.config.schema import RunConfig
 from medood.errors import MedoodError
 
-#: Keys whose values are taken as they stand, so that a path needs no quotes of Hydra's grammar.
+#: Keys whose values are taken literally, so that a path needs no quoting for Hydra's grammar.
 _TEXT_KEYS = (
     "name",
     "out",
@@ -26,19 +26,19 @@ _TEXT_KEYS = (
     "read.frames",
     "model.weights",
 )
-#: Keys whose values are lists of such texts; a text with a comma in it needs quotes.
+#: Keys whose values are lists of such strings; a string that contains a comma needs quotes.
 _TEXT_LIST_KEYS = ("negatives.auxiliary", "detector.members")
-#: Keys whose value is a mapping of any names.
+#: Keys whose value is a mapping with arbitrary keys.
 _OPEN_GROUPS = ("model.arguments", "negatives.mixture", "negatives.auxiliary_mixture")
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Compose a configuration file with overrides, over the schema.
+    """Merge a configuration file and overrides into the schema.
 
     Args:
         path: a YAML file.
-        overrides: ``key=value`` strings in Hydra's grammar. A mapping given whole (``negatives.mixture={rot: 1}``) takes the
-            place of the file's; ``negatives.mixture.rot=1`` changes one weight of it.
+        overrides: ``key=value`` strings in Hydra's grammar. A whole mapping (``negatives.mixture={rot: 1}``) replaces the
+            file's; ``negatives.mixture.rot=1`` changes a single weight.
 
     Raises:
         MedoodError: the file is missing or is not YAML, a key is unknown, a value has the wrong type or range.
@@ -79,9 +79,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 @contextmanager
 def _config_folder(path: Path) -> Iterator[str]:
-    """The folder Hydra composes from: the file's own where it has a defaults list, else a scratch folder with a copy.
+    """Yield the folder that Hydra reads: the file's own if it has a defaults list, else a temporary folder with a copy.
 
-    Beside a file, Hydra would take any folder named like a key (``out``) for a group of configurations.
+    Hydra would take any folder next to the file that is named like a key (``out``) for a config group.
     """
     text = path.read_text(encoding="utf-8")
     if any(line.startswith("defaults:") for line in text.splitlines()):
@@ -93,7 +93,7 @@ def _config_folder(path: Path) -> Iterator[str]:
 
 
 def config_keys() -> Iterator[tuple[str, Any, str]]:
-    """Every key of the schema with its default and the line that explains it."""
+    """Yield every key of the schema with its default and its description."""
     yield from _schema(RunConfig, "")
 
 
@@ -110,7 +110,7 @@ def _schema(cls: type, prefix: str) -> Iterator[tuple[str, Any, str]]:
 
 
 def _descriptions(cls: type) -> dict[str, str]:
-    """The ``Attributes`` section of a schema's docstring; it is the one place where keys are explained."""
+    """Parse the ``Attributes`` section of a schema's docstring, the only place where keys are described."""
     lines: dict[str, str] = {}
     for line in (cls.__doc__ or "").partition("Attributes:")[2].splitlines():
         name, colon, text = line.strip().partition(": ")
@@ -129,37 +129,37 @@ def _keys(tree: dict[Any, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _check_key(key: str, where: str) -> None:
-    known = [name for name, _, _ in config_keys()]
-    groups = {name.split(".")[0] for name in known if "." in name}
-    if key in known or key in groups or key.startswith(tuple(f"{name}." for name in _OPEN_GROUPS)):
+    valid_keys = [name for name, _, _ in config_keys()]
+    groups = {name.split(".")[0] for name in valid_keys if "." in name}
+    if key in valid_keys or key in groups or key.startswith(tuple(f"{name}." for name in _OPEN_GROUPS)):
         return
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    nearest = difflib.get_close_matches(key, valid_keys, n=1, cutoff=0.0)
     raise MedoodError(f"{where}: the key {key!r} is not known. Did you mean {nearest[0]!r}? See medood train --help.")
 
 
 def _force(override: str) -> str:
-    """Let an override set a schema key that the file leaves out; the key itself was checked before."""
+    """Rewrite an override so that it can also set a key that the file omits; the key itself is checked elsewhere."""
     if override.startswith("~"):
         return override
     key, _, value = override.lstrip("+").partition("=")
     if key in _TEXT_KEYS:
-        value = _quoted(value)
+        value = _quote(value)
     elif key in _TEXT_LIST_KEYS and value.startswith("[") and value.endswith("]"):
         items = re.findall(r"""\s*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^,]+)\s*(?:,|$)""", value[1:-1])
-        value = f"[{','.join(_quoted(item.strip()) for item in items)}]"
+        value = f"[{','.join(_quote(item.strip()) for item in items)}]"
     return f"++{key}={value}"
 
 
-def _quoted(value: str) -> str:
-    """A text in quotes of Hydra's grammar, unless it has some."""
+def _quote(value: str) -> str:
+    """Quote a string for Hydra's grammar, unless it is already quoted."""
     if value[:1] in ("'", '"'):
         return value
-    tail = len(value) - len(value.rstrip("\\"))  # Hydra reads backslashes as they are, but for those before a quote
+    tail = len(value) - len(value.rstrip("\\"))  # Hydra reads backslashes literally, except before a quote
     return "'" + value.replace("'", "\\'") + "\\" * tail + "'"
 
 
 def _settle(plain: dict[Any, Any], override: Any) -> None:
-    """Let a mapping that is given whole take the place of the file's, which Hydra would merge it into."""
+    """Replace the file's mapping by one that an override gives as a whole; Hydra would merge the two."""
     group, *path = override.key_or_group.split(".")
     if ".".join([group, *path[:1]]) not in _OPEN_GROUPS or override.is_delete():
         return
@@ -177,15 +177,15 @@ def _check_values(config: RunConfig) -> None:
             bool(config.preprocess.crops) and all(0.0 < share <= 1.0 for share in config.preprocess.crops),
             "preprocess.crops",
             config.preprocess.crops,
-            "shares above 0 and at most 1, one at least, such as [0.8, 0.9, 1.0]",
+            "one or more fractions above 0 and at most 1, such as [0.8, 0.9, 1.0]",
         ),
         (config.views.global_count >= 2, "views.global_count", config.views.global_count, "at least 2"),
-        (config.train.epochs >= 0, "train.epochs", config.train.epochs, "at least 1, or 0 to follow the data"),
+        (config.train.epochs >= 0, "train.epochs", config.train.epochs, "at least 1, or 0 to derive it from the data"),
         (
             config.train.batch_size == 0 or config.train.batch_size >= 2,
             "train.batch_size",
             config.train.batch_size,
-            "at least 2, or 0 to follow the data",
+            "at least 2, or 0 to derive it from the data",
         ),
         (config.train.accumulate >= 1, "train.accumulate", config.train.accumulate, "at least 1"),
         (config.detector.bank_size >= 0, "detector.bank_size", config.detector.bank_size, "at least 0"),
@@ -210,7 +210,7 @@ def _check_values(config: RunConfig) -> None:
             config.negatives.mixture.get("image_as_is", 0) == 0 or config.negatives.sources == "auxiliary",
             "negatives.mixture",
             config.negatives.mixture,
-            "no image_as_is: an in-distribution picture as it is is no negative; put it into negatives.auxiliary_mixture",
+            "no image_as_is: an unchanged in-distribution image is not a negative; put it into negatives.auxiliary_mixture",
         ),
         (config.train.centering in ("mean", "sinkhorn"), "train.centering", config.train.centering, "mean, sinkhorn"),
         (config.train.koleo >= 0, "train.koleo", config.train.koleo, "at least 0"),

@@ -1,4 +1,4 @@
-"""The typed schema of a run: one dataclass a group of keys. The ``Attributes`` sections are what ``--help`` prints."""
+"""The typed schema of a run: one dataclass per group of keys. ``--help`` prints the ``Attributes`` sections."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 @dataclass
 class ReadConfig:
-    """From files to scans.
+    """How files are read.
 
     Attributes:
         frames: which frames, pages or slices become scans: ``all``, ``first``, ``middle`` or ``every N``.
-        plane: in which volumes (NIfTI) are sliced: ``axial``, ``coronal`` or ``sagittal``.
+        plane: plane in which NIfTI volumes are sliced: ``axial``, ``coronal`` or ``sagittal``.
         select: which DICOM objects to take, such as ``Modality in (CR, DX) and BodyPartExamined == CHEST``; empty takes all.
-        max_pixels: largest picture, in pixels.
+        max_pixels: largest image, in pixels.
         max_bytes: largest file or archive member, in bytes.
-        max_members: most members of one archive.
-        max_unpacked: most bytes that one archive may unpack to.
-        max_ratio: most times its packed size that an archive or member may unpack to; counts above 64 MiB.
-        max_frames: most scans (frames, pages or slices) of one file.
-        max_decoder_memory: most bytes that unpacking xz or Zstandard may ask for.
+        max_members: largest number of members of one archive.
+        max_unpacked: largest unpacked size of one archive, in bytes.
+        max_ratio: largest ratio of unpacked to packed size of an archive or member; applies above 64 MiB.
+        max_frames: largest number of scans (frames, pages or slices) from one file.
+        max_decoder_memory: largest amount of memory for unpacking xz or Zstandard, in bytes.
     """
 
     frames: str = "all"
@@ -37,14 +37,14 @@ class ReadConfig:
 
 @dataclass
 class PreprocessConfig:
-    """From a scan to the network's input; saved with the detector.
+    """How a scan becomes the network's input; saved with the detector.
 
     Attributes:
         size: side of the network's input in pixels.
         fit: ``squash`` to a square, or ``letterbox`` (black bars, aspect ratio kept).
-        crops: shares of each side that are scored, around the centre; features and head outputs of several are averaged.
-            A network trained on crops is surest of one.
-        equalize: spread the grey values evenly (histogram equalisation), which takes the device's grey curve out.
+        crops: centre crops to score, as fractions of each side; features and head outputs of several are averaged.
+            A network trained on crops is most confident on a crop.
+        equalize: equalise the histogram, which removes the device's grey-scale curve.
     """
 
     size: int = 224
@@ -60,11 +60,11 @@ class DataConfig:
     Attributes:
         root: folder, zip or file of in-distribution scans.
         calibration_root: scans for calibration; empty holds out ``calibration_fraction`` of ``root``.
-        calibration_fraction: share of ``root`` held out for calibration, split by patient where PatientID is known.
-        development_fraction: share of the rest held out to choose and scale the score, split likewise.
-        split_seed: of both splits; empty is ``train.seed``. Networks of several seeds that are asked together need the same.
-        limit: use at most this many scans; 0 is all.
-        cache: folder for decoded pictures; empty is ``OUT/cache``.
+        calibration_fraction: fraction of ``root`` held out for calibration, split by patient where PatientID is known.
+        development_fraction: fraction of the rest held out to choose and scale the score, split the same way.
+        split_seed: seed of both splits; empty uses ``train.seed``. Ensemble members with different seeds need the same one.
+        limit: use at most this many scans; 0 uses all.
+        cache: folder for decoded images; empty uses ``OUT/cache``.
     """
 
     root: str = ""
@@ -83,13 +83,13 @@ class ModelConfig:
     Attributes:
         backbone: name of a timm model.
         arguments: keyword arguments for ``timm.create_model`` (``patch_size``, ``embed_dim``, ...).
-        drop_path: stochastic depth of the student; the teacher has none.
+        drop_path: stochastic depth rate of the student; the teacher uses none.
         hidden_dim: width of the head's hidden layers.
         bottleneck_dim: width before the last layer.
-        out_dim: number of prototypes; 0 follows the data.
-        weights: a safetensors file with weights to begin with: a backbone's, or a detector's ``network.safetensors`` with
-            its head. Empty begins at random.
-        pretrained: begin with timm's published weights; needs a network, or the file in timm's cache.
+        out_dim: number of prototypes; 0 derives it from the data.
+        weights: a safetensors file of initial weights: a backbone's, or a detector's ``network.safetensors`` including
+            its head. Empty initialises at random.
+        pretrained: start from timm's published weights; needs internet access, or the file in timm's cache.
     """
 
     backbone: str = "vit_small_patch16_224"
@@ -104,15 +104,15 @@ class ModelConfig:
 
 @dataclass
 class ViewsConfig:
-    """Positive views: what must not matter.
+    """Positive views: augmentations to which the features should be invariant.
 
     Attributes:
-        source_size: side of the cached pictures that crops are taken from.
-        global_count: large crops of a picture (teacher and student); at least 2.
-        global_scale: range of their share of the picture's area.
-        local_count: small crops (student only).
+        source_size: side of the cached images that crops are taken from.
+        global_count: large crops per image (teacher and student); at least 2.
+        global_scale: range of a large crop's area, as a fraction of the image's.
+        local_count: small crops per image (student only).
         local_size: side of the small crops in pixels.
-        local_scale: range of their share of the picture's area.
+        local_scale: range of a small crop's area, as a fraction of the image's.
         aspect: largest ratio of a crop's sides (1 is square).
         rotation: largest rotation in degrees, either way.
         brightness: largest shift of the grey values, either way.
@@ -121,8 +121,8 @@ class ViewsConfig:
         blur: probability of a Gaussian blur.
         blur_sigma: largest sigma of the blur, in pixels of the view.
         equalize: probability that a view's histogram is equalised.
-        detail: largest relative change, either way, of the local contrast and of the coarse light and dark around it, as the
-            processing of another device changes them.
+        detail: largest relative change, either way, of local contrast and of the low-frequency brightness around it, which
+            imitates another device's processing.
     """
 
     source_size: int = 256
@@ -144,15 +144,15 @@ class ViewsConfig:
 
 @dataclass
 class NegativesConfig:
-    """Negative views: what the domain is not.
+    """Negative views: shifted images that stand for data outside the domain.
 
     Attributes:
-        mixture: shifting transformation to its weight; weights need not sum to 1. Empty trains without negatives.
-        sources: pictures that are shifted: ``in_distribution``, ``auxiliary`` or ``both``; each source weighs the same.
-        auxiliary: folders or archives of auxiliary pictures, which are first brought to the in-distribution resolution.
-        auxiliary_mixture: the mixture for auxiliary pictures, ``image_as_is`` among them; empty is ``mixture``.
-        count: negative views of a picture and source.
-        scale: range of their share of the picture's area, before the shifting transformation.
+        mixture: weight of each shifting transformation; weights need not sum to 1. Empty trains without negatives.
+        sources: images to shift: ``in_distribution``, ``auxiliary`` or ``both``; both sources have equal weight.
+        auxiliary: folders or archives of auxiliary images, which are first resampled to the in-distribution resolution.
+        auxiliary_mixture: the mixture for auxiliary images, which may include ``image_as_is``; empty uses ``mixture``.
+        count: negative views per image and source.
+        scale: range of a negative view's area, as a fraction of the image's, before the shifting transformation.
         weight: weight of the negative term of the loss.
     """
 
@@ -170,28 +170,28 @@ class TrainConfig:
     """Self-distillation.
 
     Attributes:
-        epochs: passes over the training pictures; 0 follows the data.
-        batch_size: pictures a step, over all processes; 0 follows the data.
-        accumulate: parts that a batch goes through the student in, to save memory; the gradient is that of the whole.
-        learning_rate: peak, for a batch of 256; scaled by ``batch_size / 256``.
-        final_learning_rate: at the end of the cosine.
-        warmup: share of the steps over which the learning rate rises from 0.
-        weight_decay: first and last value of its cosine.
+        epochs: passes over the training images; 0 derives it from the data.
+        batch_size: images per step over all processes; 0 derives it from the data.
+        accumulate: number of parts in which the student processes a batch, to save memory; the gradient is unchanged.
+        learning_rate: peak learning rate for a batch of 256; scaled by ``batch_size / 256``.
+        final_learning_rate: learning rate at the end of the cosine schedule.
+        warmup: fraction of the steps over which the learning rate rises from 0.
+        weight_decay: first and last value of its cosine schedule.
         gradient_clip: largest norm of the gradient.
-        freeze_last_layer: share of the steps in which the head's last layer stays as it is.
+        freeze_last_layer: fraction of the steps during which the head's last layer is frozen.
         student_temperature: temperature of the student's softmax.
-        teacher_temperature: first and last value of the teacher's temperature; empty follows the data, and so does
-            ``center_momentum`` then.
-        teacher_cooling: share of the steps over which the teacher cools linearly.
-        teacher_momentum: first and last value of the EMA's cosine; empty follows the data.
+        teacher_temperature: first and last value of the teacher's temperature; empty derives it, and
+            ``center_momentum`` as well, from the data.
+        teacher_cooling: fraction of the steps over which the teacher's temperature falls linearly.
+        teacher_momentum: first and last value of the EMA momentum's cosine schedule; empty derives it from the data.
         center_momentum: momentum of the centre of the teacher's outputs.
         centering: ``mean`` (the paper's) or ``sinkhorn`` (Sinkhorn-Knopp over the batch, 3 rounds).
-        koleo: weight of the KoLeo term that spreads features; 0 leaves it out.
+        koleo: weight of the KoLeo term, which spreads the features; 0 disables it.
         compile: ``torch.compile`` the student and the teacher.
-        seed: everything random follows from it.
+        seed: seed of all random numbers.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``auto``, ``32-true`` or ``bf16-mixed``.
-        threads: CPU threads; 0 leaves torch's choice.
+        threads: CPU threads; 0 keeps PyTorch's default.
     """
 
     epochs: int = 0
@@ -219,16 +219,16 @@ class TrainConfig:
 
 @dataclass
 class DetectorConfig:
-    """The score and the bank.
+    """The score and the feature bank.
 
     Attributes:
         score: ``auto`` chooses on development scans; else ``nearest``, ``soft_nearest`` (each also ``_centered``),
-            ``mahalanobis``, ``residual``, ``head_logit``, ``head_entropy``, ``head_contrast``, ``combined`` or, where there
-            are members or an appearance model, ``ensemble``.
-        members: folders of detectors, trained on the same films, whose heads are asked too.
-        appearance: learn how films look that are brought to a common frame, and ask that too.
-        bank_size: scans that the bank keeps, chosen by k-means; 0 keeps all. What it costs is printed.
-        half: round weights and bank to float16 before anything is fitted or calibrated, which halves the folder.
+            ``mahalanobis``, ``residual``, ``head_logit``, ``head_entropy``, ``head_contrast``, ``combined`` or, with
+            members or an appearance model, ``ensemble``.
+        members: folders of further ensemble members: detectors trained on the same radiographs, whose heads also score.
+        appearance: fit an appearance model to radiographs aligned to a common frame, and score with it too.
+        bank_size: number of scans kept in the bank, chosen by k-means; 0 keeps all. The cost is printed.
+        half: round weights and bank to float16 before fitting and calibration, which halves the folder's size.
     """
 
     score: str = "auto"
@@ -243,8 +243,8 @@ class RunConfig:
     """A whole run: ``medood train CONFIG [key=value ...]``.
 
     Attributes:
-        name: what the detector is called in reports.
-        out: the detector's folder; checkpoints, logs and cache lie in it.
+        name: the detector's name in reports.
+        out: the detector's folder, which also holds checkpoints, logs and cache.
     """
 
     name: str = "detector"

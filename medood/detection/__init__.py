@@ -1,1 +1,1 @@
-"""Deciding: features, scores, calibration, and the detector that holds them."""
+"""Out-of-distribution detection: features, scores, calibration, and the detector that combines them."""

@@ -1,4 +1,4 @@
-"""How registered films look: a statistical appearance model, the principal components of films brought to a common frame."""
+"""A statistical appearance model: the principal components of registered radiographs."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
-from medood.detection.registration import Registration, Track, affine, equalized
+from medood.detection.registration import Registration, Track, affine, equalize_histogram
 
-#: Side of the pictures that are compared, and the number of principal components.
+#: Side of the images that are compared, and the number of principal components.
 SIDE, COMPONENTS = 32, 128
-#: Films that need be learned from at most; more do not change what is learned.
-MOST_FILMS = 20_000
+#: Largest number of radiographs to fit; more do not change the model.
+MAX_IMAGES = 20_000
 _BATCH = 500
 
 
 class Appearance(nn.Module):
-    """Mahalanobis distance from the average registered film, within the principal components of such films.
+    """Mahalanobis distance of a registered radiograph from the average one, in the space of the principal components.
 
-    A film is compared by its histogram-equalised grey values, of mean 0 and length 1; the covariance is Ledoit and Wolf's
-    (scikit-learn). It holds an average and directions in which films vary, from which no film can be had back where there
-    were many more films than components.
+    Radiographs are compared by their histogram-equalised grey values, normalised to mean 0 and length 1; the covariance is
+    the Ledoit-Wolf estimate (scikit-learn). The model holds the average and the directions of variation; single radiographs
+    cannot be reconstructed from it if there were many more radiographs than components.
 
     Source: Turk and Pentland, Eigenfaces for recognition, 1991; Moghaddam and Pentland, Probabilistic visual learning for
     object representation, 1997.
 
     Attributes:
-        registration: brings films to the common frame.
+        registration: registers radiographs to the common frame.
         mean: float32 ``[1024]``.
-        axes: float32 ``[1024, 128]``, whitened principal directions; 0 where there were fewer films.
+        axes: float32 ``[1024, 128]``, whitened principal directions; unused columns are 0 if there were fewer radiographs.
     """
 
     mean: Tensor
@@ -41,38 +41,38 @@ class Appearance(nn.Module):
         self.register_buffer("mean", torch.zeros(SIDE * SIDE))
         self.register_buffer("axes", torch.zeros(SIDE * SIDE, COMPONENTS))
 
-    def fit(self, films: Tensor, seed: int, track: Track = iter) -> None:
-        """Learn from films that belong.
+    def fit(self, images: Tensor, seed: int, track: Track = iter) -> None:
+        """Fit the model to in-distribution radiographs.
 
         Args:
-            films: float32 ``[N, 1, S, S]`` in [0, 1], two at least and better some hundreds: fewer than 129 give fewer
-                directions, and what differs in another one is not seen.
-            seed: of the randomised decomposition.
-            track: draws progress.
+            images: float32 ``[N, 1, S, S]`` in [0, 1], at least two, preferably several hundred: fewer than 129 give
+                fewer directions, and deviations along the missing ones are not detected.
+            seed: seed of the randomised PCA.
+            track: wraps an iterable to show progress.
         """
-        self.registration.fit(films, track)
-        rows = torch.cat([self._rows(part) for part in track(torch.split(films, _BATCH))]).numpy()
+        self.registration.fit(images, track)
+        rows = torch.cat([self._rows(part) for part in track(torch.split(images, _BATCH))]).numpy()
         count = min(COMPONENTS, len(rows) - 1)
-        found = PCA(count, svd_solver="randomized", random_state=seed).fit(rows)
-        # The scale keeps the covariance of unit vectors away from the floor that films which are all alike need.
-        shrunk = LedoitWolf(assume_centered=True).fit(found.transform(rows).astype("float64") * 100.0)
+        pca = PCA(count, svd_solver="randomized", random_state=seed).fit(rows)
+        # The factor 100 keeps the covariance of unit vectors above the 1e-6 floor, which identical radiographs need.
+        shrunk = LedoitWolf(assume_centered=True).fit(pca.transform(rows).astype("float64") * 100.0)
         covariance = torch.from_numpy(shrunk.covariance_) + 1e-6 * torch.eye(count, dtype=torch.float64)
         whitening = torch.linalg.cholesky(torch.linalg.inv(covariance) * 1e4)
-        self.mean.copy_(torch.from_numpy(found.mean_))
-        self.axes.zero_()[:, :count] = (torch.from_numpy(found.components_).double().T @ whitening).float()
+        self.mean.copy_(torch.from_numpy(pca.mean_))
+        self.axes.zero_()[:, :count] = (torch.from_numpy(pca.components_).double().T @ whitening).float()
 
-    def forward(self, films: Tensor) -> Tensor:
-        """Distance ``[N]`` of ``[N, 1, S, S]`` films in [0, 1]; it grows with strangeness."""
-        distance: Tensor = ((self._rows(films) - self.mean) @ self.axes).norm(dim=1)
+    def forward(self, images: Tensor) -> Tensor:
+        """Distance ``[N]`` of ``[N, 1, S, S]`` radiographs in [0, 1]; higher is more out-of-distribution."""
+        distance: Tensor = ((self._rows(images) - self.mean) @ self.axes).norm(dim=1)
         return distance
 
-    def differences(self, films: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the frame lies in each of ``[N, 1, S, S]`` films, as affine matrices ``[N, 2, 3]``, and how the registered
-        film differs from the average one, ``[N, 1024]``."""
-        return affine(self.registration.places(films)), self._rows(films) - self.mean
+    def differences(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Affine matrices ``[N, 2, 3]`` of the frames of ``[N, 1, S, S]`` radiographs, and the differences ``[N, 1024]`` of
+        the registered radiographs from the mean."""
+        return affine(self.registration.places(images)), self._rows(images) - self.mean
 
-    def _rows(self, films: Tensor) -> Tensor:
-        values = equalized(self.registration(films, SIDE)).flatten(1)
+    def _rows(self, images: Tensor) -> Tensor:
+        values = equalize_histogram(self.registration(images, SIDE)).flatten(1)
         centred = values - values.mean(dim=1, keepdim=True)
         rows: Tensor = centred / centred.norm(dim=1, keepdim=True).clamp(min=1e-6)
         return rows

@@ -1,4 +1,4 @@
-"""A calibration: the scores of in-distribution scans that everything is judged against, by strata where asked for."""
+"""A calibration: scores of in-distribution scans against which new scans are judged, optionally by stratum."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from medood.errors import MedoodError
 
 SCHEMA_VERSION = 1
 _UNSTATED = "not stated"
-_AGAIN = "Calibrate again."
-#: Longest name of a stratum.
+_REMEDY = "Calibrate again."
+#: Maximum length of a stratum's name, in characters.
 _LONGEST = 1024
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Scores of in-distribution scans that chose nothing.
+    """Scores of held-out in-distribution scans, used neither for training nor for choosing the score.
 
     Attributes:
-        name: what it is called; ``training`` is the one made with the detector.
+        name: name of the calibration; ``training`` is the one made by training.
         scores: ``[n]``, higher is more out-of-distribution.
-        features: ``[n, D]``, for tests on an archive as a whole.
+        features: ``[n, D]``, for tests on a whole archive.
         hashes: ``[n, 32]`` uint8, see :mod:`medood.detection.perceptual_hash`.
         keys_sha256: SHA-256 over the sorted scan keys.
-        by: DICOM attributes that part the scans into strata; empty is one stratum.
-        strata: ``[n]`` strata of the scans, as :func:`stratum` names them; empty where there is one.
-        left_out: files of the source that gave no score, by status.
+        by: DICOM attributes that divide the scans into strata; empty for a single stratum.
+        strata: ``[n]`` stratum names of the scans, see :func:`stratum`; empty for a single stratum.
+        left_out: number of source files without a score, by status.
         sha256: digest of the written file; empty until saved.
-        keys: ``[n, 32]`` uint8, the SHA-256 of the scans; none in calibrations of earlier versions.
+        keys: ``[n, 32]`` uint8, the SHA-256 of the scans; empty in calibrations of earlier versions.
     """
 
     name: str
@@ -56,14 +56,14 @@ class Calibration:
     keys: Tensor = field(default_factory=lambda: torch.zeros((0, 32), dtype=torch.uint8))
 
     def counts(self) -> dict[str, int]:
-        """Scans by stratum, the most frequent first; one nameless stratum where there are none."""
+        """Number of scans per stratum, largest first; one unnamed stratum if there are no strata."""
         if not self.by:
             return {"": len(self.scores)}
         names, numbers = np.unique(np.array(self.strata), return_counts=True)
         return {str(names[i]): int(numbers[i]) for i in np.argsort(-numbers, kind="stable")}
 
     def check(self, fpr: float) -> None:
-        """Refuse a rate that the smallest stratum cannot reach.
+        """Reject a false-alarm rate that is too low for the smallest stratum.
 
         Raises:
             MedoodError: see :func:`medood.detection.conformal.check_rate`.
@@ -71,7 +71,7 @@ class Calibration:
         check_rate(fpr, min(self.counts().values()))
 
     def scores_of(self, stratum: str) -> Vector:
-        """The scores of one stratum, none where it is unknown."""
+        """The scores of one stratum; empty if the stratum is unknown."""
         if not self.by:
             return self.scores
         return np.asarray(self.scores[np.array(self.strata) == stratum])
@@ -79,8 +79,8 @@ class Calibration:
     def p_values(self, scores: Vector, strata: Sequence[str]) -> Vector:
         """Split-conformal p-values ``[N]``, within each scan's stratum (Mondrian).
 
-        A scan of a stratum that was not calibrated gets the largest of all strata's p-values: the guarantee then holds
-        where the scan is like the scans of any one of them.
+        A scan of an uncalibrated stratum gets the largest p-value over all strata: the guarantee then holds if the scan
+        is exchangeable with the scans of any one of them.
 
         Source: Vovk, Gammerman and Shafer, 2005, on Mondrian conformal predictors.
         """
@@ -90,8 +90,8 @@ class Calibration:
         strictest = np.max(list(by_stratum.values()), axis=0)
         return np.array([by_stratum.get(name, strictest)[i] for i, name in enumerate(strata)])
 
-    def stated(self) -> dict[str, Any]:
-        """What a ledger and a report say of it."""
+    def to_dict(self) -> dict[str, Any]:
+        """Summary of the calibration for ledgers and reports."""
         return {
             "name": self.name,
             "sha256": self.sha256,
@@ -102,7 +102,7 @@ class Calibration:
         }
 
     def save(self, folder: Path, detector_sha256: str) -> Calibration:
-        """Write ``NAME.safetensors`` and ``NAME.json`` into a folder; returns the calibration with its digest."""
+        """Write ``NAME.safetensors`` and ``NAME.json`` into a folder; return the calibration with its digest."""
         folder.mkdir(parents=True, exist_ok=True)
         part = folder / f"{self.name}.safetensors"
         tensors = {"features": self.features, "hashes": self.hashes} | ({"keys": self.keys} if len(self.keys) else {})
@@ -113,7 +113,7 @@ class Calibration:
             "detector_sha256": detector_sha256,
             "by": list(self.by),
             "strata": list(self.strata),
-            # JSON has no infinity, which a scan that the network cannot place has.
+            # JSON has no infinity, the score of a scan whose features are not finite.
             "scores": [float(v) if np.isfinite(v) else None for v in self.scores],
             "keys_sha256": self.keys_sha256,
             "left_out": dict(self.left_out or {}),
@@ -125,33 +125,35 @@ class Calibration:
 
     @classmethod
     def load(cls, folder: Path, name: str, detector_sha256: str, dimensions: int) -> Calibration:
-        """Read a calibration and check its digests, and that its parts fit each other.
+        """Read a calibration, check its digests, and check that its parts match.
 
         Args:
             folder: the detector's folder of calibrations.
-            name: of the calibration.
-            detector_sha256: of the detector.
-            dimensions: of its features.
+            name: name of the calibration.
+            detector_sha256: SHA-256 of the detector.
+            dimensions: number of feature dimensions.
 
         Raises:
-            MedoodError: there is none of this name, it is damaged, or it belongs to another detector.
+            MedoodError: the calibration does not exist, is damaged, or belongs to another detector.
         """
         check_name(name)
         path, part = folder / f"{name}.json", folder / f"{name}.safetensors"
-        known = ", ".join(sorted(item.stem for item in folder.glob("*.json"))) or "none"
+        existing = ", ".join(sorted(item.stem for item in folder.glob("*.json"))) or "none"
         if not path.is_file() or not part.is_file():
-            raise MedoodError(f"The detector has no calibration {name!r}; it has: {known}. Make one with medood calibrate.")
-        body = read_json(path, "calibration.schema.json", _AGAIN)
+            raise MedoodError(
+                f"The detector has no calibration {name!r}; it has: {existing}. Make one with medood calibrate."
+            )
+        body = read_json(path, "calibration.schema.json", _REMEDY)
         if digest(part) != body["features_sha256"]:
-            raise MedoodError(f"{part} was changed after it was written (its SHA-256 differs). {_AGAIN}")
+            raise MedoodError(f"{part} was changed after it was written (its SHA-256 differs). {_REMEDY}")
         if body["detector_sha256"] != detector_sha256:
             raise MedoodError(f"{path} was made for another detector. Calibrate this one.")
         scores, strata, by = body["scores"], body["strata"], body["by"]
         if not all(v is None or (isinstance(v, (int, float)) and not isinstance(v, bool)) for v in scores):
-            raise MedoodError(f"{path} holds scores that are no numbers. {_AGAIN}")
+            raise MedoodError(f"{path} holds scores that are not numbers. {_REMEDY}")
         if len(strata) != (len(scores) if by else 0) or not all(isinstance(v, str) and len(v) <= _LONGEST for v in strata):
-            raise MedoodError(f"{path} does not name one stratum a score. {_AGAIN}")
-        file = TensorFile(part, _AGAIN)
+            raise MedoodError(f"{path} does not name one stratum per score. {_REMEDY}")
+        file = TensorFile(part, _REMEDY)
         has_keys = "keys" in file.shapes
         file.check_names({"features", "hashes"} | ({"keys"} if has_keys else set()))
         file.check("features", (len(scores), dimensions))
@@ -159,9 +161,9 @@ class Calibration:
         if has_keys:
             file.check("keys", (len(scores), 32), is_bytes=True)
         tensors = file.tensors(finite=False)
-        placed = torch.tensor([v is not None for v in scores])  # what the network cannot place has no features either
-        if not torch.isfinite(tensors["features"][placed]).all():
-            raise file.error("features of a scan that has a score are no finite numbers")
+        has_score = torch.tensor([v is not None for v in scores])  # without a score, the features are not finite either
+        if not torch.isfinite(tensors["features"][has_score]).all():
+            raise file.error("features of a scan that has a score are not finite")
         return cls(
             body["name"],
             np.array([np.inf if v is None else v for v in scores], dtype=np.float64),
@@ -177,12 +179,12 @@ class Calibration:
 
 
 def stratum(attributes: Mapping[str, str], by: Sequence[str]) -> str:
-    """The values of some attributes as one name; what a scan does not state is ``not stated``."""
+    """Name of a stratum: the values of the given attributes, joined; a missing value becomes ``not stated``."""
     return " | ".join(attributes.get(name) or _UNSTATED for name in by)
 
 
 def fingerprint(keys: Sequence[str]) -> str:
-    """SHA-256 over the sorted scan keys: equal for equal scans, whatever their names."""
+    """SHA-256 over the sorted scan keys: the same for the same scans, regardless of file names."""
     return hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()
 
 
@@ -192,15 +194,15 @@ def digests(keys: Sequence[str]) -> npt.NDArray[np.uint8]:
 
 
 def check_name(name: str) -> None:
-    """Refuse what would not be a plain file name.
+    """Reject a name that is not a plain file name.
 
     Raises:
-        MedoodError: it holds anything but letters, digits, ``_`` and ``-``.
+        MedoodError: the name is not 1 to 64 letters, digits, ``_`` and ``-``.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
         raise MedoodError(f"The name of a calibration is {name!r}; expected up to 64 letters, digits, _ and -.")
 
 
 def empty(dimensions: int) -> Calibration:
-    """A calibration without scans: nothing can be decided with it."""
+    """A calibration without scans, with which a detector cannot decide."""
     return Calibration("none", np.zeros(0), torch.zeros((0, dimensions)), torch.zeros((0, 32), dtype=torch.uint8), "")

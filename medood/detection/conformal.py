@@ -1,6 +1,8 @@
-"""What a score means: split-conformal p-values, with a guarantee that needs no model of the scores. Pure functions."""
+"""Split-conformal p-values of scores, with a guarantee that needs no model of the scores. Pure functions."""
 
 from __future__ import annotations
+
+from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +13,19 @@ from medood.errors import MedoodError
 Vector = npt.NDArray[np.float64]
 
 
+class Decision(StrEnum):
+    """The decision on a scan at the stated rate."""
+
+    IN_DISTRIBUTION = "in_distribution"
+    OUT_OF_DISTRIBUTION = "out_of_distribution"
+
+
 def p_values(scores: Vector, calibration: Vector) -> Vector:
-    """``(1 + #{calibration >= score}) / (n + 1)``; at most ``fpr`` with probability at most ``fpr`` on exchangeable scans.
+    """Conformal p-values ``(1 + #{calibration >= score}) / (n + 1)``; for exchangeable scans, P(p <= fpr) <= fpr.
 
     Args:
         scores: ``[N]``, higher is more out-of-distribution.
-        calibration: ``[n]`` scores of in-distribution scans that chose nothing.
+        calibration: ``[n]`` scores of held-out in-distribution scans.
 
     Returns:
         ``[N]`` in [1 / (n + 1), 1]; a tie counts against the scan being out-of-distribution.
@@ -29,7 +38,7 @@ def p_values(scores: Vector, calibration: Vector) -> Vector:
 
 
 def check_rate(rate: float, count: int, option: str = "--fpr") -> None:
-    """Refuse a rate that ``count`` calibration scans cannot reach.
+    """Reject a rate that is too low for ``count`` calibration scans.
 
     Raises:
         MedoodError: the rate is not in (0, 1), or below 1 / (count + 1).
@@ -38,43 +47,43 @@ def check_rate(rate: float, count: int, option: str = "--fpr") -> None:
         raise MedoodError(f"{option} is {rate:g}; expected a rate above 0 and below 1, such as 0.05 for 5 %.")
     if option == "--fpr" and rate < 1.0 / (count + 1):
         raise MedoodError(
-            f"--fpr is {rate:g}, but {count} calibration scans can state no rate below {1 / (count + 1):.2g}. "
-            "Ask for a higher rate or calibrate with more scans."
+            f"--fpr is {rate:g}, but {count} calibration scans support no rate below {1 / (count + 1):.2g}. "
+            "Choose a higher rate or calibrate with more scans."
         )
 
 
-def allowed(count: int, fpr: float) -> int:
-    """How many of ``count`` calibration scans may score at least as high as a scan that is flagged, itself counted."""
+def allowed_count(count: int, fpr: float) -> int:
+    """Lowest rank from the top, ``floor(fpr (count + 1))``, at which a scan is flagged among ``count`` calibration scans."""
     return int(np.floor(fpr * (count + 1) + 1e-9))
 
 
 def threshold(calibration: Vector, fpr: float) -> float:
-    """The least score whose p-value is at most ``fpr`` among the calibration scores, or infinity.
+    """Score threshold at false-alarm rate ``fpr``: one of the calibration scores, or infinity.
 
-    A scan is flagged exactly where its score is above the returned value.
+    A scan is flagged if and only if its score is above the threshold.
     """
     ordered = np.sort(np.asarray(calibration, dtype=np.float64))[::-1]
-    last = allowed(len(ordered), fpr) - 1
+    last = allowed_count(len(ordered), fpr) - 1
     return float(ordered[last]) if 0 <= last < len(ordered) else float("inf")
 
 
-def true_rate(count: int, fpr: float, confidence: float = 0.9) -> tuple[float, float]:
-    """How far the true false-alarm rate of *this* calibration may lie from the one asked for.
+def fpr_interval(count: int, fpr: float, confidence: float = 0.9) -> tuple[float, float]:
+    """Interval for the true false-alarm rate of *one* calibration set at the nominal rate ``fpr``.
 
-    The guarantee of the p-values is an average over calibrations. Given one, the rate is distributed as
-    ``Beta(k, n + 1 - k)`` with ``k = floor(fpr (n + 1))``, whatever the scores' distribution (continuous; ties lower it).
+    The guarantee of the p-values is an average over calibration sets. For a given set, the rate follows
+    ``Beta(k, n + 1 - k)`` with ``k = floor(fpr (n + 1))`` for any continuous distribution of the scores; ties lower it.
 
     Args:
-        count: n, calibration scans.
-        fpr: the rate asked for.
-        confidence: probability of the interval.
+        count: n, number of calibration scans.
+        fpr: nominal rate.
+        confidence: coverage of the interval.
 
     Returns:
-        its ends.
+        its lower and upper end.
 
     Source: Vovk, Conditional validity of inductive conformal predictors, 2012.
     """
-    k = allowed(count, fpr)
+    k = allowed_count(count, fpr)
     if k == 0:
         return 0.0, 0.0
     tail = (1.0 - confidence) / 2.0
@@ -82,9 +91,9 @@ def true_rate(count: int, fpr: float, confidence: float = 0.9) -> tuple[float, f
 
 
 def flagged_at_fdr(p: Vector, fdr: float) -> npt.NDArray[np.bool_]:
-    """Which scans Benjamini and Hochberg's procedure flags: of them, at most ``fdr`` belong, on average.
+    """Scans flagged by the Benjamini-Hochberg procedure; on average, at most ``fdr`` of them are in-distribution.
 
-    Conformal p-values that share a calibration set depend on each other positively, for which the procedure still holds.
+    Conformal p-values that share a calibration set are positively dependent; the procedure remains valid for them.
 
     Args:
         p: ``[N]`` p-values of all scored scans of an archive.
@@ -98,8 +107,8 @@ def flagged_at_fdr(p: Vector, fdr: float) -> npt.NDArray[np.bool_]:
 
 
 def reachable(scans: int, count: int, fdr: float) -> int:
-    """The least number of scans that ``flagged_at_fdr`` can flag among ``scans``, given ``count`` calibration scans.
+    """Smallest non-zero number of scans that ``flagged_at_fdr`` can flag among ``scans``, with ``count`` calibration scans.
 
-    The smallest p-value is ``1 / (count + 1)``; k of them are flagged together where ``k fdr / scans`` reaches it.
+    The smallest p-value is ``1 / (count + 1)``; k such scans are flagged together once ``k fdr / scans`` reaches it.
     """
     return int(np.ceil(scans / (fdr * (count + 1)) - 1e-9))

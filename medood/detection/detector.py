@@ -1,4 +1,4 @@
-"""A detector is a folder: two safetensors files, and one JSON file that states everything that decides."""
+"""The detector and its folder: two safetensors files, and a JSON file that records every setting that affects decisions."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from medood.config.resources import find_detector, shipped_detectors
 from medood.config.schema import ModelConfig, PreprocessConfig
 from medood.detection.appearance import Appearance
 from medood.detection.calibration import Calibration
+from medood.detection.conformal import Decision
 from medood.detection.detector_file import Shape, TensorFile, digest, digest_of, read_json
-from medood.detection.detector_folder import CALIBRATIONS, DESCRIPTION, PARTS, TRAINING
+from medood.detection.detector_folder import CALIBRATIONS, DESCRIPTION, PARTS, TRAINING, DetectorMetadata
 from medood.detection.ensemble import EnsembleNetwork
 from medood.detection.features import Features, embed
 from medood.detection.knn import nearest_rows
-from medood.detection.scores import COMBINED, SCORES, TURNED, Fitted, fitted_shapes
+from medood.detection.scores import COMBINED, ORIENTATION_SCORES, SCORES, Fitted, fitted_shapes
 from medood.distillation.network import Network
 from medood.errors import MedoodError
 from medood.scans.scan import Scan
@@ -33,26 +34,26 @@ from medood.scans.transforms import network_input, preprocessing
 
 SCHEMA_VERSION = 4
 _PLACES = "places"
-_AGAIN = "Copy the detector again."
+_REMEDY = "Copy the detector again."
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was decided of one scan.
+    """Score and decision for one scan.
 
     Attributes:
         score: raw score, higher is more out-of-distribution.
         p_value: split-conformal, small when out-of-distribution.
-        decision: ``in_distribution`` or ``out_of_distribution`` at the stated false-alarm rate.
-        nearest: cosines of the nearest in-distribution scans, falling.
+        decision: the decision at the stated false-alarm rate.
+        nearest: cosines with the nearest in-distribution scans, in descending order.
         nearest_keys: their scan keys.
-        stratum: of the calibration it was judged by; empty where there are none.
-        calibrated: whether that stratum was calibrated; if not, the strictest one judged.
+        stratum: calibration stratum of the scan; empty if the calibration has no strata.
+        calibrated: whether that stratum was calibrated; if not, the largest p-value over all strata is used.
     """
 
     score: float
     p_value: float
-    decision: str
+    decision: Decision
     nearest: list[float]
     nearest_keys: list[str]
     stratum: str = ""
@@ -60,8 +61,8 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Learned:
-    """All scans that chose anything of a detector but its calibration: training and development scans.
+class LearnedScans:
+    """All scans that a detector was built from, except its calibration set: training and development scans.
 
     Attributes:
         keys: ``[L, 32]`` uint8, their SHA-256.
@@ -74,21 +75,21 @@ class Learned:
 
 @dataclass
 class Detector:
-    """Everything that decides.
+    """Network, bank, fitted scores and calibration: everything needed to decide on a scan.
 
     Attributes:
         network: teacher backbone and head, in evaluation mode.
         model: how the network is built.
-        preprocess: from a scan to the network's input.
-        score_name: the one of ``SCORES`` that decides.
+        preprocess: preprocessing from a scan to the network's input.
+        score_name: name of the deciding score, one of ``SCORES``.
         bank: ``[M, D]`` in-distribution features.
         bank_keys: ``[M, 32]`` uint8, the SHA-256 of the scans behind the rows.
-        learned: every scan that was learned from, those that a reduced bank left out among them.
-        fitted: what each score learned from the bank.
-        calibration: scores of in-distribution scans that everything is judged against.
-        places: what :mod:`medood.evidence.padim` learned, and the scales of its maps; empty where a detector has none.
-        facts: data fingerprint, configuration, training figures; goes into ``detector.json`` as it is.
-        sha256: digest of ``detector.json``, which names the digests of the parts; empty until saved.
+        learned: every scan that was learned from, including those left out of a reduced bank.
+        fitted: fitted tensors of each score.
+        calibration: scores of in-distribution scans that new scans are judged against.
+        places: tensors fitted by :mod:`medood.evidence.padim`, and the scales of its maps; empty if the detector has none.
+        metadata: data fingerprint, configuration and training figures.
+        sha256: digest of ``detector.json``, which records the digests of the parts; empty until saved.
     """
 
     network: EnsembleNetwork
@@ -97,11 +98,11 @@ class Detector:
     score_name: str
     bank: Tensor
     bank_keys: Tensor
-    learned: Learned
+    learned: LearnedScans
     fitted: dict[str, Fitted]
     calibration: Calibration
     places: dict[str, Tensor] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
+    metadata: DetectorMetadata = field(default_factory=DetectorMetadata)
     sha256: str = ""
 
     def __post_init__(self) -> None:
@@ -112,35 +113,81 @@ class Detector:
         """The network's input for a scan: float32 ``[1, S, S]``."""
         return network_input(scan, self.chain)
 
-    def embed(self, pictures: Tensor) -> Features:
-        """What its score needs to know of ``[N, 1, S, S]`` pictures as :meth:`prepare` gives them."""
-        return embed(self.network, pictures, turned=self.score_name in TURNED)
+    def embed(self, images: Tensor) -> Features:
+        """Features of ``[N, 1, S, S]`` images from :meth:`prepare`, as the deciding score needs them."""
+        return embed(self.network, images, orientations=self.score_name in ORIENTATION_SCORES)
 
     def score(self, rows: Features, name: str = "") -> Tensor:
-        """Raw scores ``[N]``, of another of ``SCORES`` where it is named; differentiable where the rows are."""
+        """Raw scores ``[N]`` by the deciding score, or ``name`` of ``SCORES`` if given; differentiable if the rows are."""
         name = name or self.score_name
         return SCORES[name].score(rows, self.bank, self.fitted[name])
 
     def raw_scores(self, rows: Features, name: str = "") -> npt.NDArray[np.float64]:
-        """Raw scores ``[N]`` in float64, of another of ``SCORES`` where it is named.
+        """Raw scores ``[N]`` in float64 by the deciding score, or by ``name`` of ``SCORES`` if given.
 
-        What the network cannot place does not belong: a score that is not a number is infinity.
+        NaN becomes infinity, so that a scan without finite features counts as out-of-distribution.
         """
         raw = self.score(rows, name)
         return np.asarray(torch.nan_to_num(raw, nan=float("inf"), posinf=float("inf")).double().numpy())
 
-    def judge(self, rows: Features, fpr: float, strata: Sequence[str] | None = None, neighbours: int = 5) -> list[Verdict]:
-        """Score and decide for embedded pictures.
+    def score_samples(self, images: Tensor | npt.NDArray[np.float32] | Sequence[Scan]) -> npt.NDArray[np.float64]:
+        """Scores ``[N]``, higher is more out-of-distribution (scikit-learn's method of this name has the opposite sign).
 
         Args:
-            rows: what :func:`medood.detection.features.embed` says of the pictures.
+            images: scans, or float32 ``[N, 1, S, S]`` images in [0, 1] as :meth:`prepare` returns them.
+        """
+        return self.raw_scores(self.embed(self._batch(images)))
+
+    def p_values(
+        self, images: Tensor | npt.NDArray[np.float32] | Sequence[Scan], strata: Sequence[str] | None = None
+    ) -> npt.NDArray[np.float64]:
+        """Conformal p-values ``[N]``, small when out-of-distribution.
+
+        Args:
+            images: as for :meth:`score_samples`.
+            strata: ``[N]`` strata, where the calibration has them; see :func:`medood.detection.calibration.stratum`.
+        """
+        scores = self.score_samples(images)
+        return self.calibration.p_values(scores, strata or [""] * len(scores))
+
+    def predict(
+        self,
+        images: Tensor | npt.NDArray[np.float32] | Sequence[Scan],
+        fpr: float = 0.05,
+        strata: Sequence[str] | None = None,
+    ) -> npt.NDArray[np.int64]:
+        """1 for in-distribution and -1 for out-of-distribution images ``[N]``, as scikit-learn's outlier detectors return.
+
+        Args:
+            images: as for :meth:`score_samples`.
+            fpr: false-alarm rate.
+            strata: as for :meth:`p_values`.
+
+        Raises:
+            MedoodError: the calibration set is too small for this rate.
+        """
+        self.calibration.check(fpr)
+        return np.where(self.p_values(images, strata) <= fpr, -1, 1)
+
+    def _batch(self, images: Tensor | npt.NDArray[np.float32] | Sequence[Scan]) -> Tensor:
+        if isinstance(images, Tensor):
+            return images
+        if isinstance(images, np.ndarray):
+            return torch.from_numpy(images)
+        return torch.stack([self.prepare(scan) for scan in images])
+
+    def judge(self, rows: Features, fpr: float, strata: Sequence[str] | None = None, neighbours: int = 5) -> list[Verdict]:
+        """Score embedded images and decide on each.
+
+        Args:
+            rows: features of the images, from :func:`medood.detection.features.embed`.
             fpr: share of in-distribution scans that may be flagged.
-            strata: ``[N]``, as :func:`medood.detection.calibration.stratum` names them; needed where there are strata.
-            neighbours: number of nearest in-distribution scans to name.
+            strata: ``[N]`` names from :func:`medood.detection.calibration.stratum`; required if the calibration has strata.
+            neighbours: number of nearest in-distribution scans to list.
         """
         scores = self.raw_scores(rows)
         strata = strata or [""] * len(rows)
-        known = self.calibration.counts()
+        stratum_counts = self.calibration.counts()
         p = self.calibration.p_values(scores, strata)
         cosines, places = nearest_rows(rows.features, self.bank, neighbours)
         finite = rows.features.isfinite().all(dim=1)
@@ -149,30 +196,30 @@ class Detector:
             Verdict(
                 float(scores[i]),
                 float(p[i]),
-                "out_of_distribution" if p[i] <= fpr else "in_distribution",
+                Decision.OUT_OF_DISTRIBUTION if p[i] <= fpr else Decision.IN_DISTRIBUTION,
                 [float(c) for c in cosines[i]] if finite[i] else [],
                 keys[i] if finite[i] else [],
                 strata[i],
-                strata[i] in known,
+                strata[i] in stratum_counts,
             )
             for i in range(len(rows))
         ]
 
     def save(self, folder: Path) -> None:
-        """Write the folder; the calibration last, so that a detector without one is known to be unfinished."""
+        """Write the folder, the calibration last: a detector without one is unfinished."""
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: _packed(value.cpu()) for name, value in self.network.state_dict().items()}
+        weights = {name: _pack(value.cpu()) for name, value in self.network.state_dict().items()}
         save_file(weights, folder / PARTS[0])
-        fitted = {f"{name}/{key}": _packed(v) for name, values in self.fitted.items() for key, v in values.items()}
-        for path, value in list(fitted.items()):  # a part of combined that lies there as a score of its own
+        fitted = {f"{name}/{key}": _pack(v) for name, values in self.fitted.items() for key, v in values.items()}
+        for path, value in list(fitted.items()):  # a part of combined that is also stored as a score of its own
             key = path.partition("/")[2]
             if torch.equal(value, fitted.get(key.replace(".", "/", 1), torch.zeros(0))):
                 del fitted[path]
-        fitted |= {f"{_PLACES}/{key}": _packed(value) for key, value in self.places.items()}
-        bank = {"features": _packed(self.bank), "keys": self.bank_keys.contiguous()}
+        fitted |= {f"{_PLACES}/{key}": _pack(value) for key, value in self.places.items()}
+        bank = {"features": _pack(self.bank), "keys": self.bank_keys.contiguous()}
         learned = {"learned_keys": self.learned.keys.contiguous(), "learned_hashes": self.learned.hashes.contiguous()}
         save_file({**bank, **learned, **fitted}, folder / PARTS[1])
-        stated = {
+        description = {
             "schema_version": SCHEMA_VERSION,
             "preprocess": asdict(self.preprocess),
             "model": asdict(self.model),
@@ -181,48 +228,47 @@ class Detector:
             "score": self.score_name,
             "parts": {name: digest(folder / name) for name in PARTS},
             "versions": _versions(),
-            **self.facts,
+            **{name: value for name, value in asdict(self.metadata).items() if value},
         }
-        stated["sha256"] = digest_of(stated)
-        (folder / DESCRIPTION).write_text(json.dumps(stated, indent=1, allow_nan=False) + "\n")
-        self.sha256 = stated["sha256"]
+        description["sha256"] = digest_of(description)
+        (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, allow_nan=False) + "\n")
+        self.sha256 = description["sha256"]
         self.calibration = self.calibration.save(folder / CALIBRATIONS, self.sha256)
 
     @classmethod
     def load(cls, folder: str | Path, calibration: str = TRAINING) -> Detector:
-        """Read a folder and check every digest.
+        """Read a detector's folder and check every digest.
 
         Args:
             folder: the detector's folder, or the name of a shipped one.
             calibration: name of the calibration to decide with.
 
         Raises:
-            MedoodError: the folder is missing or unfinished, a byte has changed, or the schema is of another version.
+            MedoodError: the folder is missing or unfinished, a file has changed, or the schema version differs.
         """
         folder = find_detector(folder)
-        stated = _read_json(folder)
-        model = ModelConfig(**stated["model"] | {"weights": "", "pretrained": False})  # they are in the folder
-        seen = stated["preprocess"]
-        if "crop" in seen:  # one share, in detectors of earlier versions
-            seen["crops"] = [seen.pop("crop")]
-        preprocess = PreprocessConfig(**seen)
-        network = _read_network(folder, stated, model, preprocess)
+        description = _read_json(folder)
+        model = ModelConfig(**description["model"] | {"weights": "", "pretrained": False})  # the weights are in the folder
+        preprocessing_keys = description["preprocess"]
+        if "crop" in preprocessing_keys:  # a single share in detectors of earlier versions
+            preprocessing_keys["crops"] = [preprocessing_keys.pop("crop")]
+        preprocess = PreprocessConfig(**preprocessing_keys)
+        network = _read_network(folder, description, model, preprocess)
         dimensions, heads = int(network.backbone.num_features), 1 + len(network.members) + (network.appearance is not None)
-        bank, fitted = _read_bank(folder, stated["score"], dimensions, heads)
-        known = {"schema_version", "preprocess", "model", "appearance", "members", "score", "cam_scale", "parts", "sha256"}
+        bank, fitted = _read_bank(folder, description["score"], dimensions, heads)
         return cls(
             network=network,
             model=model,
             preprocess=preprocess,
-            score_name=stated["score"],
+            score_name=description["score"],
             bank=bank["features"],
             bank_keys=bank["keys"],
-            learned=Learned(bank["learned_keys"], bank["learned_hashes"]),
+            learned=LearnedScans(bank["learned_keys"], bank["learned_hashes"]),
             places=fitted.pop(_PLACES),
             fitted=fitted,
-            calibration=Calibration.load(folder / CALIBRATIONS, calibration, stated["sha256"], dimensions),
-            facts={name: value for name, value in stated.items() if name not in known | {"versions"}},
-            sha256=stated["sha256"],
+            calibration=Calibration.load(folder / CALIBRATIONS, calibration, description["sha256"], dimensions),
+            metadata=DetectorMetadata.from_dict(description),
+            sha256=description["sha256"],
         )
 
 
@@ -234,43 +280,47 @@ def _read_json(folder: Path) -> dict[str, Any]:
             f"{folder} is not a detector: it holds no detector.json. Give the folder that train wrote"
             f"{', or one of the shipped detectors: ' + ', '.join(names) if names else ''}."
         )
-    stated = read_json(path, "detector.schema.json", _AGAIN)
+    description = read_json(path, "detector.schema.json", _REMEDY)
     for name in PARTS:
         if not (folder / name).is_file():
             raise MedoodError(f"{folder / name} is missing. Copy the whole detector folder.")
-        if digest(folder / name) != stated["parts"][name]:
-            raise MedoodError(f"{folder / name} was changed after it was written (its SHA-256 differs). {_AGAIN}")
-    return stated
+        if digest(folder / name) != description["parts"][name]:
+            raise MedoodError(f"{folder / name} was changed after it was written (its SHA-256 differs). {_REMEDY}")
+    return description
 
 
-def _read_network(folder: Path, stated: dict[str, Any], model: ModelConfig, preprocess: PreprocessConfig) -> EnsembleNetwork:
-    """The network that a description implies, with its weights; it takes memory once the weights are known to fit."""
+def _read_network(
+    folder: Path, description: dict[str, Any], model: ModelConfig, preprocess: PreprocessConfig
+) -> EnsembleNetwork:
+    """Build the described network and load its weights; memory is allocated only after their shapes are checked."""
 
     def built() -> EnsembleNetwork:
         network = EnsembleNetwork(Network(model, preprocess.size), preprocess.crops)
-        for member in stated.get("members", []):
+        for member in description.get("members", []):
             other = Network(ModelConfig(**member["model"] | {"weights": "", "pretrained": False}), member["size"])
             network.members.append(EnsembleNetwork(other, member["crops"]))
-        if stated.get("appearance", False):
+        if description.get("appearance", False):
             network.appearance = Appearance()
         return network
 
-    weights = TensorFile(folder / PARTS[0], _AGAIN)
+    weights = TensorFile(folder / PARTS[0], _REMEDY)
     try:
         with torch.device("meta"):
-            wanted = built().state_dict()
-    except Exception as error:  # timm raises many kinds for arguments that make no network
-        why = f": {error}" if isinstance(error, MedoodError) else ""
-        raise MedoodError(f"{folder / DESCRIPTION} describes a network that cannot be built{why[:400]}. {_AGAIN}") from error
-    weights.check_like(wanted)
+            expected = built().state_dict()
+    except Exception as error:  # timm raises many exception types for invalid arguments
+        details = f": {error}" if isinstance(error, MedoodError) else ""
+        raise MedoodError(
+            f"{folder / DESCRIPTION} describes a network that cannot be built{details[:400]}. {_REMEDY}"
+        ) from error
+    weights.check_like(expected)
     network = built()
     network.load_state_dict(weights.tensors())
     return network
 
 
 def _read_bank(folder: Path, score: str, dimensions: int, heads: int) -> tuple[dict[str, Tensor], dict[str, Fitted]]:
-    """The bank's own tensors, and those that scores and maps learned from it, by score and name."""
-    file = TensorFile(folder / PARTS[1], _AGAIN)
+    """The bank's own tensors, and the fitted tensors of scores and maps by score and name."""
+    file = TensorFile(folder / PARTS[1], _REMEDY)
     file.check("features", (None, dimensions))
     file.check("keys", (file.shapes["features"][0], 32), is_bytes=True)
     file.check("learned_keys", (None, 32), is_bytes=True)
@@ -279,7 +329,7 @@ def _read_bank(folder: Path, score: str, dimensions: int, heads: int) -> tuple[d
     for path in file.shapes.keys() - {"features", "keys", "learned_keys", "learned_hashes"}:
         name, _, key = path.partition("/")
         if key not in shapes.get(name, {}):
-            raise file.error(f"{path[:120]} fits nowhere")
+            raise file.error(f"{path[:120]} is not expected")
         file.check(path, shapes[name][key])
     bank = file.tensors()
     fitted: dict[str, Fitted] = {name: {} for name in shapes}
@@ -293,14 +343,14 @@ def _read_bank(folder: Path, score: str, dimensions: int, heads: int) -> tuple[d
         fitted["combined"] = {f"{name}.{key}": value for key, value in fitted[name].items()} | fitted["combined"]
     missing = sorted(shapes[score].keys() - fitted[score].keys())
     if missing or (score == "ensemble" and heads == 1):
-        raise file.error(f"what the score {score} needs is missing ({', '.join(missing) or 'members'})")
+        raise file.error(f"data of the score {score} are missing ({', '.join(missing) or 'members'})")
     if fitted[_PLACES] and fitted[_PLACES].keys() != shapes[_PLACES].keys():
-        raise file.error("a part of what the map of unusual places needs is missing")
+        raise file.error("data of the map of unusual places are missing")
     return bank, fitted
 
 
 def _place_shapes(file: TensorFile) -> dict[str, Shape]:
-    """What :mod:`medood.evidence.padim` learns: for L places on a square grid, features of d channels."""
+    """Shapes of the tensors fitted by :mod:`medood.evidence.padim`: L places on a square grid, features of d channels."""
     mean = file.shapes.get(f"{_PLACES}/mean", (0, 0))
     places, channels = mean if len(mean) == 2 and math.isqrt(mean[0]) ** 2 == mean[0] else (0, 0)
     return {
@@ -313,8 +363,8 @@ def _place_shapes(file: TensorFile) -> dict[str, Shape]:
     }
 
 
-def _packed(value: Tensor) -> Tensor:
-    """As float16 where that loses nothing (see ``detector.half``), else as it is."""
+def _pack(value: Tensor) -> Tensor:
+    """The tensor as float16 if that is lossless (see ``detector.half``), otherwise unchanged."""
     packed = value.half() if value.dtype == torch.float32 else value
     return (packed if torch.equal(packed.to(value.dtype), value) else value).contiguous()
 

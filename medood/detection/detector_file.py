@@ -1,5 +1,5 @@
-"""A detector's files, read as if a stranger had written them: digests, schema, and the shape of every tensor are held
-against each other before anything large is allocated, and what is not finite is refused."""
+"""Read a detector's files as untrusted input: digests, schema and the shape of every tensor are checked before anything
+large is allocated, and values that are not finite are rejected."""
 
 from __future__ import annotations
 
@@ -18,49 +18,49 @@ from torch import Tensor
 
 from medood.errors import MedoodError
 
-#: Largest JSON file that is read: a calibration holds a number a scan.
-_MOST_JSON = 64 * 1024**2
-#: Data types of safetensors that a tensor may have, by what it is in memory.
+#: Maximum size of a JSON file in bytes; a calibration holds one number per scan.
+_MAX_JSON = 64 * 1024**2
+#: Accepted safetensors data types of float tensors and of byte tensors.
 _FLOATS, _BYTES = frozenset({"F16", "F32", "BF16"}), frozenset({"U8"})
-#: The shape that a tensor must have; none where a side may have any length of at least 1.
+#: Required shape of a tensor; None stands for any length of at least 1.
 Shape = tuple[int | None, ...]
 
 
-def read_json(path: Path, schema: str, again: str) -> dict[str, Any]:
-    """The contents of a JSON file whose ``sha256`` is that of the rest.
+def read_json(path: Path, schema: str, remedy: str) -> dict[str, Any]:
+    """Read a JSON file and check it against its own ``sha256`` and its schema.
 
     Args:
-        path: of the file.
+        path: path of the file.
         schema: name of the JSON Schema beside this module.
-        again: what to do where it cannot be used, as a sentence.
+        remedy: sentence for error messages on what the user can do.
 
     Raises:
-        MedoodError: it is too large, damaged, changed, or not of the schema.
+        MedoodError: the file is too large, damaged, changed, or does not match the schema.
     """
     try:
-        if path.stat().st_size > _MOST_JSON:
-            raise MedoodError(f"{path} has more than {_MOST_JSON:,} bytes, which is no file of medood's. {again}")
-        stated = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused, parse_float=_finite)
-        if not isinstance(stated, dict):
+        if path.stat().st_size > _MAX_JSON:
+            raise MedoodError(f"{path} has more than {_MAX_JSON:,} bytes, which is no file of medood's. {remedy}")
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
+        if not isinstance(content, dict):
             raise TypeError
-        body = {name: value for name, value in stated.items() if name != "sha256"}
-        is_whole = digest_of(body) == stated["sha256"]
+        body = {name: value for name, value in content.items() if name != "sha256"}
+        is_whole = digest_of(body) == content["sha256"]
     except MedoodError:
         raise
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise MedoodError(f"{path} is damaged: it is not the JSON that medood wrote. {again}") from error
+        raise MedoodError(f"{path} is damaged: it is not the JSON that medood wrote. {remedy}") from error
     if not is_whole:
-        raise MedoodError(f"{path} was changed after it was written (its SHA-256 differs). {again}")
-    wrong = next(_validator(schema).iter_errors(stated), None)
+        raise MedoodError(f"{path} was changed after it was written (its SHA-256 differs). {remedy}")
+    wrong = next(_validator(schema).iter_errors(content), None)
     if wrong is not None:
         where = ".".join(map(str, wrong.absolute_path)) or "the file"
         expected = f"{wrong.validator} {json.dumps(wrong.validator_value)[:120]}"
-        raise MedoodError(f"{path} cannot be used: {where[:120]} is not as medood writes it (expected: {expected}). {again}")
-    return stated
+        raise MedoodError(f"{path} cannot be used: {where[:120]} is invalid (expected: {expected}). {remedy}")
+    return content
 
 
 def digest_of(body: Mapping[str, Any]) -> str:
-    """SHA-256 of a JSON object, whatever the order of its keys."""
+    """SHA-256 of a JSON object, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(body, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
@@ -75,8 +75,8 @@ def _validator(schema: str) -> Draft202012Validator:
     return Draft202012Validator(json.loads((files("medood.detection") / schema).read_text(encoding="utf-8")))
 
 
-def _refused(name: str) -> float:
-    raise ValueError(f"{name} is no number of JSON")
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _finite(text: str) -> float:
@@ -87,21 +87,21 @@ def _finite(text: str) -> float:
 
 
 class TensorFile:
-    """The header of a safetensors file, and its tensors where they are asked for.
+    """A safetensors file whose header is read at once and whose tensors are read on request.
 
     Args:
-        path: of the file.
-        again: what to do where it cannot be used, as a sentence.
+        path: path of the file.
+        remedy: sentence for error messages on what the user can do.
 
     Attributes:
-        shapes: of the tensors by name.
+        shapes: shape of each tensor by name.
 
     Raises:
-        MedoodError: it is no safetensors file.
+        MedoodError: the file is not a safetensors file.
     """
 
-    def __init__(self, path: Path, again: str) -> None:
-        self._path, self._again = path, again
+    def __init__(self, path: Path, remedy: str) -> None:
+        self._path, self._again = path, remedy
         self._kinds: dict[str, str] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         try:
@@ -110,68 +110,68 @@ class TensorFile:
                     part = stream.get_slice(name)
                     self.shapes[name], self._kinds[name] = tuple(part.get_shape()), str(part.get_dtype())
         except (OSError, SafetensorError) as error:
-            raise MedoodError(f"{path} cannot be read: it is damaged or no safetensors file. {again}") from error
+            raise MedoodError(f"{path} cannot be read: it is damaged or not a safetensors file. {remedy}") from error
 
     def check(self, name: str, shape: Shape, *, is_bytes: bool = False) -> None:
-        """Hold a tensor's header against what it must be.
+        """Check the shape and type of a tensor in the header.
 
         Raises:
-            MedoodError: it is missing, or of another shape or type.
+            MedoodError: the tensor is missing or has another shape or type.
         """
-        found = self.shapes.get(name)
-        if found is None:
+        actual = self.shapes.get(name)
+        if actual is None:
             raise self.error(f"{name} is missing")
-        fits = len(found) == len(shape) and all(n >= 1 if m is None else n == m for n, m in zip(found, shape, strict=True))
+        fits = len(actual) == len(shape) and all(n >= 1 if m is None else n == m for n, m in zip(actual, shape, strict=True))
         if not fits:
-            wanted = " x ".join("any" if n is None else str(n) for n in shape) or "one number"
-            raise self.error(f"{name} has the shape {' x '.join(map(str, found)) or 'of one number'}; expected {wanted}")
+            expected = " x ".join("any" if n is None else str(n) for n in shape) or "one number"
+            raise self.error(f"{name} has the shape {' x '.join(map(str, actual)) or 'of one number'}; expected {expected}")
         if self._kinds[name] not in (_BYTES if is_bytes else _FLOATS):
-            raise self.error(f"{name} is of the type {self._kinds[name]}")
+            raise self.error(f"{name} has the type {self._kinds[name]}")
 
     def check_names(self, names: set[str]) -> None:
-        """Refuse tensors that are not of these names.
+        """Reject tensors with other names.
 
         Raises:
-            MedoodError: there is one.
+            MedoodError: the file holds such a tensor.
         """
         surplus = self.shapes.keys() - names
         if surplus:
-            raise self.error(f"{min(surplus)[:120]} fits nowhere")
+            raise self.error(f"{min(surplus)[:120]} is not expected")
 
-    def check_like(self, wanted: Mapping[str, Tensor]) -> None:
-        """Hold all tensors against others, which may be without memory (``meta``).
+    def check_like(self, expected: Mapping[str, Tensor]) -> None:
+        """Check that all tensors match the expected ones, which may be on the ``meta`` device.
 
         Raises:
-            MedoodError: one is missing, too many, or of another shape or type.
+            MedoodError: a tensor is missing, unexpected, or has another shape or type.
         """
-        self.check_names(set(wanted))
-        for name, tensor in wanted.items():
+        self.check_names(set(expected))
+        for name, tensor in expected.items():
             if tensor.is_floating_point():
                 self.check(name, tuple(tensor.shape))
             elif self.shapes.get(name) != tuple(tensor.shape):
-                raise self.error(f"{name} is missing or of another shape than {tuple(tensor.shape)}")
+                raise self.error(f"{name} is missing or does not have the shape {tuple(tensor.shape)}")
 
     def tensors(self, *, finite: bool = True) -> dict[str, Tensor]:
         """All tensors, floats as float32.
 
         Args:
-            finite: refuse what is no finite number.
+            finite: reject values that are not finite.
 
         Raises:
-            MedoodError: they cannot be read, or hold what is no finite number.
+            MedoodError: the tensors cannot be read, or a value is not finite.
         """
         try:
             with safe_open(self._path, framework="pt") as stream:
-                found = {name: stream.get_tensor(name) for name in self.shapes}
+                tensors = {name: stream.get_tensor(name) for name in self.shapes}
         except (OSError, SafetensorError) as error:
             raise MedoodError(f"{self._path} cannot be read: it is damaged. {self._again}") from error
-        for name, value in found.items():
+        for name, value in tensors.items():
             if value.is_floating_point():
                 if finite and not torch.isfinite(value).all():
-                    raise self.error(f"{name} holds what is no finite number")
-                found[name] = value.float()
-        return found
+                    raise self.error(f"{name} holds values that are not finite")
+                tensors[name] = value.float()
+        return tensors
 
-    def error(self, what: str) -> MedoodError:
+    def error(self, problem: str) -> MedoodError:
         """An error about this file."""
-        return MedoodError(f"{self._path} does not fit its description: {what}. {self._again}")
+        return MedoodError(f"{self._path} does not fit its description: {problem}. {self._again}")

@@ -1,33 +1,62 @@
-"""What a detector's folder holds, by name, and whether one may be written there; nothing here needs torch."""
+"""File names in a detector's folder, and a check against overwriting a detector; does not import torch."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from medood.errors import MedoodError
 
 DESCRIPTION = "detector.json"
 PARTS = ("network.safetensors", "bank.safetensors")
 CALIBRATIONS = "calibrations"
-#: The calibration that training makes.
+#: Name of the calibration made by training.
 TRAINING = "training"
 
 
+@dataclass(frozen=True)
+class DetectorMetadata:
+    """The record of a detector's training, as ``detector.json`` states it.
+
+    Attributes:
+        data: numbers of scans and digests of the data.
+        training: last training figures, steps, device and precision.
+        score_choice: AUROC on shifted development scans by score and shift.
+        config: the configuration, with paths left out.
+    """
+
+    data: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    score_choice: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The detector's name, as configured."""
+        return str(self.config.get("name", ""))
+
+    @classmethod
+    def from_dict(cls, description: dict[str, Any]) -> DetectorMetadata:
+        """Metadata from ``detector.json``; other names in it are ignored."""
+        return cls(**{item.name: description[item.name] for item in fields(cls) if item.name in description})
+
+
 def calibration_names(folder: Path) -> list[str]:
-    """The calibrations of a detector, by name; that of its training first."""
+    """Sorted names of a detector's calibrations, ``training`` first."""
     names = {path.stem for path in (folder / CALIBRATIONS).glob("*.json")}
     return sorted(names, key=lambda name: (name != TRAINING, name))
 
 
 def check_free(folder: Path, *, resume: bool) -> None:
-    """Refuse to train over a detector.
+    """Refuse to overwrite a detector by training.
 
     Args:
         folder: where the detector would be written.
-        resume: the training there is to be finished.
+        resume: whether to finish the training in this folder.
 
     Raises:
-        MedoodError: there is a detector and it is not resumed, or it has calibrations that a resumed one would not fit.
+        MedoodError: the folder holds a detector and ``resume`` is false, or ``resume`` would invalidate its calibrations.
     """
     if not (folder / DESCRIPTION).exists():
         return

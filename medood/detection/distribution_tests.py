@@ -1,4 +1,4 @@
-"""Tests on an archive as a whole: is it shifted from the calibration scans, and does it drift with time. Pure functions."""
+"""Tests on a whole archive: shift from the calibration scans, and drift over time. Pure functions."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Shift:
     """Result of a two-sample test.
 
     Attributes:
-        statistic: squared maximum mean discrepancy; 0 where the samples are the same.
-        p_value: how often relabelled samples differ at least as much; small when the archive is shifted.
-        archive: scans of the archive that were compared.
-        reference: calibration scans that were compared.
+        statistic: squared maximum mean discrepancy; 0 if the samples are the same.
+        p_value: share of relabelled samples that differ at least as much; small if the archive is shifted.
+        archive: number of archive scans compared.
+        reference: number of calibration scans compared.
     """
 
     statistic: float
@@ -30,19 +30,19 @@ class Shift:
 
 
 def mmd(archive: Matrix, reference: Matrix, *, permutations: int = 999, seed: int = 0) -> Shift | None:
-    """Kernel two-sample test: maximum mean discrepancy with a Gaussian kernel, its p-value by relabelling.
+    """Kernel two-sample test: maximum mean discrepancy with a Gaussian kernel and a permutation p-value.
 
-    The kernel's width is the median distance between all rows, labels unseen. Scans of one patient depend on each other,
-    which makes the p-value too small; give one scan a file at most.
+    The kernel's width is the median distance between all rows of both samples. Scans of one patient are dependent, which
+    makes the p-value too small; pass at most one scan per file.
 
     Args:
         archive: ``[N, D]`` features.
         reference: ``[M, D]`` features of calibration scans.
-        permutations: relabellings; the least p-value is ``1 / (permutations + 1)``.
-        seed: of the relabellings.
+        permutations: number of relabellings; the smallest p-value is ``1 / (permutations + 1)``.
+        seed: seed of the relabellings.
 
     Returns:
-        the result; none where a side has fewer than 2 rows.
+        the result, or None if a sample has fewer than 2 rows.
 
     Source: Gretton et al., A Kernel Two-Sample Test, JMLR 2012.
     """
@@ -66,9 +66,9 @@ class Drift:
     """Result of a test for a trend over time.
 
     Attributes:
-        correlation: Spearman's, of acquisition month and p-value; negative where later scans belong less.
-        p_value: of no correlation, two-sided.
-        scans: how many were compared.
+        correlation: Spearman correlation of acquisition month and p-value; negative if later scans fit less well.
+        p_value: two-sided p-value of no correlation.
+        scans: number of scans compared.
     """
 
     correlation: float
@@ -77,14 +77,14 @@ class Drift:
 
 
 def drift(months: list[str], p_values: list[float]) -> Drift | None:
-    """Do later scans fit less well?
+    """Test whether later scans fit less well.
 
     Args:
         months: ``YYYY-MM`` of each scan.
-        p_values: their conformal p-values.
+        p_values: conformal p-value of each scan.
 
     Returns:
-        the result; none where there are fewer than 10 scans, fewer than 3 months, or all p-values are the same.
+        the result, or None if there are fewer than 10 scans or 3 months, or all p-values are the same.
     """
     if len(months) < 10 or len(set(months)) < 3 or len(set(p_values)) < 2:
         return None

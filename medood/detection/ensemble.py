@@ -1,4 +1,4 @@
-"""The networks of a detector together: its own, those of other detectors, and the appearance model."""
+"""The networks of a detector: its own, those of other detectors, and the appearance model."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from medood.negatives.shift import resample
 
 
 class EnsembleNetwork(nn.Module):
-    """A trained network as a detector scores with it.
+    """A trained network with optional ensemble members and appearance model, as a detector uses it for scoring.
 
     Args:
         network: the trained backbone and head.
-        crops: shares of each side that :meth:`embed` averages over, around the centre.
+        crops: central crops, as shares of each side, that :meth:`embed` averages over.
 
     Attributes:
         config: how the network is built.
         size: side of its input in pixels.
         crops: as given.
-        members: other networks that see the same images, for the score ``ensemble``.
-        appearance: model of registered radiographs, for the same score; none where the detector has none.
+        members: other networks applied to the same images, for the score ``ensemble``.
+        appearance: model of registered radiographs, for the same score; None if the detector has none.
     """
 
     def __init__(self, network: Network, crops: Sequence[float] = (1.0,)) -> None:
@@ -48,7 +48,7 @@ class EnsembleNetwork(nn.Module):
         return functional.normalize(torch.stack(features).mean(dim=0), dim=-1), outputs
 
     def member_outputs(self, images: Tensor) -> list[Tensor]:
-        """Head outputs ``[N, K]`` of each member, which sees the images at its own size."""
+        """Head outputs ``[N, K]`` of each member, on the images resized to its input size."""
         outputs = []
         for member in self.members:
             assert isinstance(member, EnsembleNetwork)
@@ -58,18 +58,18 @@ class EnsembleNetwork(nn.Module):
         return outputs
 
     def to_dict(self) -> dict[str, Any]:
-        """How to build the network again as a member."""
+        """Settings from which the network can be rebuilt as a member."""
         return {"model": asdict(self.config), "size": self.size, "crops": self.crops}
 
     def describe(self) -> str:
         """The backbones of the network and of its members, with the members' input sizes, and the appearance model."""
         members = [f"{m.config.backbone} ({m.size} px)" for m in self.members if isinstance(m, EnsembleNetwork)]
-        appearance = ["appearance of registered films"] if self.appearance is not None else []
+        appearance = ["appearance of registered radiographs"] if self.appearance is not None else []
         return " + ".join([self.config.backbone, *members, *appearance])
 
 
 def center_crop(images: Tensor, share: float) -> Tensor:
-    """The middle of ``[N, 1, S, S]`` images, ``share`` of each side, resampled to ``S``."""
+    """Central crop of ``[N, 1, S, S]`` images, ``share`` of each side, resampled to ``S``."""
     if share == 1.0:
         return images
     matrix = torch.tensor([[share, 0.0, 0.0], [0.0, share, 0.0]], device=images.device)

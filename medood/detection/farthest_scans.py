@@ -1,4 +1,4 @@
-"""The calibration scans that lie farthest out, for a person to look at: strangers among them hide strangers later on."""
+"""The highest-scoring calibration scans, for visual review: outliers in the calibration set hide outliers later on."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from medood.errors import MedoodError
 from medood.scans.scan import Identity
 from medood.text import spreadsheet_cell, visible
 
-#: Scans on a contact sheet, and how they lie there.
-MOST, _ACROSS = 48, 8
+#: Maximum number of scans on the contact sheet, and its number of columns.
+MAX_SHOWN, _ACROSS = 48, 8
 _CELL, _GAP, _LINE = 160, 8, 12
 COLUMNS = ("rank", "source", "member", "frame", "sha256", "score", "p_value")
 
@@ -28,14 +28,14 @@ class _Kept:
     score: float
     number: int
     identity: Identity
-    picture: Tensor
+    image: Tensor
 
 
 def check_sheet(sheet: Path) -> None:
-    """Refuse early what cannot be written, or would be written over its own CSV.
+    """Reject early a path that cannot be written, or that its own CSV would overwrite.
 
     Raises:
-        MedoodError: the name does not end in ``.png``, or something stands in its way.
+        MedoodError: the name does not end in ``.png``, or the file cannot be written.
     """
     if sheet.suffix.lower() != ".png":
         raise MedoodError(f"--sheet is {sheet}; expected a name that ends in .png.")
@@ -44,32 +44,32 @@ def check_sheet(sheet: Path) -> None:
         raise MedoodError(f"--sheet: {sheet} cannot be written. Name a PNG file in a folder that can be written to.")
 
 
-class Farthest:
-    """Keeps the pictures of the highest scores, and every score by name."""
+class FarthestScans:
+    """Keeps the images with the highest scores, and the score of every scan."""
 
     def __init__(self) -> None:
         self._kept: list[_Kept] = []
         self._rows: list[tuple[float, Identity]] = []
 
-    def add(self, identities: Sequence[Identity], pictures: Tensor, scores: Sequence[float]) -> None:
-        """Take scans in.
+    def add(self, identities: Sequence[Identity], images: Tensor, scores: Sequence[float]) -> None:
+        """Add scans.
 
         Args:
-            identities: of the scans.
-            pictures: ``[N, 1, S, S]`` in [0, 1], theirs.
-            scores: ``[N]``, theirs.
+            identities: identities of the scans.
+            images: ``[N, 1, S, S]`` images in [0, 1].
+            scores: ``[N]`` scores.
         """
-        for identity, picture, score in zip(identities, pictures, scores, strict=True):
-            entry = _Kept(float(score), -len(self._rows), identity, picture)  # of equal scores the first
+        for identity, image, score in zip(identities, images, scores, strict=True):
+            entry = _Kept(float(score), -len(self._rows), identity, image)  # ties keep the first scan
             self._rows.append((entry.score, identity))
-            (heapq.heappush if len(self._kept) < MOST else heapq.heappushpop)(self._kept, entry)
+            (heapq.heappush if len(self._kept) < MAX_SHOWN else heapq.heappushpop)(self._kept, entry)
 
     def write(self, sheet: Path, p_values: Sequence[float]) -> None:
-        """Write a PNG of the farthest scans, and beside it a CSV with all of them.
+        """Write a PNG of the highest-scoring scans, and beside it a CSV of all scans.
 
         Args:
-            sheet: the PNG.
-            p_values: ``[N]`` of all scans, as they were taken in.
+            sheet: path of the PNG.
+            p_values: ``[N]`` p-values of all scans, in the order they were added.
         """
         sheet.parent.mkdir(parents=True, exist_ok=True)
         falling = sorted(range(len(self._rows)), key=lambda i: (-self._rows[i][0], i))
@@ -77,16 +77,16 @@ class Farthest:
             writer = csv.writer(stream)
             writer.writerow(COLUMNS)
             for rank, i in enumerate(falling, start=1):
-                score, who = self._rows[i]
-                names = [spreadsheet_cell(text) for text in (who.source, who.member)]
-                writer.writerow([rank, *names, who.frame, who.sha256, f"{score:.6g}", f"{p_values[i]:.6g}"])
-        kept = sorted(self._kept, reverse=True)
+                score, identity = self._rows[i]
+                names = [spreadsheet_cell(text) for text in (identity.source, identity.member)]
+                writer.writerow([rank, *names, identity.frame, identity.sha256, f"{score:.6g}", f"{p_values[i]:.6g}"])
+        highest = sorted(self._kept, reverse=True)
         height = _CELL + 2 * _LINE + _GAP
-        canvas = Image.new("L", (_ACROSS * (_CELL + _GAP) + _GAP, -(-len(kept) // _ACROSS) * height + _GAP), 255)
+        canvas = Image.new("L", (_ACROSS * (_CELL + _GAP) + _GAP, -(-len(highest) // _ACROSS) * height + _GAP), 255)
         pen = ImageDraw.Draw(canvas)
-        for place, entry in enumerate(kept):
+        for place, entry in enumerate(highest):
             left, top = _GAP + place % _ACROSS * (_CELL + _GAP), _GAP + place // _ACROSS * height
-            levels = (entry.picture[0].clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+            levels = (entry.image[0].clamp(0, 1) * 255).round().to(torch.uint8).numpy()
             canvas.paste(Image.fromarray(levels).resize((_CELL, _CELL), Image.Resampling.BICUBIC), (left, top))
             name = Path(entry.identity.member or entry.identity.source).name
             pen.text((left, top + _CELL), f"{place + 1}  p {p_values[-entry.number]:.3g}", fill=0)
@@ -95,5 +95,5 @@ class Farthest:
 
 
 def _ascii(name: str) -> str:
-    """What the sheet's font can draw; the CSV has the name itself."""
+    """The name in ASCII, for the sheet's font; the CSV has the name itself."""
     return visible(name).encode("ascii", "replace").decode()

@@ -1,4 +1,4 @@
-"""Exact search of a bank, in blocks: memory stays bounded however many rows the bank has."""
+"""Exact nearest-neighbour search of a bank, in blocks, so that memory stays bounded for any number of rows."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ BLOCK, QUERIES = 1024, 1024
 
 
 def largest_cosine(rows: Tensor, bank: Tensor, center: Tensor | None = None) -> Tensor:
-    """The cosine of each row to its nearest row of the bank, ``[N]``.
+    """Cosine ``[N]`` of each row with its nearest row of the bank.
 
     Args:
         rows: ``[N, D]``, L2-normalised.
         bank: ``[M, D]``, L2-normalised.
-        center: ``[D]``, subtracted from both sides, which are then normalised again; none compares them as they are.
+        center: ``[D]``, subtracted from rows and bank, which are then normalised again; None leaves both unchanged.
     """
     parts = []
-    for some in _queries(rows, center):
-        best, where = torch.full((len(some),), -torch.inf), torch.zeros(len(some), dtype=torch.int64)
+    for queries_block in _queries(rows, center):
+        best, where = torch.full((len(queries_block),), -torch.inf), torch.zeros(len(queries_block), dtype=torch.int64)
         with torch.no_grad():
             for number, block in enumerate(_blocks(bank, center)):
-                found, place = (some @ block.T).max(dim=1)
-                where = torch.where(found > best, place + number * BLOCK, where)
-                best = torch.maximum(best, found)
-        # With the gradient, of the nearest rows alone: no block is kept for it.
-        parts.append((some * centered(bank[where], center)).sum(dim=1) if some.requires_grad else best)
+                cosines, place = (queries_block @ block.T).max(dim=1)
+                where = torch.where(cosines > best, place + number * BLOCK, where)
+                best = torch.maximum(best, cosines)
+        # The gradient flows through the nearest rows only, so no block is kept for it.
+        parts.append((queries_block * center_rows(bank[where], center)).sum(dim=1) if queries_block.requires_grad else best)
     return torch.cat(parts)
 
 
 def soft_cosine(rows: Tensor, bank: Tensor, temperature: float, center: Tensor | None = None) -> Tensor:
-    """``T (logsumexp(cos / T) - log M)`` over the whole bank, ``[N]``; tends to :func:`largest_cosine` as T falls."""
+    """``T (logsumexp(cos / T) - log M)`` over the whole bank, ``[N]``; approaches :func:`largest_cosine` as T falls."""
     parts = []
-    for some in _queries(rows, center):
-        scaled = some / temperature
-        total = torch.zeros(len(some))
+    for queries_block in _queries(rows, center):
+        scaled = queries_block / temperature
+        total = torch.zeros(len(queries_block))
         for block in torch.split(bank, BLOCK):
             if scaled.requires_grad:
                 total = total + checkpoint(_exponentials, scaled, block, temperature, center, use_reentrant=False)
@@ -51,37 +51,37 @@ def soft_cosine(rows: Tensor, bank: Tensor, temperature: float, center: Tensor |
 
 def _exponentials(scaled: Tensor, block: Tensor, temperature: float, center: Tensor | None) -> Tensor:
     """``sum exp((cos - 1) / T)`` over a block, ``[N]``: no term overflows, and at T = 0.04 none vanishes."""
-    return torch.addmm(torch.tensor(-1.0 / temperature), scaled, centered(block, center).T).exp_().sum(dim=1)
+    return torch.addmm(torch.tensor(-1.0 / temperature), scaled, center_rows(block, center).T).exp_().sum(dim=1)
 
 
 def nearest_rows(rows: Tensor, bank: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Cosines, falling, and places ``[N, count]`` of the nearest rows of the bank."""
+    """Cosines, in descending order, and indices of the nearest rows of the bank, both ``[N, count]``."""
     count = min(count, len(bank))
     cosines, places = [], []
-    for some in _queries(rows, None):
-        best = torch.full((len(some), count), -torch.inf)
-        where = torch.zeros((len(some), count), dtype=torch.int64)
+    for queries_block in _queries(rows, None):
+        best = torch.full((len(queries_block), count), -torch.inf)
+        where = torch.zeros((len(queries_block), count), dtype=torch.int64)
         for start, block in zip(range(0, len(bank), BLOCK), _blocks(bank, None), strict=True):
-            found = some @ block.T
-            better = torch.nonzero(found.amax(dim=1) > best[:, -1]).flatten()  # few, after the first blocks
-            here = torch.arange(start, start + len(block)).expand(len(better), -1)
-            best[better], order = torch.cat([best[better], found[better]], dim=1).topk(count, dim=1)
-            where[better] = torch.cat([where[better], here], dim=1).gather(1, order)
+            similarity = queries_block @ block.T
+            better = torch.nonzero(similarity.amax(dim=1) > best[:, -1]).flatten()  # few, after the first blocks
+            block_indices = torch.arange(start, start + len(block)).expand(len(better), -1)
+            best[better], order = torch.cat([best[better], similarity[better]], dim=1).topk(count, dim=1)
+            where[better] = torch.cat([where[better], block_indices], dim=1).gather(1, order)
         cosines.append(best)
         places.append(where)
     return torch.cat(cosines), torch.cat(places)
 
 
-def centered(rows: Tensor, center: Tensor | None) -> Tensor:
-    """Rows less the centre, L2-normalised; a row at the centre becomes 0."""
+def center_rows(rows: Tensor, center: Tensor | None) -> Tensor:
+    """Rows minus the centre, L2-normalised; a row at the centre becomes 0."""
     return rows if center is None else normalize(rows - center, dim=1)
 
 
 def _queries(rows: Tensor, center: Tensor | None) -> Iterator[Tensor]:
-    for some in torch.split(rows, QUERIES):
-        yield centered(some, center)
+    for queries_block in torch.split(rows, QUERIES):
+        yield center_rows(queries_block, center)
 
 
 def _blocks(bank: Tensor, center: Tensor | None) -> Iterator[Tensor]:
     for block in torch.split(bank, BLOCK):
-        yield centered(block, center)
+        yield center_rows(block, center)

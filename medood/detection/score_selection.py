@@ -1,10 +1,10 @@
-"""Which score a detector uses, chosen on development scans alone: training scans that the network did not learn from.
+"""Choice of a detector's score on development scans only: training scans that the network did not learn from.
 
-Rule. Every shifting transformation but ``image_as_is`` is applied to the development scans; those scans with mild
-acquisition noise (the noise, small turns and blur of the positive views, uncropped) stand for what belongs. Scores are
-compared by their mean AUROC over the transformations, each weighing the same. Of those within 0.005 of the best mean (about
-its standard error with 300 scans) the one whose worst transformation is highest is taken: what will come is not known, so
-no blind spot counts more than a slightly better mean. Calibration and test scans play no part.
+Rule: every shifting transformation except ``image_as_is`` is applied to the development scans; the same scans with mild
+acquisition noise (noise, small rotations and blur of the positive views, uncropped) represent in-distribution scans. Scores
+are compared by their mean AUROC over the transformations, equally weighted. Among those within 0.005 of the best mean (about
+its standard error with 300 scans), the score with the highest AUROC on its worst transformation is chosen: future outliers
+are unknown, so avoiding a blind spot matters more than a slightly better mean. Calibration and test scans are not used.
 """
 
 from __future__ import annotations
@@ -21,55 +21,55 @@ from medood.detection.scores import Fitted, scores_of
 from medood.distillation.views import acquire, crop, sample_view
 from medood.negatives.mixture import SHIFTS, Mixture
 
-#: Mean AUROC by which two scores are taken for equally good.
+#: Difference in mean AUROC up to which two scores count as equally good.
 TOLERANCE = 0.005
 #: AUROC by score and shift.
 Reactions = dict[str, dict[str, float]]
 
 
-def reactions(network: EnsembleNetwork, pictures: Tensor, views: ViewsConfig, seed: int) -> dict[str, Features]:
-    """Rows of development pictures as they may come (``""``) and under each shift.
+def reactions(network: EnsembleNetwork, images: Tensor, views: ViewsConfig, seed: int) -> dict[str, Features]:
+    """Features of development images with acquisition noise (``""``) and under each shift.
 
     Args:
         network: the teacher.
-        pictures: float32 ``[N, 1, S, S]`` of the development scans.
+        images: float32 ``[N, 1, S, S]`` of the development scans.
         views: bounds of the acquisition noise.
-        seed: of everything drawn.
+        seed: seed of all random draws.
     """
     generator = Generator().manual_seed(seed)
-    noise = sample_view(len(pictures), [1.0, 1.0], views, generator)
-    rows = {"": embed(network, acquire(crop(pictures, noise, pictures.shape[-1]), noise))}
+    noise = sample_view(len(images), [1.0, 1.0], views, generator)
+    rows = {"": embed(network, acquire(crop(images, noise, images.shape[-1]), noise))}
     for name in SHIFTS:
         if name != "image_as_is":
             mixture = Mixture({name: 1.0})
-            shifted = mixture.apply(pictures, mixture.sample(len(pictures), pictures.shape[-1], generator))
+            shifted = mixture.apply(images, mixture.sample(len(images), images.shape[-1], generator))
             rows[name] = embed(network, shifted)
     return rows
 
 
 def separations(rows: dict[str, Features], bank: Tensor, fitted: dict[str, Fitted]) -> Reactions:
-    """AUROC of each score between the rows under a shift and those without."""
-    found: Reactions = {}
+    """AUROC of each score for each shift, against the images without a shift."""
+    aurocs: Reactions = {}
     for name, score in scores_of(rows[""]).items():
-        values = {shift: score.score(some, bank, fitted[name]).double().numpy() for shift, some in rows.items()}
+        values = {shift: score.score(shifted, bank, fitted[name]).double().numpy() for shift, shifted in rows.items()}
         plain = values.pop("")
         truth = {shift: np.r_[np.zeros(len(plain)), np.ones(len(value))] for shift, value in values.items()}
-        found[name] = {
+        aurocs[name] = {
             shift: float(roc_auc_score(truth[shift], np.nan_to_num(np.r_[plain, value], nan=1e30, posinf=1e30)))
             for shift, value in values.items()
         }
-    return found
+    return aurocs
 
 
-def choose(found: Reactions) -> str:
-    """The score, by the rule above; of equal ones the first in ``found``."""
-    means = {name: float(np.mean(list(values.values()))) for name, values in found.items()}
-    level = [name for name in found if means[name] >= max(means.values()) - TOLERANCE]
-    return max(level, key=lambda name: min(found[name].values()))
+def choose(aurocs: Reactions) -> str:
+    """Name of the score chosen by the rule above; ties go to the first in ``aurocs``."""
+    means = {name: float(np.mean(list(values.values()))) for name, values in aurocs.items()}
+    level = [name for name in aurocs if means[name] >= max(means.values()) - TOLERANCE]
+    return max(level, key=lambda name: min(aurocs[name].values()))
 
 
 def reduce_bank(bank: Features, size: int, seed: int) -> Tensor:
-    """Places of at most ``size`` rows that stand for all: the row nearest to each centre of k-means (scikit-learn)."""
+    """Indices of at most ``size`` representative rows: the row nearest to each k-means centre (scikit-learn)."""
     from sklearn.cluster import MiniBatchKMeans
 
     from medood.detection.knn import nearest_rows
@@ -82,6 +82,6 @@ def reduce_bank(bank: Features, size: int, seed: int) -> Tensor:
 
 
 def rows_at(rows: Features, places: Tensor) -> Features:
-    """Some of the rows."""
-    turned, members = (None if some is None else some[places] for some in (rows.turned, rows.members))
-    return Features(rows.features[places].contiguous(), rows.outputs[places].contiguous(), turned, members)
+    """The rows at the given indices."""
+    orientations, members = (None if values is None else values[places] for values in (rows.orientations, rows.members))
+    return Features(rows.features[places].contiguous(), rows.outputs[places].contiguous(), orientations, members)

@@ -1,4 +1,4 @@
-"""Out-of-distribution scores. One protocol; higher is more out-of-distribution; differentiable, so Grad-CAM can ask why."""
+"""Out-of-distribution scores with one protocol; higher is more out-of-distribution; differentiable, for Grad-CAM."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from medood.detection.knn import largest_cosine, soft_cosine
 from medood.errors import MedoodError
 
 Fitted = dict[str, Tensor]
-#: Temperature of the authors' score.
+#: Temperature of the paper's score (``SoftNearest``).
 TEMPERATURE = 0.04
 #: Share of the bank's variance that the principal subspace of ``Residual`` holds.
 PRINCIPAL_SHARE = 0.9
-#: Rows of the bank that a covariance is learned from; more do not change it, and would have to be held in float64.
+#: Largest number of bank rows to fit a covariance; more do not change it, and would have to be held in float64.
 COVARIANCE_ROWS = 100_000
-#: Standard deviations beyond which a normal tail is taken by its series.
+#: Standard deviations beyond which a normal tail is computed from its series.
 _TAIL = 30.0
 
 
 class Score(Protocol):
-    """A score is fitted once; what it learns is tensors that lie in the detector's folder."""
+    """Protocol of a score: fitted once; its fitted tensors are stored in the detector's folder."""
 
     def fit(self, bank: Features, development: Features) -> Fitted:
-        """Learn from in-distribution rows.
+        """Fit the score to in-distribution features.
 
         Args:
             bank: rows of the training scans.
@@ -37,10 +37,10 @@ class Score(Protocol):
         ...
 
     def score(self, rows: Features, bank: Tensor, fitted: Fitted) -> Tensor:
-        """``[N]`` float32, higher is more out-of-distribution.
+        """Scores ``[N]``, float32; higher is more out-of-distribution.
 
         Args:
-            rows: what is scored.
+            rows: features to score.
             bank: ``[M, D]`` in-distribution features, L2-normalised.
             fitted: what :meth:`fit` returned.
         """
@@ -51,7 +51,7 @@ class Nearest:
     """Minus the cosine to the nearest row of the bank (k-NN with k = 1).
 
     Args:
-        center: compare features less the bank's mean.
+        center: subtract the bank's mean from the features first.
     """
 
     def __init__(self, center: bool = False) -> None:
@@ -65,10 +65,10 @@ class Nearest:
 
 
 class SoftNearest:
-    """The authors' score as ``-T (logsumexp(cos / T) - log M)``: their ranking without overflow; tends to ``Nearest``.
+    """The paper's score as ``-T (logsumexp(cos / T) - log M)``: the same ranking without overflow; approaches ``Nearest``.
 
     Args:
-        center: compare features less the bank's mean.
+        center: subtract the bank's mean from the features first.
 
     Source: Rafiee et al., arXiv 2201.06378.
     """
@@ -87,9 +87,9 @@ class Mahalanobis:
     """Mahalanobis distance to the bank's mean, with Ledoit and Wolf's shrunk covariance (scikit-learn)."""
 
     def fit(self, bank: Features, development: Features) -> Fitted:
-        rows = _thinned(bank.features)
+        rows = _subsample(bank.features)
         mean = rows.mean(dim=0)
-        # The scale keeps the covariance of unit vectors away from the floor that a bank of one needs.
+        # The factor 100 keeps the covariance of unit vectors above the 1e-6 floor, which a bank of one row needs.
         shrunk = LedoitWolf(assume_centered=True).fit(((rows - mean) * 100.0).numpy())
         covariance = torch.from_numpy(shrunk.covariance_) + 1e-6 * torch.eye(rows.shape[1], dtype=torch.float64)
         precision = torch.linalg.inv(covariance) * 1e4
@@ -101,26 +101,26 @@ class Mahalanobis:
 
 
 class Residual:
-    """Length of what the bank's principal subspace (90 % of its variance) leaves of a row.
+    """Norm of a row's residual outside the bank's principal subspace (90 % of its variance).
 
     The feature part of ViM (Wang et al., CVPR 2022); its logit part has no counterpart without classes.
     """
 
     def fit(self, bank: Features, development: Features) -> Fitted:
-        rows = _thinned(bank.features)
+        rows = _subsample(bank.features)
         mean = rows.mean(dim=0)
-        variances, axes = torch.linalg.eigh((rows - mean).T @ (rows - mean))  # rising
+        variances, axes = torch.linalg.eigh((rows - mean).T @ (rows - mean))  # ascending
         left_out = variances.cumsum(0) <= (1.0 - PRINCIPAL_SHARE) * variances.sum()
         left_out[0] = True  # a residual has at least one direction
         return {"mean": mean.float(), "axes": axes[:, left_out].float().contiguous()}
 
     def score(self, rows: Features, bank: Tensor, fitted: Fitted) -> Tensor:
-        left = (rows.features - fitted["mean"]) @ fitted["axes"]
-        return left.square().sum(dim=1).clamp(min=1e-12).sqrt()
+        residual = (rows.features - fitted["mean"]) @ fitted["axes"]
+        return residual.square().sum(dim=1).clamp(min=1e-12).sqrt()
 
 
 class HeadLogit:
-    """Minus the largest cosine with a prototype: the head was taught to be uniform on negatives."""
+    """Minus the largest cosine with a prototype: the head was trained to be uniform on negatives."""
 
     def fit(self, bank: Features, development: Features) -> Fitted:
         return {}
@@ -140,27 +140,28 @@ class HeadEntropy:
 
 
 class HeadContrast:
-    """The head's entropy less the median of its entropies on turned copies of the same picture.
+    """The head's entropy minus the median of its entropies on turned copies of the same image.
 
-    What belongs is recognised, and its copies, on which the head was taught to be uniform, are not: far below 0. Of anything
-    else the head says as much as of its copies, be that little or, by accident, much: about 0. The median bears one copy
-    that is recognised, as that of a film which came mirrored is.
+    The head is confident on in-distribution images but was trained to be uniform on their copies: the score is far below 0.
+    On any other image it is about as confident as on the copies, whether little or, by chance, highly: the score is about 0.
+    The median tolerates one recognised copy, as with a radiograph that was stored mirrored.
     """
 
     def fit(self, bank: Features, development: Features) -> Fitted:
         return {}
 
     def score(self, rows: Features, bank: Tensor, fitted: Fitted) -> Tensor:
-        if rows.turned is None:
-            raise ValueError("head_contrast needs the entropies of turned copies; embed with turned=True")
-        return head_entropy(rows.outputs) - rows.turned.median(dim=1).values
+        if rows.orientations is None:
+            raise ValueError("head_contrast needs the entropies of turned copies; embed with orientations=True")
+        return head_entropy(rows.outputs) - rows.orientations.median(dim=1).values
 
 
 class Combined:
-    """Fisher's rule: ``sqrt(-2 sum log p)`` over the parts, p being a part's upper tail among development scans.
+    """Fisher's rule: ``sqrt(-2 sum log p)`` over the parts, where p is a part's upper tail among development scans.
 
-    The tail is a normal one (mean and standard deviation of the development scans' scores), so that it neither ends nor ties
-    where empirical ranks do. A part that sees nothing adds nothing: it cannot cancel what another sees, as it does in a sum.
+    The tail is that of a normal distribution (mean and standard deviation of the development scans' scores), which, unlike
+    empirical ranks, has neither an end nor ties. A part that detects nothing adds nothing: it cannot cancel another part's
+    evidence, as it would in a sum.
     """
 
     def __init__(self, parts: dict[str, Score]) -> None:
@@ -185,25 +186,25 @@ class Combined:
 
 
 class Ensemble:
-    """Minus the sum of all there is to ask: log divergences from uniform of the network's head and of its members' heads,
-    and minus the distance of its appearance model, each standardised among development scans. What one of them knows well
-    to be strange stays far out, whatever the others say.
+    """Minus the sum over all ensemble members: log divergences from uniform of the network's head and of its members' heads,
+    and minus the distance of its appearance model, each standardised among development scans. A scan that one of them
+    clearly rejects keeps a high score, whatever the others output.
     """
 
     def fit(self, bank: Features, development: Features) -> Fitted:
-        said = self._said(development)
-        return {"center": said.mean(dim=0), "spread": said.std(dim=0, correction=0).clamp(min=1e-6)}
+        outputs = self._outputs(development)
+        return {"center": outputs.mean(dim=0), "spread": outputs.std(dim=0, correction=0).clamp(min=1e-6)}
 
     def score(self, rows: Features, bank: Tensor, fitted: Fitted) -> Tensor:
         return self.parts(rows, fitted).sum(dim=1)
 
     @classmethod
     def parts(cls, rows: Features, fitted: Fitted) -> Tensor:
-        """What is summed, ``[N, K]``: of the head, of each member's head, and of the appearance model where there is one."""
-        return -((cls._said(rows) - fitted["center"]) / fitted["spread"])
+        """The summands, ``[N, K]``: of the head, of each member's head, and of the appearance model if there is one."""
+        return -((cls._outputs(rows) - fitted["center"]) / fitted["spread"])
 
     @staticmethod
-    def _said(rows: Features) -> Tensor:
+    def _outputs(rows: Features) -> Tensor:
         if rows.members is None:
             raise ValueError("ensemble needs members or an appearance model; the network has none")
         return torch.cat([log_divergence(rows.outputs)[:, None], rows.members], dim=1)
@@ -212,9 +213,9 @@ class Ensemble:
 def fisher(standardised: Tensor) -> Tensor:
     """Fisher's rule over ``[K, N]`` standardised scores, with normal tails: ``[N]``."""
     z = standardised.double()
-    near, beyond = z.clamp(max=_TAIL), z.clamp(min=_TAIL)
-    # Beyond the tail its series: the exact form loses its gradient there.
-    series = 0.5 * beyond.square() + beyond.log() + 0.5 * math.log(2.0 * math.pi) + beyond.pow(-2)
+    near, tail = z.clamp(max=_TAIL), z.clamp(min=_TAIL)
+    # Use the series in the far tail, where the exact form loses its gradient.
+    series = 0.5 * tail.square() + tail.log() + 0.5 * math.log(2.0 * math.pi) + tail.pow(-2)
     surprise: Tensor = 2.0 * torch.where(z > _TAIL, series, -torch.special.log_ndtr(-near)).sum(dim=0)
     return surprise.clamp(min=1e-30).sqrt().float()
 
@@ -236,20 +237,20 @@ SCORES: dict[str, Score] = {
     "ensemble": Ensemble(),
 }
 #: Scores that need the entropies of turned copies.
-TURNED = {"head_contrast"}
+ORIENTATION_SCORES = {"head_contrast"}
 
 
 def scores_of(rows: Features) -> dict[str, Score]:
-    """The scores that these rows can have: ``ensemble`` needs members or an appearance model."""
+    """The scores available for these rows: ``ensemble`` needs members or an appearance model."""
     return {name: score for name, score in SCORES.items() if name != "ensemble" or rows.members is not None}
 
 
 def fitted_shapes(dimensions: int, heads: int) -> dict[str, dict[str, tuple[int | None, ...]]]:
-    """The shapes of what each score learns, by score and name; none is a side of any length.
+    """The shapes of each score's fitted tensors, by score and name; None stands for any length.
 
     Args:
-        dimensions: of a feature.
-        heads: number of the network's head, its members' heads and its appearance model together.
+        dimensions: number of feature dimensions.
+        heads: total number of heads and appearance models: the network's, its members' and its appearance model.
     """
     mean: tuple[int | None, ...] = (dimensions,)
     mahalanobis = {"mean": mean, "whitening": (dimensions, dimensions)}
@@ -267,24 +268,24 @@ def fitted_shapes(dimensions: int, heads: int) -> dict[str, dict[str, tuple[int 
 
 
 def fit_all(bank: Features, development: Features) -> dict[str, Fitted]:
-    """Fit every score that the rows can have.
+    """Fit every score available for the rows.
 
     Raises:
         MedoodError: a feature is not a finite number.
     """
-    for rows, what in ((bank, "training"), (development, "development")):
-        said = torch.cat([some for some in (rows.features, rows.outputs, rows.members) if some is not None], dim=1)
-        broken = ~torch.isfinite(said).all(dim=1)
+    for rows, set_name in ((bank, "training"), (development, "development")):
+        values = torch.cat([array for array in (rows.features, rows.outputs, rows.members) if array is not None], dim=1)
+        broken = ~torch.isfinite(values).all(dim=1)
         if broken.any():
             raise MedoodError(
-                f"The network gives no finite features for {int(broken.sum())} of {len(rows)} {what} scans; its weights are "
-                "damaged, training diverged, or the scans are all alike. Train again with a lower train.learning_rate, or "
-                "with more scans."
+                f"The network gives no finite features for {int(broken.sum())} of {len(rows)} {set_name} scans; its weights "
+                "are damaged, training diverged, or the scans are all alike. Train again with a lower train.learning_rate, "
+                "or with more scans."
             )
     return {name: score.fit(bank, development) for name, score in scores_of(development).items()}
 
 
-def _thinned(rows: Tensor) -> Tensor:
+def _subsample(rows: Tensor) -> Tensor:
     """At most ``COVARIANCE_ROWS`` rows, evenly spaced, in float64."""
     step = -(-len(rows) // COVARIANCE_ROWS)
     return rows[::step].double()

@@ -1,1 +1,1 @@
-"""Learning what the domain is: self-distillation (student, teacher, multi-crop, centre), negatives pushed to uniform."""
+"""Training: self-distillation (student, teacher, multi-crop, centring), with negatives pushed to a uniform output."""

@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file each, written whole or not at all; what is not a tensor is JSON in its header."""
+"""Checkpoints: one safetensors file each, written atomically; state other than tensors is JSON in its header."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], state: 
 
 
 def load_newest(folder: Path) -> tuple[tuple[dict[str, Tensor], dict[str, Any]] | None, list[Path]]:
-    """The newest checkpoint that is whole.
+    """Load the newest intact checkpoint.
 
     Returns:
-        tensors and state, or none where there is no whole checkpoint; and the damaged files that were passed over.
+        tensors and state, or None if there is no intact checkpoint; and the damaged files that were skipped.
     """
     damaged: list[Path] = []
     for path in sorted(folder.glob("step-*.safetensors"), reverse=True):
@@ -65,7 +65,7 @@ def remove_checkpoints(folder: Path) -> None:
 
 
 def module_tensors(prefix: str, module: nn.Module) -> dict[str, Tensor]:
-    """The module's state under ``prefix.``, copied."""
+    """Copy of the module's state, with names under ``prefix.``."""
     return {f"{prefix}.{name}": value.clone() for name, value in module.state_dict().items()}
 
 
@@ -76,13 +76,13 @@ def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def load_module(prefix: str, module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Give a module the state saved under ``prefix.``."""
+    """Load the state saved under ``prefix.`` into a module."""
     cut = len(prefix) + 1
     module.load_state_dict({name[cut:]: value for name, value in tensors.items() if name.startswith(f"{prefix}.")})
 
 
 def load_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Give an optimiser the state saved by :func:`optimizer_tensors`; its groups stay as they are built."""
+    """Load the state saved by :func:`optimizer_tensors` into an optimiser; its parameter groups are unchanged."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):

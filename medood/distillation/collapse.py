@@ -1,4 +1,4 @@
-"""Collapse is silent: watch it, and stop loudly."""
+"""Detection of collapse, which would otherwise go unnoticed during training."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from medood.errors import MedoodError
+from medood.errors import ExitCode, MedoodError
 
 
 class CollapseError(MedoodError):
-    """Training has collapsed; the message names the way and the keys to change."""
+    """Training has collapsed; the message states how, and which settings to change."""
+
+    exit_code = ExitCode.COLLAPSED
 
 
 def effective_rank(features: Tensor) -> float:
@@ -21,7 +23,7 @@ def effective_rank(features: Tensor) -> float:
         features: ``[N, D]``.
 
     Returns:
-        between 1 and min(N, D); 1 also where all rows are equal.
+        between 1 and min(N, D); 1 also if all rows are equal.
     """
     values = torch.linalg.svdvals((features - features.mean(dim=0)).double())
     total = values.sum()
@@ -32,14 +34,14 @@ def effective_rank(features: Tensor) -> float:
 
 
 class CollapseWatch:
-    """Stops a run whose teacher has said the same of everything for ``patience`` steps in a row.
+    """Stops a run whose teacher has given the same output for all images for ``patience`` steps in a row.
 
-    Two ways: every output uniform (teacher entropy above ``uniform_share`` of log K), or every output the same prototype
-    (entropy of the mean output below ``point_share`` of log K).
+    Two kinds of collapse: every output is uniform (teacher entropy above ``uniform_share`` of log K), or every output is the
+    same prototype (entropy of the mean output below ``point_share`` of log K).
 
     Args:
         out_dim: number of prototypes K.
-        patience: steps in a row.
+        patience: number of consecutive steps.
     """
 
     def __init__(self, out_dim: int, patience: int = 50, uniform_share: float = 0.98, point_share: float = 0.1) -> None:
@@ -58,7 +60,7 @@ class CollapseWatch:
             mean_entropy: entropy of the mean of the teacher's distributions, in nats.
 
         Raises:
-            CollapseError: the patience is used up.
+            CollapseError: the outputs have been the same for ``patience`` steps.
         """
         uniform = teacher_entropy > self._uniform_share * self._most
         self._uniform_steps = self._uniform_steps + 1 if uniform else 0
@@ -73,5 +75,5 @@ class CollapseWatch:
             raise CollapseError(
                 f"Training collapsed to one point: for {self._patience} steps the mean output's entropy has been "
                 f"{mean_entropy:.2f} of at most {self._most:.2f}. Raise train.teacher_temperature, lower "
-                "train.center_momentum or train.learning_rate, or check that the pictures differ."
+                "train.center_momentum or train.learning_rate, or check that the images differ."
             )

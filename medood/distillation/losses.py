@@ -15,12 +15,12 @@ def teacher_distribution(outputs: Tensor, center: Tensor, temperature: float) ->
 
 @torch.no_grad()
 def sinkhorn_distribution(outputs: Tensor, temperature: float, rounds: int = 3) -> Tensor:
-    """Sinkhorn-Knopp in the place of centre and softmax (SwAV, arXiv 2006.09882): prototypes share the batch evenly.
+    """Sinkhorn-Knopp instead of centring and softmax (SwAV, arXiv 2006.09882): prototypes share the batch evenly.
 
     Args:
         outputs: ``[N, K]`` teacher outputs of all global views of all processes.
-        temperature: of the teacher.
-        rounds: how often columns and rows are normalised in turn.
+        temperature: temperature of the teacher.
+        rounds: number of alternating normalisations of columns and rows.
 
     Returns:
         ``[N, K]`` float32 distributions; their mean is near uniform.
@@ -45,12 +45,12 @@ def koleo_loss(features: Tensor) -> Tensor:
 
 
 def positive_loss(teacher: Tensor, student: Tensor, student_temperature: float) -> Tensor:
-    """Mean cross-entropy over all pairs of a teacher view and another student view.
+    """Mean cross-entropy over all pairs of a teacher view and a different student view.
 
     Args:
         teacher: float32 ``[T, B, K]``, distributions of the T global views.
         student: ``[S, B, K]``, outputs of all S views, the T global views first and in the same order.
-        student_temperature: of the student's softmax.
+        student_temperature: temperature of the student's softmax.
 
     Returns:
         scalar float32: the mean over the batch and the ``T * S - T`` pairs.
@@ -65,11 +65,11 @@ def positive_loss(teacher: Tensor, student: Tensor, student_temperature: float) 
 def negative_loss(student: Tensor, student_temperature: float) -> Tensor:
     """Mean KL divergence from the uniform distribution to the student's, over negative views.
 
-    It is the paper's cross-entropy to uniform minus its least value log K: 0 means uniform; the gradient is the same.
+    This is the paper's cross-entropy to uniform minus its minimum log K: 0 means uniform; the gradient is the same.
 
     Args:
         student: ``[N, K]`` outputs for negative views.
-        student_temperature: of the student's softmax.
+        student_temperature: temperature of the student's softmax.
     """
     logarithm = torch.log_softmax(student.float() / student_temperature, dim=-1)
     return -logarithm.mean(dim=-1).mean() - math.log(student.shape[-1])

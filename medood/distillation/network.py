@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from medood.config.schema import ModelConfig
 from medood.errors import MedoodError
 
-#: A ViT's position embedding begins this much larger than timm's: on a radiograph, where a thing lies is most of what it is,
-#: and in a short run the embedding does not grow by itself (patches permuted stayed at chance without it).
+#: Factor by which a ViT's initial position embedding exceeds timm's: on radiographs, position carries most of the meaning,
+#: and in a short run the embedding does not grow by itself (without it, the AUROC on permuted patches stayed at chance).
 _POSITION_GAIN = 10.0
 
 
-#: Arguments of timm that would reach for weights elsewhere, or that medood sets.
+#: timm arguments that would load weights from elsewhere, or that medood sets itself.
 _REFUSED_ARGUMENTS = ("pretrained", "checkpoint", "cache_dir", "in_chans", "num_classes")
 
 
@@ -52,7 +52,7 @@ class Head(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        """``[N, in_dim]`` to cosines ``[N, K]`` in [-1, 1] with the prototypes."""
+        """Cosines ``[N, K]`` in [-1, 1] of ``[N, in_dim]`` features with the prototypes."""
         direction = functional.normalize(self.mlp(features), dim=-1)
         return functional.linear(direction, functional.normalize(self.prototypes.weight, dim=-1))
 
@@ -63,7 +63,7 @@ class Network(nn.Module):
     Args:
         config: the model's part of the configuration.
         size: side of the network's input.
-        drop_path: stochastic depth; 0 for a teacher.
+        drop_path: rate of stochastic depth; 0 for a teacher.
 
     Attributes:
         config: as given.
@@ -105,7 +105,7 @@ class Network(nn.Module):
             load_head(self.head, config)
 
     def forward(self, batches: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Features and head outputs for batches of views; one batch a size. One call, as data-parallel training wants it."""
+        """Features and head outputs of batches of views, one batch per size; one call, for data-parallel training."""
         pairs = []
         for batch in batches:
             features = self.features(batch)
@@ -120,17 +120,17 @@ class Network(nn.Module):
 def backbone_features(backbone: nn.Module, images: Tensor) -> Tensor:
     """Backbone features ``[N, D]`` of ``[N, 1, S, S]`` images in [0, 1], which are centred and scaled first.
 
-    Otherwise the grey level common to all images drowns what tells them apart, and training stays at the uniform loss.
+    Otherwise the grey level common to all images drowns their differences, and training stays at the uniform loss.
     """
     features: Tensor = backbone((images - 0.5) / 0.25)
     return features
 
 
 def load_backbone(backbone: nn.Module, config: ModelConfig, arguments: dict[str, Any]) -> None:
-    """Begin with weights from a local safetensors file, or with those that timm publishes.
+    """Initialise the backbone from a local safetensors file, or from the weights that timm publishes.
 
     Raises:
-        MedoodError: the file does not fit, or there is no network; the message says which file to copy where.
+        MedoodError: the file does not match, or the weights cannot be downloaded; the message names the file to copy.
     """
     try:
         if config.weights:
@@ -142,27 +142,27 @@ def load_backbone(backbone: nn.Module, config: ModelConfig, arguments: dict[str,
             }
             missing, unexpected = backbone.load_state_dict(tensors, strict=False)
             if missing or unexpected:
-                raise ValueError(f"{len(missing)} weights are missing and {len(unexpected)} fit nowhere")
+                raise ValueError(f"{len(missing)} weights are missing and {len(unexpected)} are not expected")
             return
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:
         raise MedoodError(f"model.weights: {config.weights} does not fit {config.backbone}: {str(error)[:300]}.") from error
     try:
         published = timm.create_model(config.backbone, pretrained=True, **arguments)
-    except Exception as error:  # no network shows in many ways
+    except Exception as error:  # a missing connection raises many exception types
         where = getattr(timm.models.get_pretrained_cfg(config.backbone), "hf_hub_id", None) or config.backbone
         raise MedoodError(
             f"model.pretrained: the weights of {config.backbone} could not be fetched ({type(error).__name__}). On a "
-            f"machine with a network fetch model.safetensors of {where} from timm's hub, copy it here, and set "
+            f"machine with internet access, fetch model.safetensors of {where} from timm's hub, copy it here, and set "
             "model.weights=THAT_FILE model.pretrained=false."
         ) from error
     backbone.load_state_dict(published.state_dict())
 
 
 def load_head(head: Head, config: ModelConfig) -> None:
-    """Begin with the head of ``model.weights`` too, where it has one: a detector's ``network.safetensors`` does.
+    """Initialise the head from ``model.weights`` if the file has one, as a detector's ``network.safetensors`` does.
 
     Raises:
-        MedoodError: its shape is another one.
+        MedoodError: the shapes differ.
     """
     tensors = {name: value for name, value in load_file(config.weights).items() if name.startswith("head.")}
     if not tensors:
@@ -191,5 +191,5 @@ def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> N
     pairs = zip(teacher.parameters(), student.parameters(), strict=True)
     for slow, fast in pairs:
         slow.lerp_(fast.detach(), 1.0 - momentum)
-    for kept, current in zip(teacher.buffers(), student.buffers(), strict=True):
-        kept.copy_(current)
+    for teacher_buffer, student_buffer in zip(teacher.buffers(), student.buffers(), strict=True):
+        teacher_buffer.copy_(student_buffer)

@@ -1,4 +1,4 @@
-"""Values that change over a run, as functions of the step; nothing here has a state."""
+"""Schedules over a run, as stateless functions of the step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The training loop. Every random number follows from (seed, step), so that a resumed run equals one never interrupted."""
+"""The training loop. Every random number derives from (seed, step), so that a resumed run equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -34,32 +34,34 @@ from medood.distillation.checkpoint import (
     save_checkpoint,
 )
 from medood.distillation.collapse import CollapseError, CollapseWatch, effective_rank
-from medood.distillation.data_defaults import resolved
-from medood.distillation.multi_crop import Pictures, StepViews, ViewMaker, mix_seed
+from medood.distillation.data_defaults import resolve_defaults
+from medood.distillation.multi_crop import ImageArray, StepViews, ViewMaker, mix_seed
 from medood.distillation.network import Network, student_and_teacher, update_teacher
 from medood.distillation.schedules import cosine, linear, warmup_cosine
 from medood.distillation.training_log import Metrics, TrainingLog
-from medood.errors import MedoodError
+from medood.errors import ExitCode, MedoodError
 
 #: Rows of teacher features kept for the effective rank.
 _RANK_ROWS = 2048
 
 
 class TerminatedError(MedoodError):
-    """The run was asked to end (SIGTERM); a checkpoint is saved."""
+    """The run was stopped by SIGTERM; a checkpoint is saved."""
+
+    exit_code = ExitCode.TERMINATED
 
 
 def machine(config: RunConfig) -> tuple[str, str]:
-    """Device and precision of a run, ``auto`` resolved: a GPU where there is one, and bf16 where the GPU has it.
+    """Device and precision of a run; ``auto`` selects a GPU if there is one, and bf16 if the GPU supports it.
 
     Raises:
-        MedoodError: a GPU is asked for and there is none.
+        MedoodError: a GPU is requested but none is available.
     """
     device, precision = config.train.device, config.train.precision
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     elif device == "cuda" and not torch.cuda.is_available():
-        raise MedoodError("train.device is cuda, but torch sees no GPU. Use train.device=cpu or look at nvidia-smi.")
+        raise MedoodError("train.device is cuda, but torch sees no GPU. Use train.device=cpu or check nvidia-smi.")
     if precision == "auto":
         precision = "bf16-mixed" if device == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
     return device, precision
@@ -69,48 +71,48 @@ class Trainer:
     """Self-distillation of one network.
 
     Args:
-        config: the run.
-        pictures: uint8 ``[N, S, S]`` training pictures, S being ``views.source_size``.
+        config: configuration of the run.
+        images: uint8 ``[N, S, S]`` training images, S being ``views.source_size``.
         folder: where checkpoints, ``training.csv`` and TensorBoard events go.
-        data_sha256: says which pictures these are; a run is only resumed on the same.
-        auxiliary: uint8 ``[M, S, S]`` pictures to make negatives of, where ``negatives.sources`` asks for them.
+        data_sha256: digest that identifies the images; a run can only be resumed on the same ones.
+        auxiliary: uint8 ``[M, S, S]`` images to make negatives from, if ``negatives.sources`` requires them.
 
     Attributes:
-        config: the run with everything that follows the data resolved; ``resolved`` says what was.
+        config: the configuration with all data-dependent settings resolved; ``resolved`` lists them.
 
     Raises:
-        MedoodError: there are too few pictures for a batch of 2, or the configuration does not fit the device.
+        MedoodError: there are too few images for a batch of 2, or the configuration does not fit the device.
     """
 
     def __init__(
-        self, config: RunConfig, pictures: Pictures, folder: Path, data_sha256: str = "", auxiliary: Pictures | None = None
+        self, config: RunConfig, images: ImageArray, folder: Path, data_sha256: str = "", auxiliary: ImageArray | None = None
     ) -> None:
-        if len(pictures) < 2:
-            raise MedoodError(f"Training needs at least 2 pictures, got {len(pictures)}; give data.root more scans.")
-        config, self.resolved = resolved(config, len(pictures))
+        if len(images) < 2:
+            raise MedoodError(f"Training needs at least 2 images, got {len(images)}; give data.root more scans.")
+        config, self.resolve_defaults = resolve_defaults(config, len(images))
         self.config = config
-        self.pictures = pictures
+        self.images = images
         self.folder = folder
-        self.identity = _identity(config, data_sha256 or str(len(pictures)))
+        self.identity = _identity(config, data_sha256 or str(len(images)))
         self.device, self.precision = machine(config)
         if config.train.threads > 0:
             torch.set_num_threads(config.train.threads)
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))  # set by torchrun
+        local_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))  # set by torchrun
         self.fabric = Fabric(
             accelerator=self.device,
-            devices=here or ("auto" if self.device == "cuda" else 1),
+            devices=local_processes or ("auto" if self.device == "cuda" else 1),
             num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
             precision=self.precision,  # type: ignore[arg-type]
         )
         self.fabric.launch()
-        batch = min(config.train.batch_size, len(pictures))
+        batch = min(config.train.batch_size, len(images))
         if batch % self.fabric.world_size:
             raise MedoodError(f"train.batch_size is {batch}; it must be a multiple of {self.fabric.world_size} processes.")
         self.batch = batch
-        self.steps_per_epoch = len(pictures) // batch
+        self.steps_per_epoch = len(images) // batch
         self.steps = self.steps_per_epoch * config.train.epochs
         self.views = ViewMaker(
-            config, pictures, auxiliary, self.fabric.device, self.fabric.global_rank, self.fabric.world_size
+            config, images, auxiliary, self.fabric.device, self.fabric.global_rank, self.fabric.world_size
         )
         torch.manual_seed(config.train.seed)
         student, self.teacher = student_and_teacher(config.model, config.preprocess.size)
@@ -128,14 +130,14 @@ class Trainer:
         self._recent: list[Tensor] = []
 
     def resume(self) -> list[Path]:
-        """Go on from the newest whole checkpoint, if there is one; return the damaged ones passed over."""
+        """Resume from the newest intact checkpoint, if there is one; return the damaged ones that were skipped."""
         loaded, damaged = load_newest(self.folder / "checkpoints")
         if loaded is None:
             return damaged
         tensors, state = loaded
         if state["identity"] != self.identity:
             raise MedoodError(
-                f"The checkpoint in {self.folder} belongs to a run of another configuration or other pictures. Resume with "
+                f"The checkpoint in {self.folder} belongs to a run of another configuration or other images. Resume with "
                 "the same ones, or train anew without --resume."
             )
         load_module("student", self.student.module, tensors)
@@ -161,7 +163,7 @@ class Trainer:
         if self.next_step == 0 and self.fabric.is_global_zero:
             remove_checkpoints(self.folder / "checkpoints")
         log = TrainingLog(self.folder, self.next_step) if self.fabric.is_global_zero else None
-        asked = 0  # the step after which the run was asked to end
+        stop_after = 0  # the step after which SIGTERM stops the run; 0 if none
         self.student.train()
         try:
             with self._catching_sigterm():
@@ -176,46 +178,46 @@ class Trainer:
                         log.write(step, metrics)
                     if on_step:
                         on_step(step, self.steps, metrics)
-                    asked = step + 1 if self._asked_to_end() else 0
-                    if last_of_epoch or asked:
+                    stop_after = step + 1 if self._asked_to_end() else 0
+                    if last_of_epoch or stop_after:
                         self._save(step + 1)
-                    if asked:
+                    if stop_after:
                         break
         finally:
             if log:
                 log.close()
         if self.fabric.world_size > 1:
             self._leave_group()
-        if asked:
-            raise TerminatedError(f"Asked to end after step {asked} of {self.steps}; go on with --resume.")
+        if stop_after:
+            raise TerminatedError(f"Asked to end after step {stop_after} of {self.steps}; go on with --resume.")
         return self.teacher
 
     def _leave_group(self) -> None:
-        """End the process group while Python lives: Gloo's threads abort a process that exits before they are done.
+        """Destroy the process group before Python exits: Gloo's threads abort a process that exits before they are done.
 
-        The group ends with the last that holds it, so the wrapped student goes first.
+        The group lives as long as an object refers to it, so the wrapped student is deleted first.
         """
         del self.student, self.optimizer
         gc.collect()
         torch.distributed.destroy_process_group()
 
     def _asked_to_end(self) -> bool:
-        """True where any process was: all end after the same step."""
+        """Whether any process received SIGTERM, so that all stop after the same step."""
         if self.fabric.world_size == 1:
             return self._terminated
         return float(self._mean(torch.tensor(float(self._terminated), device=self.fabric.device))) > 0
 
     def rows_of(self, step: int) -> npt.NDArray[np.int64]:
-        """The pictures of a step: those of all processes, in rising order, so that they lie near each other on disk."""
+        """Indices of a step's images, for all processes, in ascending order, so that they lie close together on disk."""
         epoch, index = divmod(step, self.steps_per_epoch)
         if self._order[0] != epoch:
             generator = np.random.default_rng([self.config.train.seed, 1, epoch])
-            self._order = epoch, generator.permutation(len(self.pictures))
+            self._order = epoch, generator.permutation(len(self.images))
         return np.sort(self._order[1][index * self.batch : (index + 1) * self.batch])
 
     @contextlib.contextmanager
     def _catching_sigterm(self) -> Iterator[None]:
-        """Let a step in progress end before the run does; only the main thread may ask for that."""
+        """Finish the step in progress on SIGTERM before stopping; only the main thread can install the handler."""
 
         def note(*_: object) -> None:
             self._terminated = True
@@ -231,9 +233,9 @@ class Trainer:
             signal.signal(signal.SIGTERM, before)
 
     def take_step(self, step: int, rows: npt.NDArray[np.int64]) -> Metrics:
-        """One step on the pictures in ``rows``: forward, backward, update of student, teacher and centre."""
+        """Train one step on the images in ``rows``: forward, backward, update of student, teacher and centre."""
         settings = self.config.train
-        values = self._scheduled(step)
+        values = self._set_schedules(step)
         for group in self.optimizer.param_groups:
             group["lr"] = values["learning_rate"]
             group["weight_decay"] = values["weight_decay"] if group["decayed"] else 0.0
@@ -253,13 +255,13 @@ class Trainer:
         for i, piece in enumerate(pieces):
             with self.fabric.no_backward_sync(self.student, enabled=self.fabric.world_size > 1 and i < len(pieces) - 1):
                 share = (piece.stop - piece.start) / batch
-                found, total = self._losses(views.part(piece, batch), teacher[:, piece])
+                piece_losses, total = self._losses(views.part(piece, batch), teacher[:, piece])
                 if not math.isfinite(float(total.detach())):
                     raise CollapseError(
                         f"The loss is not a number at step {step}. Lower train.learning_rate or use train.precision=32-true."
                     )
                 self.fabric.backward(total * share)
-            for name, value in found.items():
+            for name, value in piece_losses.items():
                 metrics[name] = metrics.get(name, 0.0) + share * value
         if step < settings.freeze_last_layer * self.steps:
             self.student.module.head.prototypes.weight.grad = None
@@ -299,7 +301,7 @@ class Trainer:
         return mean
 
     def _losses(self, views: StepViews, teacher: Tensor) -> tuple[Metrics, Tensor]:
-        """What the student loses on some pictures: figures, and their weighted sum with its gradient."""
+        """The student's losses on some of the images: metrics, and their weighted sum with its gradient."""
         settings, (count, batch, _) = self.config.train, teacher.shape
         large = views.positives if views.negatives is None else torch.cat([views.positives, views.negatives])
         pairs = self.student([large] if views.locals is None else [large, views.locals])
@@ -314,14 +316,14 @@ class Trainer:
             total = total + self.config.negatives.weight * negative
             metrics["kl_negatives"] = float(negative.detach())
         if settings.koleo > 0 and batch > 1:
-            each = [losses.koleo_loss(view) for view in pairs[0][0][: count * batch].view(count, batch, -1)]
-            spread = torch.stack(each).mean()
+            koleo_terms = [losses.koleo_loss(view) for view in pairs[0][0][: count * batch].view(count, batch, -1)]
+            spread = torch.stack(koleo_terms).mean()
             total = total + settings.koleo * spread
             metrics["koleo"] = float(spread.detach())
         metrics["loss"] = float(total.detach())
         return metrics, total
 
-    def _scheduled(self, step: int) -> Metrics:
+    def _set_schedules(self, step: int) -> Metrics:
         settings = self.config.train
         return {
             "learning_rate": warmup_cosine(
@@ -350,20 +352,20 @@ class Trainer:
 
 
 def _parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """Weight decay on matrices and kernels, none on biases, norms and other vectors."""
-    named = [(name, value) for name, value in module.named_parameters() if value.requires_grad]
-    decayed = [value for name, value in named if value.ndim > 1 and "token" not in name and "pos_embed" not in name]
-    plain = [value for name, value in named if value.ndim <= 1 or "token" in name or "pos_embed" in name]
+    """Parameter groups: weight decay on matrices and kernels, none on biases, norms and other vectors."""
+    parameters = [(name, value) for name, value in module.named_parameters() if value.requires_grad]
+    decayed = [value for name, value in parameters if value.ndim > 1 and "token" not in name and "pos_embed" not in name]
+    plain = [value for name, value in parameters if value.ndim <= 1 or "token" in name or "pos_embed" in name]
     return [{"params": decayed, "decayed": True}, {"params": plain, "decayed": False}]
 
 
 def _identity(config: RunConfig, data: str) -> str:
-    """SHA-256 over everything that the weights of a run depend on: what a checkpoint must share to be resumed."""
+    """SHA-256 over everything that a run's weights depend on; a checkpoint can only be resumed if it matches."""
     parts = [asdict(config.model), asdict(config.views), asdict(config.negatives), asdict(config.train)]
     return hashlib.sha256(json.dumps([data, config.preprocess.size, config.preprocess.fit, *parts]).encode()).hexdigest()
 
 
 def _pieces(batch: int, count: int) -> Iterator[tuple[int, int]]:
-    """A batch cut into ``count`` pieces, as even as can be, none empty."""
+    """Bounds of ``count`` pieces of a batch, as equal as possible, none empty."""
     edges = np.linspace(0, batch, min(count, batch) + 1).round().astype(int).tolist()
     yield from itertools.pairwise(edges)

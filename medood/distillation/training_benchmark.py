@@ -1,4 +1,4 @@
-"""How fast training is, against the plain way of writing it, with the same network and the same crops in the same run."""
+"""Benchmark of training speed against a plain implementation, with the same network and crops in the same run."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from medood.distillation.network import student_and_teacher, update_teacher
 from medood.distillation.trainer import Trainer
 from medood.progress import Progress
 
-#: Pictures that the steps go through; made up, since only their number and size matter to the clock.
+#: Number of synthetic images to train on; only their number and size affect the timing.
 _PICTURES = 512
 
 
 @dataclass(frozen=True)
 class TrainingSpeed:
-    """Medians over the repeats; the two ways are taken in turns.
+    """Training speed: medians over the repeats, with both implementations timed alternately.
 
     Attributes:
-        step: pictures a second of forward, backward and update alone.
-        loader: pictures a second of the views alone.
-        both: pictures a second of whole steps.
+        step: images per second of forward, backward and update alone.
+        loader: images per second of making the views alone.
+        both: images per second of whole steps.
         wait: share of a whole step in which the network waits for its views.
-        plain: pictures a second of the plain way.
-        ratio: median of ``both`` over ``plain``, repeat by repeat.
-        flops: floating-point operations a second that the network's layers ask for, forward and backward.
-        matmul: those that one large matrix product reaches here, in the run's precision.
+        plain: images per second of the plain implementation.
+        ratio: median over the repeats of ``both`` / ``plain``.
+        flops: floating-point operations per second of the network's layers, forward and backward.
+        matmul: floating-point operations per second of one large matrix product here, in the run's precision.
         threads: CPU threads.
-        batch: pictures a step.
+        batch: images per step.
     """
 
     step: float
@@ -59,41 +59,40 @@ class TrainingSpeed:
 
 
 def training_speed(config: RunConfig, steps: int = 3, repeats: int = 5, progress: Progress | None = None) -> TrainingSpeed:
-    """Measure a configuration.
+    """Measure the training speed of a configuration.
 
     Args:
-        config: the run; its data are not read.
-        steps: of each timing.
-        repeats: timings of each way.
-        progress: where to draw; none is quiet.
+        config: configuration of the run; its data are not read.
+        steps: number of steps per timing.
+        repeats: number of timings per implementation.
+        progress: progress display; None shows nothing.
     """
     progress = progress or Progress(quiet=True)
     config = copy.deepcopy(config)
     config.train.epochs = max(config.train.epochs, 100)
-    pictures = np.random.default_rng(0).integers(0, 256, (_PICTURES, *(config.views.source_size,) * 2), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (_PICTURES, *(config.views.source_size,) * 2), dtype=np.uint8)
     with tempfile.TemporaryDirectory(prefix="medood-") as folder:
-        trainer = Trainer(config, pictures, Path(folder))
-        ours, loader = _seconds_of(trainer)
-        plain = _Plain(trainer.config, pictures, trainer.fabric.device)
-        ways = (ours, loader, plain.step)
+        trainer = Trainer(config, images, Path(folder))
+        step_seconds, loader = _seconds_of(trainer)
+        plain = _Plain(trainer.config, images, trainer.fabric.device)
+        ways = (step_seconds, loader, plain.step)
         times = [
-            tuple(_timed(way, steps) for way in ways)
-            for _ in progress.track(iter(range(repeats + 1)), repeats + 1, "timing")
+            tuple(_time(way, steps) for way in ways) for _ in progress.track(iter(range(repeats + 1)), repeats + 1, "timing")
         ]
         plain.close()
         with FlopCounterMode(display=False) as counter:
-            ours()
+            step_seconds()
         matmul = _matmul_rate(trainer)
-    batch, kept = trainer.batch, times[1:]  # the first warms caches and allocators
-    whole, made, slow = (statistics.median(column) for column in zip(*kept, strict=True))
+    batch, measured = trainer.batch, times[1:]  # the first warms caches and allocators
+    step_median, views_median, plain_median = (statistics.median(column) for column in zip(*measured, strict=True))
     return TrainingSpeed(
-        batch / max(whole - made, 1e-9),
-        batch / made,
-        batch / whole,
-        made / whole,
-        batch / slow,
-        statistics.median(p / o for o, _, p in kept),
-        counter.get_total_flops() / whole,
+        batch / max(step_median - views_median, 1e-9),
+        batch / views_median,
+        batch / step_median,
+        views_median / step_median,
+        batch / plain_median,
+        statistics.median(p / o for o, _, p in measured),
+        counter.get_total_flops() / step_median,
         matmul,
         torch.get_num_threads(),
         batch,
@@ -101,7 +100,7 @@ def training_speed(config: RunConfig, steps: int = 3, repeats: int = 5, progress
 
 
 def _seconds_of(trainer: Trainer) -> tuple[Callable[[], object], Callable[[], object]]:
-    """A whole step of the trainer, and its views alone."""
+    """Two functions: one runs a whole step of the trainer, the other only makes its views."""
     counter = iter(range(10**9))
 
     def whole() -> object:
@@ -115,7 +114,7 @@ def _seconds_of(trainer: Trainer) -> tuple[Callable[[], object], Callable[[], ob
 
 
 def _matmul_rate(trainer: Trainer, side: int = 4096) -> float:
-    """Operations a second of a square matrix product on the trainer's device, the best of five."""
+    """Floating-point operations per second of a square matrix product on the trainer's device, best of five."""
     device = trainer.fabric.device
     side = side if device.type == "cuda" else 1024
     kind = torch.bfloat16 if trainer.precision == "bf16-mixed" else torch.float32
@@ -127,10 +126,10 @@ def _matmul_rate(trainer: Trainer, side: int = 4096) -> float:
         return float(result[0, 0])  # waits for the device
 
     product()
-    return 10 * 2.0 * side**3 / min(_timed(product, 1) for _ in range(5))
+    return 10 * 2.0 * side**3 / min(_time(product, 1) for _ in range(5))
 
 
-def _timed(work: Callable[[], object], count: int) -> float:
+def _time(work: Callable[[], object], count: int) -> float:
     started = time.perf_counter()
     for _ in range(count):
         work()
@@ -140,10 +139,10 @@ def _timed(work: Callable[[], object], count: int) -> float:
 
 
 class _PlainViews(Dataset[list[Tensor]]):
-    """One picture's crops, one after the other, by torchvision."""
+    """Crops of one image, made one by one with torchvision."""
 
-    def __init__(self, config: RunConfig, pictures: npt.NDArray[np.uint8]) -> None:
-        self._pictures = pictures
+    def __init__(self, config: RunConfig, images: npt.NDArray[np.uint8]) -> None:
+        self._pictures = images
         views, size = config.views, config.preprocess.size
 
         def chain(side: int, scale: list[float]) -> transforms.Compose:
@@ -165,23 +164,23 @@ class _PlainViews(Dataset[list[Tensor]]):
         return len(self._pictures)
 
     def __getitem__(self, index: int) -> list[Tensor]:
-        picture = Image.fromarray(self._pictures[index])
-        made = [chain(picture) for chain in self._chains]
-        made[-1] = torch.rot90(made[-1], 1 + index % 3, (-2, -1))
-        return made
+        image = Image.fromarray(self._pictures[index])
+        views = [chain(image) for chain in self._chains]
+        views[-1] = torch.rot90(views[-1], 1 + index % 3, (-2, -1))
+        return views
 
 
 class _Plain:
-    """The plain way: per-picture transforms in workers, a loop over crops and loss pairs, the teacher on negatives too."""
+    """Plain implementation: per-image transforms in workers, loops over crops and loss pairs, teacher on negatives too."""
 
-    def __init__(self, config: RunConfig, pictures: npt.NDArray[np.uint8], device: torch.device) -> None:
+    def __init__(self, config: RunConfig, images: npt.NDArray[np.uint8], device: torch.device) -> None:
         self._config = config
         self._device = device
         self._student, self._teacher = student_and_teacher(config.model, config.preprocess.size)
         self._student.to(device), self._teacher.to(device)
         self._optimizer = torch.optim.AdamW(self._student.parameters(), lr=1e-4)
         loader = DataLoader(
-            _PlainViews(config, pictures), config.train.batch_size, shuffle=True, drop_last=True, num_workers=2
+            _PlainViews(config, images), config.train.batch_size, shuffle=True, drop_last=True, num_workers=2
         )
         self._loader, self._batches = loader, iter(loader)
 
@@ -216,5 +215,5 @@ class _Plain:
         update_teacher(self._teacher, self._student, 0.99)
 
     def close(self) -> None:
-        """End the workers."""
+        """Stop the workers."""
         del self._batches, self._loader

@@ -9,11 +9,11 @@ Metrics = dict[str, float]
 
 
 class TrainingLog:
-    """One line a step; steps that a resumed run takes again are written over.
+    """Logs one line per step; a resumed run overwrites the steps that it repeats.
 
     Args:
         folder: the run's folder.
-        first_step: the first that will be written.
+        first_step: first step that will be written.
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:
@@ -28,7 +28,7 @@ class TrainingLog:
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step or None)
 
     def write(self, step: int, metrics: Metrics) -> None:
-        """Add a step."""
+        """Log one step."""
         columns = ["step", *(name for name in metrics if name != "effective_rank"), "effective_rank"]
         if self._writer is None:
             self._writer = csv.DictWriter(self._stream, columns)
@@ -40,7 +40,7 @@ class TrainingLog:
 
     @staticmethod
     def last(folder: Path) -> Metrics:
-        """The metrics of the last step that was written; none where there is no log."""
+        """The metrics of the last logged step; empty if there is no log."""
         path = folder / "training.csv"
         if not path.exists():
             return {}

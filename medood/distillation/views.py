@@ -1,4 +1,4 @@
-"""Positive views on the device: batched crops, small rotations, acquisition noise. No flip, solarise or grey-drop."""
+"""Positive views on the device: batched crops, small rotations, acquisition noise. No flip, solarisation or grey-drop."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Generator, Tensor
 from medood.config.schema import ViewsConfig
 from medood.negatives.shift import Parameters, column, resample, uniform
 
-#: Grey levels that a histogram is equalised over.
+#: Number of histogram bins for equalisation.
 _BINS = 256
-#: Cells a side of the coarser and of the finer grid that the light and dark around a place is taken from.
+#: Cells per side of the coarser and of the finer grid of local means.
 _CELLS = (6, 20)
 
 
@@ -28,14 +28,14 @@ def sample_view(count: int, scale: list[float], config: ViewsConfig, generator: 
 
     Returns:
         tensors ``[count]``: ``width``, ``height``, ``x``, ``y`` (crop in [-1, 1] coordinates), ``degrees``, ``shift``,
-        ``contrast``, ``gamma``, ``sigma`` (0 where there is no blur) and, where the configuration asks for them,
+        ``contrast``, ``gamma``, ``sigma`` (0 for no blur) and, if the configuration enables them,
         ``equalized`` (1 where the histogram is equalised) and ``fine``, ``coarse`` (factors), ``reach`` (in [0, 1)).
     """
     area = uniform(count, scale[0], scale[1], generator).sqrt()
     stretch = torch.exp(uniform(count, -0.5, 0.5, generator) * math.log(config.aspect))
     width, height = (area * stretch).clamp(max=1.0), (area / stretch).clamp(max=1.0)
     blurred = (torch.rand(count, generator=generator) < config.blur).float()
-    drawn = {
+    view_parameters = {
         "width": width,
         "height": height,
         "x": uniform(count, -1.0, 1.0, generator) * (1.0 - width),
@@ -47,16 +47,16 @@ def sample_view(count: int, scale: list[float], config: ViewsConfig, generator: 
         "sigma": uniform(count, 0.2, max(config.blur_sigma, 0.2), generator) * blurred,
     }
     if config.equalize > 0:
-        drawn["equalized"] = (torch.rand(count, generator=generator) < config.equalize).float()
+        view_parameters["equalized"] = (torch.rand(count, generator=generator) < config.equalize).float()
     if config.detail > 0:
         for name in ("fine", "coarse"):
-            drawn[name] = torch.exp(uniform(count, -1.0, 1.0, generator) * math.log1p(config.detail))
-        drawn["reach"] = torch.rand(count, generator=generator)
-    return drawn
+            view_parameters[name] = torch.exp(uniform(count, -1.0, 1.0, generator) * math.log1p(config.detail))
+        view_parameters["reach"] = torch.rand(count, generator=generator)
+    return view_parameters
 
 
-def crop(pictures: Tensor, parameters: Parameters, side: int) -> Tensor:
-    """Cut the drawn crops out of ``[N, 1, S, S]`` pictures and bring them to ``side``."""
+def crop(images: Tensor, parameters: Parameters, side: int) -> Tensor:
+    """Cut the drawn crops out of ``[N, 1, S, S]`` images and resample them to ``side``."""
     angle = parameters["degrees"] * (math.pi / 180.0)
     cosine, sine = torch.cos(angle), torch.sin(angle)
     width, height = parameters["width"], parameters["height"]
@@ -67,11 +67,11 @@ def crop(pictures: Tensor, parameters: Parameters, side: int) -> Tensor:
         ],
         dim=1,
     )
-    return resample(pictures, matrix, side)
+    return resample(images, matrix, side)
 
 
 def acquire(views: Tensor, parameters: Parameters) -> Tensor:
-    """Equalisation, detail, blur, contrast, brightness and gamma as drawn, on ``[N, 1, s, s]`` views in [0, 1]."""
+    """Apply the drawn equalisation, detail, blur, contrast, brightness and gamma to ``[N, 1, s, s]`` views in [0, 1]."""
     if "equalized" in parameters:
         views = equalize(views, parameters["equalized"] > 0)
     if "fine" in parameters:
@@ -82,7 +82,7 @@ def acquire(views: Tensor, parameters: Parameters) -> Tensor:
 
 
 def equalize(views: Tensor, chosen: Tensor) -> Tensor:
-    """Histogram equalisation of the ``chosen`` ``[N]`` of ``[N, 1, s, s]`` views, as MONAI's ``HistogramNormalize`` does."""
+    """Histogram equalisation of the ``[N, 1, s, s]`` views in the mask ``chosen``, like MONAI's ``HistogramNormalize``."""
     rows = views[chosen].flatten(1)
     if not rows.numel():
         return views
@@ -91,7 +91,7 @@ def equalize(views: Tensor, chosen: Tensor) -> Tensor:
     counts = rows.new_zeros(len(rows), _BINS).scatter_add_(1, level.long().clamp(max=_BINS - 1), torch.ones_like(rows))
     below = counts.cumsum(dim=1)
     shares = (below - below[:, :1]) / (below[:, -1:] - below[:, :1]).clamp(min=1.0)
-    place = (level - 0.5).clamp(0.0, _BINS - 1.0)  # between the middles of the bins
+    place = (level - 0.5).clamp(0.0, _BINS - 1.0)  # interpolate between bin centres
     left = place.long()
     right = (left + 1).clamp(max=_BINS - 1)
     equalized = views.clone()
@@ -100,15 +100,16 @@ def equalize(views: Tensor, chosen: Tensor) -> Tensor:
 
 
 def rebalance(views: Tensor, fine: Tensor, coarse: Tensor, reach: Tensor) -> Tensor:
-    """Multiscale processing in two bands, as devices that even out a film do it.
+    """Multiscale processing in two bands, like that of devices that even out a radiograph's contrast.
 
-    What a view has above its surroundings is multiplied by ``fine``, what these have above the view's mean by ``coarse``.
+    The difference of a view from its local mean is multiplied by ``fine``, and the difference of the local mean from the
+    view's mean by ``coarse``.
 
     Args:
         views: float32 ``[N, 1, s, s]`` in [0, 1].
         fine: ``[N, 1, 1, 1]``, above 0.
         coarse: likewise.
-        reach: likewise, in [0, 1]: how far the surroundings reach, 0 the coarser grid of means, 1 the finer.
+        reach: likewise, in [0, 1]: extent of the local mean, from the coarser grid (0) to the finer (1).
     """
     side = views.shape[-1]
     wide, near = (

@@ -1,1 +1,1 @@
-"""How good it is, beside what trivial means reach."""
+"""Evaluation of a detector against data sets and trivial baselines."""

@@ -1,4 +1,4 @@
-"""Acquisition faults made from in-distribution pictures: what a detector must flag whatever it learned from."""
+"""Synthetic acquisition faults in in-distribution images, which every detector must flag."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy.typing as npt
 Pixels = npt.NDArray[np.float32]
 
 
-def _quarters_permuted(pixels: Pixels, rng: np.random.Generator) -> Pixels:
-    """The four quarters in another order, each draw that keeps the order thrown away."""
+def _permute_quarters(pixels: Pixels, rng: np.random.Generator) -> Pixels:
+    """Permute the four quarters at random, never to the original order."""
     height, width = pixels.shape[0] // 2 * 2, pixels.shape[1] // 2 * 2
     top, left = height // 2, width // 2
     quarters = [pixels[r : r + top, c : c + left] for r in (0, top) for c in (0, left)]
@@ -22,13 +22,13 @@ def _quarters_permuted(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     return np.concatenate([np.concatenate([a, b], axis=1), np.concatenate([c, d], axis=1)])
 
 
-#: Fault by name: ``[H, W]`` pixels and a random generator to ``[H', W']`` pixels.
+#: Faults by name: functions of ``[H, W]`` pixels and a random generator that return ``[H', W']`` pixels.
 FAULTS: dict[str, Callable[[Pixels, np.random.Generator], Pixels]] = {
     "rot90": lambda pixels, rng: np.rot90(pixels),
     "rot180": lambda pixels, rng: np.rot90(pixels, 2),
     "mirror": lambda pixels, rng: pixels[:, ::-1],
     "upside_down": lambda pixels, rng: pixels[::-1],
     "inverted": lambda pixels, rng: 1.0 - pixels,
-    "perm4": _quarters_permuted,
+    "perm4": _permute_quarters,
     "crop_quarter": lambda pixels, rng: pixels[: pixels.shape[0] // 2, : pixels.shape[1] // 2],
 }

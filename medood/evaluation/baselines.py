@@ -1,4 +1,4 @@
-"""What trivial means reach; a detector that does not beat them is worth nothing."""
+"""Trivial baselines; a detector that does not beat them is worthless."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sklearn.decomposition import PCA
 from medood.scans.scan import Scan
 from medood.scans.transforms import ResizeTo
 
-#: Side of the pictures that the pixel baselines compare.
+#: Side of the images that the pixel baselines compare.
 SIDE = 32
 _COMPONENTS = 64
 _shrink = ResizeTo(SIDE)
@@ -25,10 +25,10 @@ Scores = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Trivial:
-    """What can be said of scans without looking at what they show.
+    """Trivial features of scans, which ignore what the scans show.
 
     Attributes:
-        small: ``[N, 32, 32]`` pictures.
+        small: ``[N, 32, 32]`` images.
         grey: ``[N, 10]``: quantiles 5, 25, 50, 75 and 95 %, mean, standard deviation, mean and standard deviation of the
             outer tenth, mean gradient.
         file: ``[N, 4]``: logarithms of rows, columns, their ratio, and bytes of the file.
@@ -40,7 +40,7 @@ class Trivial:
 
 
 def trivial(scan: Scan, size: int) -> tuple[Matrix, Matrix, Matrix]:
-    """The three rows of one scan; ``size`` is that of its file in bytes."""
+    """The three rows of trivial features of one scan; ``size`` is the size of its file in bytes."""
     pixels = scan.pixels[0]
     small = _shrink(torch.from_numpy(np.ascontiguousarray(scan.pixels)))
     height, width = pixels.shape
@@ -53,8 +53,8 @@ def trivial(scan: Scan, size: int) -> tuple[Matrix, Matrix, Matrix]:
     return np.asarray(small, dtype=np.float32)[0], grey.astype(np.float32), file.astype(np.float32)
 
 
-def stacked(rows: Sequence[tuple[Matrix, Matrix, Matrix]]) -> Trivial:
-    """Rows of :func:`trivial` as arrays."""
+def stack(rows: Sequence[tuple[Matrix, Matrix, Matrix]]) -> Trivial:
+    """Stack rows of :func:`trivial` into arrays."""
     return Trivial(*(np.stack(column) for column in zip(*rows, strict=True)))
 
 
@@ -67,45 +67,45 @@ def baseline_scores(
 
     Args:
         reference: in-distribution scans that the detector learned from.
-        queries: sets by any name.
-        track: draws progress over the sets.
+        queries: sets of scans by key.
+        track: wraps the sets to show progress.
     """
     flat = _flat(reference.small)
     components = PCA(min(_COMPONENTS, *flat.shape), svd_solver="randomized", random_state=0).fit(flat)
     grey, file = _Distance(reference.grey), _Distance(reference.file)
     coded = _Distance(components.transform(flat))
-    found: dict[str, dict[tuple[str, str], Scores]] = {}
+    scores: dict[str, dict[tuple[str, str], Scores]] = {}
     for key, rows in track(queries.items()):
         code = components.transform(_flat(rows.small))
-        left = np.linalg.norm(_flat(rows.small) - components.inverse_transform(code), axis=1)
+        residual = np.linalg.norm(_flat(rows.small) - components.inverse_transform(code), axis=1)
         for name, values in {
             "pixel_knn": pixel_knn(rows.small, reference.small),
             "pca_mahalanobis": coded(code),
-            "pca_residual": left,
+            "pca_residual": residual,
             "grey_statistics": grey(rows.grey),
             "file_facts": file(rows.file),
         }.items():
-            found.setdefault(name, {})[key] = np.asarray(values, dtype=np.float64)
-    return found
+            scores.setdefault(name, {})[key] = np.asarray(values, dtype=np.float64)
+    return scores
 
 
 def pixel_knn(queries: Matrix, reference: Matrix) -> Scores:
-    """Minus the largest normalised cross-correlation with a reference picture; higher is more out-of-distribution.
+    """Minus the largest normalised cross-correlation with a reference image; higher is more out-of-distribution.
 
     Args:
         queries: ``[N, 32, 32]``.
-        reference: ``[M, 32, 32]`` in-distribution pictures.
+        reference: ``[M, 32, 32]`` in-distribution images.
 
     Returns:
         ``[N]`` in [-1, 1].
     """
-    bank = _normalised(reference)
-    parts = [-(_normalised(part) @ bank.T).max(axis=1) for part in np.array_split(queries, len(queries) // 512 + 1)]
+    bank = _normalise(reference)
+    parts = [-(_normalise(part) @ bank.T).max(axis=1) for part in np.array_split(queries, len(queries) // 512 + 1)]
     return np.concatenate(parts).astype(np.float64)
 
 
 class _Distance:
-    """Mahalanobis distance to rows, standardised first, with a shrunk covariance."""
+    """Mahalanobis distance to standardised rows, with a shrunk covariance."""
 
     def __init__(self, rows: Matrix) -> None:
         self._mean, self._spread = rows.mean(axis=0), np.maximum(rows.std(axis=0), 1e-6)
@@ -115,11 +115,11 @@ class _Distance:
         return np.asarray(np.sqrt(self._covariance.mahalanobis((rows - self._mean) / self._spread)))
 
 
-def _flat(pictures: Matrix) -> Matrix:
-    return pictures.reshape(len(pictures), -1)
+def _flat(images: Matrix) -> Matrix:
+    return images.reshape(len(images), -1)
 
 
-def _normalised(pictures: Matrix) -> Matrix:
-    rows = pictures.reshape(len(pictures), -1)
+def _normalise(images: Matrix) -> Matrix:
+    rows = images.reshape(len(images), -1)
     rows = rows - rows.mean(axis=1, keepdims=True)
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-8), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""The benchmark: each data set of a manifest against in-distribution test scans, and what could explain the figures away."""
+"""The benchmark: each data set of a manifest against in-distribution test scans, with checks for leaks and shortcuts."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from medood.evaluation.baselines import Trivial, baseline_scores
 from medood.evaluation.external_baselines import fit_peer, nearest_to
 from medood.evaluation.manifest import missing_files, read_manifest
 from medood.evaluation.metrics import Difference, Draws, Figure, Separation, Vector, difference, draw, mean, separation
-from medood.evaluation.scan_features import Collected, Embedder, Key, Leak, Set, collect
+from medood.evaluation.scan_features import Embedder, Key, Leak, ScanFeatures, Set, collect
 from medood.evaluation.shortcuts import Shortcut, shortcut
 from medood.progress import Progress
 
 _TEST, _SHIFT, _NEAR = "in_distribution", "id_shift", "near"
-#: Baselines whose AUROC stands beside the detector's in the page.
+#: Baselines whose AUROC is reported beside the detector's.
 BASELINES = ("pixel_knn", "pca_mahalanobis", "pca_residual", "grey_statistics", "file_facts")
 MAIN, OTHER = "detector", "against"
 _RATES = (0.01, 0.05)
@@ -30,17 +30,17 @@ _RATES = (0.01, 0.05)
 
 @dataclass(frozen=True)
 class Comparison:
-    """One set against another.
+    """Comparison of one data set with another.
 
     Attributes:
         kind: ``far``, ``near``, ``id_shift``, ``acquisition``, ``near vs id_shift`` or ``same source``.
         positives: name of the positives' data set.
         negatives: name of the negatives'.
-        positive_count: scans.
-        negative_count: scans.
-        figures: by scorer: ``detector``, ``score:NAME`` for each score, the baselines, peers, ``against``.
-        shortcut: what trivial features alone tell.
-        differences: AUROC of the detector less that of ``pixel_knn``, and of ``against``, on the same draws.
+        positive_count: number of positive scans.
+        negative_count: number of negative scans.
+        figures: figures by scorer: ``detector``, ``score:NAME`` for each score, the baselines, peers, ``against``.
+        shortcut: how well trivial features alone separate the sets.
+        differences: AUROC of the detector minus that of ``pixel_knn`` and of ``against``, on the same draws.
     """
 
     kind: str
@@ -55,13 +55,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the calibrated decision does to one set.
+    """Results of the calibrated decision on one set.
 
     Attributes:
-        group: of the set.
-        dataset: its name.
-        count: scans.
-        flagged: share flagged, by false-alarm rate; not a number where the calibration cannot state that rate.
+        group: group of the set.
+        dataset: name of the set.
+        count: number of scans.
+        flagged: share flagged, by false-alarm rate; NaN if the calibration is too small for that rate.
     """
 
     group: str
@@ -72,15 +72,15 @@ class Decision:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """All that was measured.
+    """All results of a benchmark.
 
     Attributes:
-        comparisons: the table.
-        decisions: one a set.
-        leaks: scans left out because a detector knew them.
+        comparisons: rows of the main table.
+        decisions: one per set.
+        leaks: scans left out because a detector had learned from them or was calibrated with them.
         missing: a sentence for each file that could not be read.
         scores: raw scores of the detector by set, for figures.
-        facts: detector, manifest and settings.
+        metadata: detector, manifest and settings.
     """
 
     comparisons: list[Comparison]
@@ -88,7 +88,7 @@ class Benchmark:
     leaks: dict[Key, Leak]
     missing: list[str]
     scores: dict[Key, Vector]
-    facts: dict[str, object]
+    metadata: dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -117,12 +117,12 @@ def benchmark(
         detector: the detector.
         manifest: see :mod:`medood.evaluation.manifest`. Rows of the split ``train`` are the reference of the baselines and
             frozen backbones; those of ``test`` are scored.
-        against: another detector, compared in pairs.
+        against: another detector, for a paired comparison.
         backbones: frozen backbones by name, scored by their nearest training scan and by peers.
         peers: other libraries' detectors, fitted on the detector's bank and the backbones' features.
         repeats: bootstrap draws.
-        seed: of the faults and the bootstrap.
-        progress: where to draw; none is quiet.
+        seed: seed of the faults and the bootstrap.
+        progress: progress display; None shows nothing.
 
     Raises:
         MedoodError: the manifest cannot be used.
@@ -130,37 +130,37 @@ def benchmark(
     progress = progress or Progress(quiet=True)
     detectors = {MAIN: detector} | ({OTHER: against} if against else {})
     entries = read_manifest(manifest)
-    if gone := missing_files(manifest, entries):
+    if missing := missing_files(manifest, entries):
         progress.say(
-            f"{len(gone)} of the {len(entries)} files of {manifest} are not there and are left out, such as {gone[0]}"
+            f"{len(missing)} of the {len(entries)} files of {manifest} are not there and are left out, such as {missing[0]}"
         )
-    found = collect(entries, manifest.parent, detectors, backbones or {}, seed, progress)
-    if found.reference is None or not any(group == _TEST for group, _ in found.sets):
-        told = f" ({found.missing[0]})" if found.missing else ""
+    features = collect(entries, manifest.parent, detectors, backbones or {}, seed, progress)
+    if features.reference is None or not any(group == _TEST for group, _ in features.sets):
+        example = f" ({features.missing[0]})" if features.missing else ""
         tests, trains = (sum(e.split == split and e.group == _TEST for e in entries) for split in ("test", "train"))
-        known = sum(len(leak.files) for leak in found.leaks.values())
+        leaked = sum(len(leak.files) for leak in features.leaks.values())
         raise MedoodError(
             f"{manifest}: needs rows of the group in_distribution with the split test, and of the split train, that can be "
             f"read; it names {tests} and {trains}; "
-            f"{len(found.missing)} files could not be read{told}, {known} were known to a detector."
+            f"{len(features.missing)} files could not be read{example}, {leaked} were known to a detector."
         )
-    scored = _scored(found, detectors, list(backbones or {}), peers, progress)
+    scored = _score_all(features, detectors, list(backbones or {}), peers, progress)
     pairs = list(_pairs(scored))
     return Benchmark(
         [_compare(*pair, repeats, seed) for pair in progress.track(iter(pairs), len(pairs), "bootstrap")],
         [
-            _decide(key, found.sets[key], side.scores[MAIN], detector, repeats, seed)
+            _decide(key, features.sets[key], side.scores[MAIN], detector, repeats, seed)
             for key, side in progress.track(iter(sorted(scored.items())), len(scored), "decisions")
         ],
-        {key: leak for key, leak in found.leaks.items() if leak.files},
-        found.missing,
+        {key: leak for key, leak in features.leaks.items() if leak.files},
+        features.missing,
         {key: side.scores[MAIN] for key, side in scored.items()},
         {
-            "detector": detector.facts.get("config", {}).get("name", "a detector"),
+            "detector": detector.metadata.name or "a detector",
             "detector_sha256": detector.sha256,
             "score": detector.score_name,
-            "calibration": detector.calibration.stated(),
-            "against": against.facts.get("config", {}).get("name", "a detector") if against else None,
+            "calibration": detector.calibration.to_dict(),
+            "against": (against.metadata.name or "a detector") if against else None,
             "against_sha256": against.sha256 if against else None,
             "manifest_sha256": hashlib.sha256(manifest.read_bytes()).hexdigest(),
             "repeats": repeats,
@@ -169,23 +169,23 @@ def benchmark(
     )
 
 
-def _scored(
-    found: Collected, detectors: dict[str, Detector], backbones: list[str], peers: Sequence[str], progress: Progress
+def _score_all(
+    features: ScanFeatures, detectors: dict[str, Detector], backbones: list[str], peers: Sequence[str], progress: Progress
 ) -> dict[Key, _Side]:
-    """Every scorer over every set."""
-    assert found.reference is not None
+    """Scores of every scorer on every set."""
+    assert features.reference is not None
     main = detectors[MAIN]
     table: dict[str, dict[Key, Vector]] = baseline_scores(
-        found.reference.trivial,
-        {key: value.trivial for key, value in found.sets.items()},
-        lambda sets: progress.track(iter(sets), len(found.sets), "baselines"),
+        features.reference.trivial,
+        {key: value.trivial for key, value in features.sets.items()},
+        lambda sets: progress.track(iter(sets), len(features.sets), "baselines"),
     )
     fitted = [(name, MAIN, fit_peer(name, main.bank)) for name in peers]
     for backbone in backbones:
-        bank = found.reference.features[backbone].features
+        bank = features.reference.features[backbone].features
         fitted.append((f"{backbone}:nearest", backbone, nearest_to(bank)))
         fitted += [(f"{backbone}:{name}", backbone, fit_peer(name, bank)) for name in peers]
-    for key, value in progress.track(iter(found.sets.items()), len(found.sets), "scoring"):
+    for key, value in progress.track(iter(features.sets.items()), len(features.sets), "scoring"):
         for name in scores_of(value.features[MAIN]):
             table.setdefault(f"score:{name}", {})[key] = main.raw_scores(value.features[MAIN], name)
         table.setdefault(MAIN, {})[key] = main.raw_scores(value.features[MAIN])
@@ -196,31 +196,31 @@ def _scored(
     order = [MAIN, *(f"score:{name}" for name in SCORES), OTHER, *BASELINES, *(name for name, _, _ in fitted)]
     return {
         key: _Side({name: table[name][key] for name in order if name in table}, value.trivial, value.patients)
-        for key, value in found.sets.items()
+        for key, value in features.sets.items()
     }
 
 
 def _pairs(scored: dict[Key, _Side]) -> Iterator[tuple[str, str, _Side, str, _Side]]:
-    """What is compared with what; ``same source`` are a near and an id_shift set whose names begin with the same word."""
-    test = _pooled([value for (group, _), value in scored.items() if group == _TEST])
+    """Pairs of sets to compare; ``same source`` pairs a near and an id_shift set whose names begin with the same word."""
+    test = _pool([value for (group, _), value in scored.items() if group == _TEST])
     shifted = {name: value for (group, name), value in scored.items() if group == _SHIFT}
     for group, name in sorted(scored):
         if group != _TEST:
             yield group, name, scored[group, name], "in_distribution test", test
     for group, name in sorted(scored):
         if group == _NEAR and shifted:
-            yield "near vs id_shift", name, scored[group, name], "id_shift, pooled", _pooled(list(shifted.values()))
+            yield "near vs id_shift", name, scored[group, name], "id_shift, pooled", _pool(list(shifted.values()))
     for group, name in sorted(scored):
         for other, value in shifted.items():
             if group == _NEAR and name.split("_")[0] == other.split("_")[0]:
                 yield "same source", name, scored[group, name], other, value
 
 
-def _pooled(parts: list[_Side]) -> _Side:
-    facts = [np.concatenate([getattr(part.trivial, name) for part in parts]) for name in ("small", "grey", "file")]
+def _pool(parts: list[_Side]) -> _Side:
+    metadata = [np.concatenate([getattr(part.trivial, name) for part in parts]) for name in ("small", "grey", "file")]
     return _Side(
         {name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores},
-        Trivial(*facts),
+        Trivial(*metadata),
         np.concatenate([part.patients for part in parts]),
     )
 

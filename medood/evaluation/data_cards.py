@@ -1,4 +1,4 @@
-"""Data cards: what a public data set is, what its licence allows, what is wrong with it, and how it becomes a manifest."""
+"""Data cards of public data sets: contents, licence, known faults, and the recipe for a manifest."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Table:
     """A label table of a data set: CSV, TSV (by its suffix) or a JSON list of objects.
 
     Attributes:
-        files: names it may have; the first that is there is read.
-        key: the column that names the picture.
-        match: what of a picture's path that column holds: ``name``, ``stem``, or a regular expression with one group.
-        key_pattern: a regular expression whose first group is the part of that column to compare; empty takes all of it.
-        optional: whether the set can be read without it.
+        files: possible file names; the first one that exists is read.
+        key: the column that names the image.
+        match: part of an image's path that this column holds: ``name``, ``stem``, or a regular expression with one group.
+        key_pattern: a regular expression whose first group is the part of that column to compare; empty compares all of it.
+        optional: whether the data set can be used without this table.
     """
 
     files: list[str]
@@ -35,12 +35,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Rule:
-    """Pictures for which every condition holds get a group and a data set's name; the first rule that holds decides.
+    """Assigns a group and a data set's name to images for which all conditions hold; the first matching rule applies.
 
     Attributes:
-        group: ``normal`` (in-distribution or id_shift, as the user says), ``near`` or ``far``.
+        group: ``normal`` (in-distribution or id_shift, as the user chooses), ``near`` or ``far``.
         dataset: name in the manifest; its first word is the source that it shares with others.
-        when: column (or ``path``) to a regular expression that must be found in its value.
+        when: regular expression by column (or ``path``) that must match somewhere in its value.
     """
 
     group: str
@@ -54,8 +54,8 @@ class Recipe:
 
     Attributes:
         files: glob patterns below the data set's folder.
-        tables: label tables; rows of one picture are merged, different values joined with ``|``.
-        patient: column (or ``path``) and a regular expression whose first group is the patient; empty where unknown.
+        tables: label tables; rows of one image are merged, different values joined with ``|``.
+        patient: column (or ``path``) and a regular expression whose first group is the patient; empty if unknown.
         rules: see :class:`Rule`.
     """
 
@@ -72,17 +72,17 @@ class Card:
     Attributes:
         key: name on the command line.
         name: full name.
-        what: what it holds.
-        owner: who made it.
-        source: where its owner publishes it.
-        doi: of the data, or of the paper; empty where none is known.
-        paper: what to cite.
-        licence: its terms.
-        allows: what they allow, in a sentence.
+        what: its contents.
+        owner: its owner.
+        source: where the owner publishes it.
+        doi: of the data, or of the paper; empty if none is known.
+        paper: paper to cite.
+        licence: terms of use.
+        allows: what the licence allows, in a sentence.
         layout: folders and files as they are published.
         biases: known biases and label faults.
         unchecked: statements of this card that could not be checked against a stored source; check them with the owner.
-        recipe: how it becomes a manifest.
+        recipe: how to make a manifest from it.
     """
 
     key: str
@@ -107,16 +107,16 @@ def cards() -> list[Card]:
 
 
 def find_card(key: str) -> Card:
-    """The card of a name.
+    """The card with the given key.
 
     Raises:
-        MedoodError: there is none.
+        MedoodError: no card has this key.
     """
-    known = {card.key: card for card in cards()}
-    if key not in known:
-        nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.0)[0]
-        raise MedoodError(f"There is no data card {key!r}. Did you mean {nearest!r}? Known: {', '.join(known)}.")
-    return known[key]
+    by_key = {card.key: card for card in cards()}
+    if key not in by_key:
+        nearest = difflib.get_close_matches(key, by_key, n=1, cutoff=0.0)[0]
+        raise MedoodError(f"There is no data card {key!r}. Did you mean {nearest!r}? Known: {', '.join(by_key)}.")
+    return by_key[key]
 
 
 def load_card(path: Path) -> Card:
@@ -128,7 +128,7 @@ def load_card(path: Path) -> Card:
     try:
         body = yaml.safe_load(path.read_text(encoding="utf-8"))
         recipe = body.pop("recipe")
-        made = Recipe(
+        parsed = Recipe(
             files=recipe.pop("files"),
             rules=[Rule(**rule) for rule in recipe.pop("rules")],
             tables=[Table(**table) for table in recipe.pop("tables", [])],
@@ -136,7 +136,7 @@ def load_card(path: Path) -> Card:
         )
         if recipe:
             raise TypeError(f"recipe has the unknown keys {', '.join(recipe)}")
-        card = Card(key=path.stem, recipe=made, **body)
+        card = Card(key=path.stem, recipe=parsed, **body)
     except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise MedoodError(f"The data card {path} cannot be used: {' '.join(str(error).split())[:300]}.") from error
     _check(card, path)
@@ -155,7 +155,7 @@ def _check(card: Card, path: Path) -> None:
         try:
             re.compile(pattern)
         except re.error as error:
-            raise MedoodError(f"The data card {path}: {pattern!r} is no regular expression: {error}.") from error
+            raise MedoodError(f"The data card {path}: {pattern!r} is not a regular expression: {error}.") from error
     for rule in card.recipe.rules:
         if rule.group not in ("normal", "near", "far"):
-            raise MedoodError(f"The data card {path}: the group {rule.group!r} is none of normal, near, far.")
+            raise MedoodError(f"The data card {path}: the group is {rule.group!r}; expected normal, near or far.")

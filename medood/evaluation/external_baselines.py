@@ -1,4 +1,4 @@
-"""Detectors of other libraries on the same features, so that the same benchmark judges them."""
+"""Detectors of other libraries on the same features, for comparison in the same benchmark."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Matrix = npt.NDArray[np.float64]
 #: Scores ``[N, D]`` features; higher is more out-of-distribution.
 Scorer = Callable[[Tensor], Matrix]
 
-#: Class of each peer, and what it is made with. Only these are ever imported.
+#: Module and arguments of each peer's class. No other classes are ever imported.
 _SKLEARN: dict[str, tuple[str, dict[str, Any]]] = {
     "EllipticEnvelope": ("sklearn.covariance", {"support_fraction": 0.9, "random_state": 0}),
     "IsolationForest": ("sklearn.ensemble", {"random_state": 0}),
@@ -52,7 +52,7 @@ def fit_peer(name: str, features: Tensor) -> Scorer:
     """
     if name not in PEERS:
         nearest = difflib.get_close_matches(name, PEERS, n=1, cutoff=0.0)[0]
-        raise MedoodError(f"--peer is {name!r}. Did you mean {nearest!r}? Known: {', '.join(PEERS)}.")
+        raise MedoodError(f"--external is {name!r}. Did you mean {nearest!r}? Known: {', '.join(PEERS)}.")
     library, _, kind = name.partition(":")
     if library == "sklearn":
         module, arguments = _SKLEARN[kind]
@@ -61,7 +61,7 @@ def fit_peer(name: str, features: Tensor) -> Scorer:
     try:
         detectors = importlib.import_module("pytorch_ood.detector")
     except ImportError as error:
-        raise MedoodError(f"--peer {name} needs pytorch-ood: install medood with the extra 'peers'.") from error
+        raise MedoodError(f"--external {name} needs pytorch-ood: install medood with the extra 'peers'.") from error
     detector = getattr(detectors, kind)(**_PYTORCH_OOD[kind])
     detector.fit_features(features, torch.zeros(len(features), dtype=torch.int64))
     return lambda rows: np.asarray(detector.predict_features(rows).double().numpy())
@@ -73,19 +73,19 @@ def nearest_to(bank: Tensor) -> Scorer:
 
 
 def frozen_backbone(name: str, weights: Path, preprocess: PreprocessConfig) -> Embedder:
-    """A timm backbone with weights from a local safetensors file, as it is.
+    """A frozen timm backbone with weights from a local safetensors file.
 
     Args:
-        name: timm's name of it.
-        weights: for one grey channel in.
-        preprocess: from a scan to its input.
+        name: timm's name of the backbone.
+        weights: safetensors file for one input channel.
+        preprocess: preprocessing from a scan to the backbone's input.
 
     Raises:
-        MedoodError: the file does not fit.
+        MedoodError: the file does not match the backbone.
     """
     if not weights.is_file():
         raise MedoodError(f"--backbone-weights: {weights} does not exist. Give a safetensors file for {name}.")
     model = ModelConfig(name, {}, 0.0, 8, 8, 8, str(weights))
     network = EnsembleNetwork(Network(model, preprocess.size)).eval().requires_grad_(False)
     chain = preprocessing(preprocess)
-    return Embedder(lambda scan: network_input(scan, chain), network, turned=False)
+    return Embedder(lambda scan: network_input(scan, chain), network, orientations=False)

@@ -1,9 +1,9 @@
-"""Whether the maps of evidence can be believed: measured on scans with planted faults, against chance.
+"""Faithfulness of the evidence maps, measured against chance on scans with planted faults.
 
 Three figures. *Localisation*: in-distribution scans get one fault at a known place; the share of maps that peak inside it,
-and the intersection over union of the place and of what the map shows at full strength. *Deletion*: the share of the picture
+and the intersection over union of the fault and the map's area at full strength. *Deletion*: the share of the image
 that the map calls most relevant is filled from its surroundings (noisy linear imputation of ROAD, Rong et al. 2022, from
-pytorch-grad-cam); the deviating score must fall faster than where the share is drawn at random or as a blob in the centre.
+pytorch-grad-cam); the deciding score must fall faster than for a random share or a blob in the centre.
 *Randomisation* (Adebayo et al. 2018): a network of random weights must not give the same maps.
 """
 
@@ -21,6 +21,7 @@ from pytorch_grad_cam.metrics.road import NoisyLinearImputer
 from scipy.stats import spearmanr
 from torch import Generator, Tensor, nn
 
+from medood.detection.conformal import Decision
 from medood.detection.detector import Detector
 from medood.errors import MedoodError
 from medood.evidence.evidence_maps import evidence_maps
@@ -34,14 +35,14 @@ from medood.scans.scan import Scan
 Masks = npt.NDArray[np.bool_]
 #: Kinds of planted fault.
 KINDS = ("opacity", "foreign_patch", "device")
-#: Shares of the picture that are deleted.
+#: Shares of the image that are deleted.
 SHARES = (0.025, 0.05, 0.1, 0.2)
-#: Diameter of a planted fault, as a share of the width; and narrower ranges, in which opacities are told apart.
+#: Diameter of a planted fault, as a share of the width; and narrower ranges for which opacities are reported separately.
 DIAMETER = (0.1, 0.25)
 SIZES = ((0.1, 0.15), (0.2, 0.25))
-#: Scans of the deletion, which solves a system of equations for each.
+#: Number of scans for deletion, which solves a system of equations for each.
 _DELETED = 30
-#: Cells of the grid on which darkness is looked for.
+#: Cells per side of the grid on which darkness is measured.
 _GRID = 16
 
 
@@ -51,15 +52,15 @@ class Localisation:
 
     Attributes:
         maps: ``score``, ``places``, ``both``, or ``grad_cam`` of the network's head alone, which has no scale.
-        kind: of fault.
-        diameter: of the faults, as a range of shares of the width.
-        scans: number of them.
-        flagged: share that the detector flags at 5 %.
+        kind: kind of fault.
+        diameter: range of the faults' diameters, as shares of the width.
+        scans: number of scans.
+        flagged: share of scans that the detector flags at 5 %.
         peak: share of maps that peak inside the fault.
-        peak_flagged: the same among those flagged, for which alone a report shows a map; none where there are none.
-        centre: share of faults that cover the centre of the picture.
-        chance: share of the picture that the faults cover: what a peak at random would hit.
-        iou: mean intersection over union of the fault and of what the map shows at full strength.
+        peak_flagged: the same among flagged scans, the only ones with a map in a report; None if there are none.
+        centre: share of faults that cover the centre of the image.
+        chance: share of the image that the faults cover: the hit rate of a random peak.
+        iou: mean intersection over union of the fault and the area that the map shows at full strength.
     """
 
     maps: str
@@ -76,35 +77,33 @@ class Localisation:
 
 @dataclass(frozen=True)
 class Deletion:
-    """Mean score that is left after a share of the picture was filled, as a share of what the fault had added.
+    """Mean score after filling a share of the image, as a share of what the fault had added.
 
     Attributes:
-        order: which pixels were taken first: ``score``, ``centre`` or ``random``.
-        left: by share of the picture; 1 is the score of the scan with its fault, 0 that of the scan without.
+        order: order in which pixels are filled: ``score``, ``centre`` or ``random``.
+        left: remaining score by share of the image; 1 is the score of the scan with its fault, 0 that of the scan without.
     """
 
     order: str
     left: dict[float, float]
 
 
-def plant(
-    kind: str, pictures: Tensor, generator: Generator, diameter: tuple[float, float] = DIAMETER
-) -> tuple[Tensor, Masks]:
-    """Plant one fault in each picture, most often where the film is dark.
+def plant(kind: str, images: Tensor, generator: Generator, diameter: tuple[float, float] = DIAMETER) -> tuple[Tensor, Masks]:
+    """Plant one fault in each image, preferably where the radiograph is dark.
 
     Args:
-        kind: ``opacity``: soft, lifts the grey value towards 0.7 or above; ``foreign_patch``: a disc out of another place of
-            another picture; ``device``: a disc of metal, all white.
-        pictures: float32 ``[N, 1, S, S]`` in [0, 1].
-        generator: of the places and sizes.
+        kind: ``opacity``: soft, lifts the grey value towards 0.7 or above; ``foreign_patch``: a disc from another place in
+            another image; ``device``: a metal disc, all white.
+        images: float32 ``[N, 1, S, S]`` in [0, 1].
+        generator: generator of the places and sizes.
         diameter: range of the fault's diameter, as a share of the width.
 
     Returns:
-        the pictures with the faults, and where these are: bool ``[N, S, S]``. An opacity ends at 14 % of its height.
+        the images with the faults, and their masks: bool ``[N, S, S]``. An opacity's mask ends at 14 % of its peak.
     """
-    count, row, col = len(pictures), *coordinates(pictures)
+    count, row, col = len(images), *coordinates(images)
     radius = column(uniform(count, *diameter, generator) / 2)
-    dark = 1.0 - torch.nn.functional.adaptive_avg_pool2d(pictures, _GRID)[:, 0]
+    dark = 1.0 - torch.nn.functional.adaptive_avg_pool2d(images, _GRID)[:, 0]
     axis = (torch.arange(_GRID) + 0.5) / _GRID
     frame = ((axis > 0.2) & (axis < 0.75))[:, None] & ((axis > 0.15) & (axis < 0.85))[None]
     weight = ((dark + 0.05) ** 4 * frame).flatten(1)
@@ -114,33 +113,33 @@ def plant(
     distance = ((row - middle_row) ** 2 + (col - middle_col) ** 2).sqrt() / radius
     if kind == "opacity":
         strength = column(uniform(count, 0.5, 0.9, generator))
-        made = torch.lerp(pictures, pictures.clamp(min=0.7), strength * torch.exp(-2.0 * distance**2))
+        planted = torch.lerp(images, images.clamp(min=0.7), strength * torch.exp(-2.0 * distance**2))
     elif kind == "device":
-        made = torch.where(distance < 1.0, torch.ones_like(pictures), pictures)
+        planted = torch.where(distance < 1.0, torch.ones_like(images), images)
     else:
-        side = pictures.shape[-1]
-        other = pictures.roll((1, side // 3, side // 2), dims=(0, 2, 3))
-        made = torch.where(distance < 1.0, other, pictures)
-    return made, (distance[:, 0] < 1.0).numpy()
+        side = images.shape[-1]
+        other = images.roll((1, side // 3, side // 2), dims=(0, 2, 3))
+        planted = torch.where(distance < 1.0, other, images)
+    return planted, (distance[:, 0] < 1.0).numpy()
 
 
 def localisation(
-    detector: Detector, pictures: Tensor, kind: str, seed: int = 0, diameter: tuple[float, float] = DIAMETER
+    detector: Detector, images: Tensor, kind: str, seed: int = 0, diameter: tuple[float, float] = DIAMETER
 ) -> list[Localisation]:
-    """Plant one kind of fault in in-distribution pictures and see whether each kind of map finds it."""
-    made, masks = plant(kind, pictures, Generator().manual_seed(seed), diameter)
-    flagged = np.array([v.decision == "out_of_distribution" for v in detector.judge(detector.embed(made), 0.05)])
+    """Plant one kind of fault in in-distribution images and measure whether each kind of map finds it."""
+    planted, masks = plant(kind, images, Generator().manual_seed(seed), diameter)
+    flagged = np.array([v.decision == Decision.OUT_OF_DISTRIBUTION for v in detector.judge(detector.embed(planted), 0.05)])
     middle = masks.shape[1] // 2
-    found = []
-    drawn = evidence_maps(detector, made).maps | {"grad_cam": grad_cam(detector, made)}
-    for name, maps in drawn.items():
+    results = []
+    maps_by_kind = evidence_maps(detector, planted).maps | {"grad_cam": grad_cam(detector, planted)}
+    for name, maps in maps_by_kind.items():
         hits = peaks_inside(maps, masks)
-        found.append(
+        results.append(
             Localisation(
                 name,
                 kind,
                 diameter,
-                len(made),
+                len(planted),
                 round(float(flagged.mean()), 4),
                 round(float(hits.mean()), 4),
                 round(float(hits[flagged].mean()), 4) if flagged.any() else None,
@@ -149,11 +148,11 @@ def localisation(
                 round(float(overlap(maps >= 1.0, masks).mean()), 4) if name != "grad_cam" else None,
             )
         )
-    return found
+    return results
 
 
 def peaks_inside(maps: Maps, masks: Masks) -> npt.NDArray[np.bool_]:
-    """Whether each map peaks inside its mask; a map that is 0 everywhere does not."""
+    """Whether each map peaks inside its mask; False for a map that is 0 everywhere."""
     places = maps.reshape(len(maps), -1).argmax(axis=1)
     inside = masks.reshape(len(masks), -1)[np.arange(len(masks)), places]
     return np.asarray(inside & (maps.reshape(len(maps), -1).max(axis=1) > 0))
@@ -165,36 +164,36 @@ def overlap(first: Masks, second: Masks) -> npt.NDArray[np.float64]:
     return np.asarray(both / np.maximum(either, 1), dtype=np.float64)
 
 
-def deletion(detector: Detector, pictures: Tensor, kind: str = "opacity", seed: int = 0) -> list[Deletion]:
-    """Fill the most relevant share of pictures with a planted fault, by the map's order and by two that know nothing."""
-    pictures = pictures[:_DELETED]
-    made, _ = plant(kind, pictures, Generator().manual_seed(seed))
-    side = made.shape[-1]
-    row, col = coordinates(made)
+def deletion(detector: Detector, images: Tensor, kind: str = "opacity", seed: int = 0) -> list[Deletion]:
+    """Fill the most relevant share of images with a planted fault, by the map's order and two uninformed orders."""
+    images = images[:_DELETED]
+    planted, _ = plant(kind, images, Generator().manual_seed(seed))
+    side = planted.shape[-1]
+    row, col = coordinates(planted)
     centre = -((row - 0.5) ** 2 + (col - 0.5) ** 2)[0, 0].numpy()
     rng = np.random.default_rng(seed)
     orders = {
-        "score": score_maps(detector, made).maps,
-        "centre": np.broadcast_to(centre, (len(made), side, side)),
-        "random": rng.random((len(made), side, side)),
+        "score": score_maps(detector, planted).maps,
+        "centre": np.broadcast_to(centre, (len(planted), side, side)),
+        "random": rng.random((len(planted), side, side)),
     }
-    before, after = (float(deciding_scores(detector, some).mean()) for some in (pictures, made))
+    before, after = (float(deciding_scores(detector, image_set).mean()) for image_set in (images, planted))
     impute = NoisyLinearImputer(noise=0.0)
-    found = []
+    results = []
     for name, order in orders.items():
-        left = {}
+        remaining = {}
         for share in SHARES:
             limits = np.quantile(order.reshape(len(order), -1), 1 - share, axis=1)
             keep = torch.from_numpy((order <= limits[:, None, None]).astype(np.float32))
-            filled = torch.stack([impute(picture, kept) for picture, kept in zip(made, keep, strict=True)])
+            filled = torch.stack([impute(image, keep_mask) for image, keep_mask in zip(planted, keep, strict=True)])
             score = float(deciding_scores(detector, filled.clamp(0.0, 1.0)).mean())
-            left[share] = round((score - before) / max(after - before, 1e-9), 4)
-        found.append(Deletion(name, left))
-    return found
+            remaining[share] = round((score - before) / max(after - before, 1e-9), 4)
+        results.append(Deletion(name, remaining))
+    return results
 
 
-def randomised(detector: Detector, pictures: Tensor, seed: int = 0) -> float:
-    """Mean rank correlation of the Grad-CAM maps with those of the same network with weights drawn at random; 0 is best."""
+def randomise(detector: Detector, images: Tensor, seed: int = 0) -> float:
+    """Mean rank correlation of the Grad-CAM maps with those of the same network with random weights; 0 is best."""
     other = copy.copy(detector)
     other.network = copy.deepcopy(detector.network)
     with torch.random.fork_rng():
@@ -202,17 +201,17 @@ def randomised(detector: Detector, pictures: Tensor, seed: int = 0) -> float:
         for module in other.network.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=float(module.weight.std()) or 0.02)
-    maps, wrong = grad_cam(detector, pictures), grad_cam(other, pictures)
+    maps, wrong = grad_cam(detector, images), grad_cam(other, images)
     pairs = [spearmanr(a.ravel(), b.ravel()).statistic for a, b in zip(maps, wrong, strict=True)]
     return round(float(np.nanmean(np.nan_to_num(pairs))), 4)
 
 
-#: Name and value of each figure; none where it cannot be told.
+#: Name and value of each figure; None if undefined.
 Figures = list[tuple[str, float | None]]
 
 
 def measure(detector: Detector, source: Path, *, limit: int, seed: int, progress: Progress) -> Figures:
-    """All figures, on the first ``limit`` scans of a source that the detector did not learn from.
+    """Measure all figures on the first ``limit`` scans of a source that the detector did not learn from.
 
     Raises:
         MedoodError: there are fewer than two such scans.
@@ -227,37 +226,37 @@ def measure(detector: Detector, source: Path, *, limit: int, seed: int, progress
         raise MedoodError(f"{error}. Give a folder or archive of in-distribution scans.") from error
     if len(prepared) < 2:
         raise MedoodError(f"{source} holds {len(prepared)} scans that the detector did not learn from; it takes at least 2.")
-    pictures = torch.stack(prepared)
-    figures: Figures = [("scans", float(len(pictures)))]
+    images = torch.stack(prepared)
+    figures: Figures = [("scans", float(len(images)))]
     with progress.bar(len(KINDS) + len(SIZES) + 2, "faithfulness") as bar:
         for kind, diameter in [*((kind, DIAMETER) for kind in KINDS), *(("opacity", size) for size in SIZES)]:
-            found = localisation(detector, pictures, kind, seed, diameter)
+            localisations = localisation(detector, images, kind, seed, diameter)
             name = f"{kind} of {diameter[0]:g} to {diameter[1]:g} of the width"
             figures += [
-                (f"{name}: flagged at 5 %", found[0].flagged),
-                (f"{name}: the centre lies inside", found[0].centre),
-                (f"{name}: a random place lies inside", found[0].chance),
+                (f"{name}: flagged at 5 %", localisations[0].flagged),
+                (f"{name}: the centre lies inside", localisations[0].centre),
+                (f"{name}: a random place lies inside", localisations[0].chance),
             ]
-            for one in found:
+            for item in localisations:
                 figures += [
-                    (f"{name}: {one.maps} peaks inside", one.peak),
-                    (f"{name}: {one.maps} peaks inside, where flagged", one.peak_flagged),
-                    (f"{name}: {one.maps}, intersection over union at full strength", one.iou),
+                    (f"{name}: {item.maps} peaks inside", item.peak),
+                    (f"{name}: {item.maps} peaks inside, where flagged", item.peak_flagged),
+                    (f"{name}: {item.maps}, intersection over union at full strength", item.iou),
                 ]
             bar(1, "")
-        for order in deletion(detector, pictures, seed=seed):
+        for order in deletion(detector, images, seed=seed):
             figures += [
-                (f"score left after {share:g} of the picture was filled, by {order.order}", left)
-                for share, left in order.left.items()
+                (f"score left after {share:g} of the image was filled, by {order.order}", remaining)
+                for share, remaining in order.left.items()
             ]
         bar(1, "")
-        figures.append(("rank correlation with the map of random weights", randomised(detector, pictures[:_DELETED], seed)))
+        figures.append(("rank correlation with the map of random weights", randomise(detector, images[:_DELETED], seed)))
         bar(1, "")
     return figures
 
 
 def write_csv(figures: Figures, target: Path) -> None:
-    """Write the figures, one a line.
+    """Write the figures, one per line.
 
     Raises:
         MedoodError: the file cannot be written.
@@ -273,6 +272,6 @@ def write_csv(figures: Figures, target: Path) -> None:
 
 
 @torch.no_grad()
-def deciding_scores(detector: Detector, pictures: Tensor) -> npt.NDArray[np.float64]:
-    """The deciding score of pictures ``[N, 1, S, S]``."""
-    return np.asarray(detector.score(detector.embed(pictures)).double().numpy())
+def deciding_scores(detector: Detector, images: Tensor) -> npt.NDArray[np.float64]:
+    """The deciding score of images ``[N, 1, S, S]``."""
+    return np.asarray(detector.score(detector.embed(images)).double().numpy())

@@ -14,7 +14,7 @@ from sklearn.metrics import roc_curve
 from medood.evaluation.benchmark import MAIN, Benchmark
 from medood.evaluation.metrics import Vector
 
-#: Colours of the groups, told apart by most people with colour-blindness too (Okabe and Ito).
+#: Colours of the groups, which most people with colour blindness can distinguish (Okabe and Ito).
 _COLOURS = {
     "in_distribution": "#000000",
     "id_shift": "#0072B2",
@@ -27,29 +27,29 @@ _COLOURS = {
 _STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "savefig.dpi": 130, "text.parse_math": False}
 
 
-def write_figures(found: Benchmark, folder: Path) -> None:
+def write_figures(results: Benchmark, folder: Path) -> None:
     """Write ``roc.png``, ``densities.png`` and ``auroc.png``."""
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(_STYLE):
-        for name, figure in {"roc": _roc(found), "densities": _densities(found), "auroc": _forest(found)}.items():
+        for name, figure in {"roc": _roc(results), "densities": _densities(results), "auroc": _forest(results)}.items():
             FigureCanvasAgg(figure)
             figure.savefig(folder / f"{name}.png", metadata={"Software": None})
 
 
-def _groups(found: Benchmark) -> dict[str, dict[str, Vector]]:
+def _groups(results: Benchmark) -> dict[str, dict[str, Vector]]:
     groups: dict[str, dict[str, Vector]] = {}
-    for (group, name), scores in sorted(found.scores.items()):
+    for (group, name), scores in sorted(results.scores.items()):
         groups.setdefault(group, {})[name] = scores
     return groups
 
 
-def _roc(found: Benchmark) -> Figure:
-    groups = _groups(found)
+def _roc(results: Benchmark) -> Figure:
+    groups = _groups(results)
     negatives = np.concatenate(list(groups["in_distribution"].values()))
-    shown = [group for group in ("far", "acquisition", "near", "id_shift") if group in groups]
-    figure = Figure(figsize=(3.2 * max(len(shown), 1), 3.4), layout="constrained")
-    axes = figure.subplots(1, max(len(shown), 1), squeeze=False)[0]
-    for place, group in zip(axes, shown, strict=False):
+    present = [group for group in ("far", "acquisition", "near", "id_shift") if group in groups]
+    figure = Figure(figsize=(3.2 * max(len(present), 1), 3.4), layout="constrained")
+    axes = figure.subplots(1, max(len(present), 1), squeeze=False)[0]
+    for place, group in zip(axes, present, strict=False):
         for name, scores in groups[group].items():
             truth = np.r_[np.ones(len(scores)), np.zeros(len(negatives))]
             alarms, caught, _ = roc_curve(truth, _finite(np.r_[scores, negatives]))
@@ -60,8 +60,8 @@ def _roc(found: Benchmark) -> Figure:
     return figure
 
 
-def _densities(found: Benchmark) -> Figure:
-    groups = _groups(found)
+def _densities(results: Benchmark) -> Figure:
+    groups = _groups(results)
     pooled = {group: _finite(np.concatenate(list(sets.values()))) for group, sets in groups.items()}
     everything = np.concatenate(list(pooled.values()))
     low, high = np.quantile(everything, [0.001, 0.995])
@@ -77,8 +77,8 @@ def _densities(found: Benchmark) -> Figure:
     return figure
 
 
-def _forest(found: Benchmark) -> Figure:
-    lines = found.comparisons[::-1]
+def _forest(results: Benchmark) -> Figure:
+    lines = results.comparisons[::-1]
     figure = Figure(figsize=(7.2, 0.8 + 0.24 * len(lines)), layout="constrained")
     place: Axes = figure.subplots()
     for height, line in enumerate(lines):

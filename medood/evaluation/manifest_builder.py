@@ -1,4 +1,4 @@
-"""From a downloaded data set and its card to a manifest; and a manifest checked."""
+"""Build a manifest from a downloaded data set and its card, and check a manifest."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from medood.scans.sources.csv_table import CsvTable
 from medood.scans.sources.source import Source
 from medood.scans.transforms import ResizeTo
 
-#: Shares of the patients of an in-distribution set that are learned from, calibrated with and tested on.
+#: Shares of an in-distribution set's patients for training, calibration and testing.
 SPLITS = {"train": 0.7, "calibration": 0.15, "test": 0.15}
 _SIDE = 64
 _FIELDS = (*COLUMNS, "patient_id")
 
 
 @dataclass(frozen=True)
-class Made:
-    """What became of a data set's files.
+class ManifestBuild:
+    """Result of building a manifest from a data set's files.
 
     Attributes:
         entries: rows of the manifest, their files relative to the data set's folder.
-        no_rule: files that no rule of the card takes.
-        no_label: files that are in no label table.
-        unreadable: a sentence for each file that is no scan.
-        same_content: files left out because another one has the same bytes.
-        near_pairs: pairs of nearly the same picture; such files are put into one split.
-        notes: what a user should know, such as an absent table.
+        no_rule: number of files that match no rule of the card.
+        no_label: number of files without a row in a label table.
+        unreadable: a sentence for each file that is not a scan.
+        same_content: files left out because another file has the same bytes.
+        near_pairs: pairs of nearly identical images; such files are put into the same split.
+        notes: notes for the user, such as a missing table.
     """
 
     entries: list[Entry]
@@ -56,21 +56,27 @@ class Made:
 
 
 def make_manifest(
-    card: Card, folder: Path, *, normal: str = "id_shift", look: bool = True, seed: int = 0, progress: Progress | None = None
-) -> Made:
+    card: Card,
+    folder: Path,
+    *,
+    normal: str = "id_shift",
+    read_images: bool = True,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> ManifestBuild:
     """Apply a card's recipe to a folder.
 
     Args:
         card: the data set's card.
         folder: where it was downloaded and unpacked to.
         normal: the group of its normal scans: ``in_distribution`` (split by patient into train, calibration and test; a
-            patient who also has scans of another group is a test whole) or ``id_shift`` (test only).
-        look: read every file, to find those that are no scans and nearly the same pictures.
-        seed: of the split.
-        progress: where to draw.
+            patient who also has scans of another group is in test only) or ``id_shift`` (test only).
+        look: read every file, to find unreadable files and nearly identical images.
+        seed: seed of the split.
+        progress: progress display.
 
     Raises:
-        MedoodError: the folder does not hold what the card says.
+        MedoodError: the folder does not match the card.
     """
     progress = progress or Progress(quiet=True)
     if normal not in ("in_distribution", "id_shift"):
@@ -96,8 +102,8 @@ def make_manifest(
         else:
             no_rule += 1
     if not card.recipe.patient:
-        notes.append(f"{card.name} tells no patients apart: films of one patient may lie on both sides of a split")
-    entries, unreadable, same, pairs = _looked_at(entries, folder, look, progress)
+        notes.append(f"{card.name} does not identify patients: radiographs of one patient may be on both sides of a split")
+    entries, unreadable, same, pairs = _read_entries(entries, folder, read_images, progress)
     entries = _split(entries, pairs, seed)
     if not entries:
         raise MedoodError(
@@ -107,25 +113,25 @@ def make_manifest(
     if normal == "in_distribution":
         counts = Counter(entry.split for entry in entries if entry.group == "in_distribution")
         notes += [f"the split {name} of the in-distribution scans is empty" for name in SPLITS if not counts[name]]
-    return Made(entries, no_rule, no_label, unreadable, same, pairs, notes)
+    return ManifestBuild(entries, no_rule, no_label, unreadable, same, pairs, notes)
 
 
-def write_manifest(made: Made, folder: Path, target: Path, append: bool) -> int:
-    """Write the rows, with files relative to the manifest; returns how many rows it now has.
+def write_manifest(manifest: ManifestBuild, folder: Path, target: Path, append: bool) -> int:
+    """Write the rows, with files relative to the manifest; return its new number of rows.
 
     Raises:
-        MedoodError: there is a manifest already and ``append`` is not asked for, or a data set would be in it twice.
+        MedoodError: the manifest exists and ``append`` is false, or it would contain a data set twice.
     """
     old: list[Entry] = []
     if target.exists():
         if not append:
             raise MedoodError(f"{target} is there already. Add --append, or give another --out.")
         old = read_manifest(target)
-    names = {entry.dataset for entry in old} & {entry.dataset for entry in made.entries}
+    names = {entry.dataset for entry in old} & {entry.dataset for entry in manifest.entries}
     if names:
         raise MedoodError(f"{target} already holds {', '.join(sorted(names))}; nothing was added.")
     base = os.path.relpath(folder.resolve(), target.resolve().parent)
-    new = [replace(entry, file=(Path(base) / entry.file).as_posix()) for entry in made.entries]
+    new = [replace(entry, file=(Path(base) / entry.file).as_posix()) for entry in manifest.entries]
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.part")
     with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
@@ -137,23 +143,23 @@ def write_manifest(made: Made, folder: Path, target: Path, append: bool) -> int:
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What was found in a manifest.
+class ManifestCheck:
+    """Result of checking a manifest.
 
     Attributes:
-        counts: rows by group, data set and split.
-        problems: a sentence for each; empty where there is none.
+        counts: number of rows by group, data set and split.
+        problems: a sentence for each problem; empty if there is none.
     """
 
     counts: dict[tuple[str, str, str], int]
     problems: list[str]
 
 
-def check_manifest(path: Path, progress: Progress | None = None) -> Checked:
-    """Read a manifest and every file: missing files, patients and pictures on both sides of a split, groups without scans.
+def check_manifest(path: Path, progress: Progress | None = None) -> ManifestCheck:
+    """Read a manifest and every file: missing files, patients and images on both sides of a split, groups without scans.
 
     Raises:
-        MedoodError: it is no manifest.
+        MedoodError: the file is not a manifest.
     """
     entries = read_manifest(path)
     progress = progress or Progress(quiet=True)
@@ -175,25 +181,25 @@ def check_manifest(path: Path, progress: Progress | None = None) -> Checked:
     for patient in sorted(name for name, splits in sides.items() if len(splits) > 1):
         problems.append(f"the patient {patient} is in {' and '.join(sorted(sides[patient]))}")
     split_of = {entry.file: entry.split for entry in entries}
-    _, unreadable, same, pairs = _looked_at(entries, path.parent, True, progress)
+    _, unreadable, same, pairs = _read_entries(entries, path.parent, True, progress)
     problems += unreadable
     problems += [f"{file}, the same bytes as another row" for file in same]
     problems += [
-        f"{one} ({split_of[one]}) and {other} ({split_of[other]}) are nearly the same picture"
-        for one, other in pairs
-        if split_of[one] != split_of[other]
+        f"{first} ({split_of[first]}) and {second} ({split_of[second]}) are nearly the same image"
+        for first, second in pairs
+        if split_of[first] != split_of[second]
     ]
-    return Checked(dict(sorted(counts.items())), problems)
+    return ManifestCheck(dict(sorted(counts.items())), problems)
 
 
 def _read_table(table: Table, folder: Path, card: Card, notes: list[str]) -> dict[str, dict[str, str]] | None:
-    """Values by key and column; rows of one key are merged. None where the table is absent and may be."""
+    """Values by key and column; rows with the same key are merged. None if an optional table is absent."""
     path = next((folder / name for name in table.files if (folder / name).is_file()), None)
     if path is None:
-        told = f"{folder} does not hold {' or '.join(table.files)}"
+        problem = f"{folder} does not hold {' or '.join(table.files)}"
         if not table.optional:
-            raise MedoodError(f"{told}, the labels of {card.name}. It is laid out so: {card.layout}")
-        notes.append(f"{told}, from which {card.name} takes {table.key}")
+            raise MedoodError(f"{problem}, the labels of {card.name}. It is laid out so: {card.layout}")
+        notes.append(f"{problem}, from which {card.name} takes {table.key}")
         return None
     try:
         rows = list(_rows(path))
@@ -201,18 +207,18 @@ def _read_table(table: Table, folder: Path, card: Card, notes: list[str]) -> dic
         raise MedoodError(f"{path} cannot be read as the labels of {card.name}: {error}.") from error
     if rows and table.key not in rows[0]:
         raise MedoodError(f"{path} has no column {table.key!r}; it has: {', '.join(list(rows[0])[:20])}.")
-    merged: dict[str, dict[str, list[str]]] = {}
+    by_column: dict[str, dict[str, list[str]]] = {}
     for row in rows:
         key = row.get(table.key, "").strip()
         if table.key_pattern:
-            found = re.search(table.key_pattern, key)
-            key = found[1] if found else ""
-        values = merged.setdefault(key, {})
+            match = re.search(table.key_pattern, key)
+            key = match[1] if match else ""
+        values = by_column.setdefault(key, {})
         for column, value in row.items():
-            seen = values.setdefault(column, [])
-            if value not in seen:
-                seen.append(value)
-    return {key: {column: "|".join(seen) for column, seen in values.items()} for key, values in merged.items()}
+            texts = values.setdefault(column, [])
+            if value not in texts:
+                texts.append(value)
+    return {key: {column: "|".join(texts) for column, texts in values.items()} for key, values in by_column.items()}
 
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:
@@ -225,7 +231,7 @@ def _rows(path: Path) -> Iterator[dict[str, str]]:
 
 
 def _values(relative: str, labels: Sequence[tuple[Table, dict[str, dict[str, str]] | None]]) -> dict[str, str] | None:
-    """All that is known of a file; none where a table does not name it."""
+    """All table values of a file, or None if a required table does not list it."""
     values = {"path": relative}
     for table, rows in labels:
         if rows is None:
@@ -234,8 +240,8 @@ def _values(relative: str, labels: Sequence[tuple[Table, dict[str, dict[str, str
         if table.match in ("name", "stem"):
             key = getattr(path, table.match)
         else:
-            found = re.search(table.match, relative)
-            key = found[1] if found else ""
+            match = re.search(table.match, relative)
+            key = match[1] if match else ""
         if key in rows:
             values = {**rows[key], **values}
         elif not table.optional:
@@ -248,42 +254,42 @@ def _entry(card: Card, relative: str, values: dict[str, str], normal: str) -> En
         if all(re.search(pattern, values.get(column, "")) for column, pattern in rule.when.items()):
             patient = ""
             for column, pattern in card.recipe.patient.items():
-                found = re.search(pattern, values.get(column, ""))
-                patient = found[1] if found else ""
+                match = re.search(pattern, values.get(column, ""))
+                patient = match[1] if match else ""
             group = normal if rule.group == "normal" else rule.group
             return Entry(relative, "test", group, rule.dataset, patient)
     return None
 
 
-def _looked_at(
-    entries: list[Entry], folder: Path, look: bool, progress: Progress
+def _read_entries(
+    entries: list[Entry], folder: Path, read_images: bool, progress: Progress
 ) -> tuple[list[Entry], list[str], list[str], list[tuple[str, str]]]:
-    """Entries that are scans of their own; sentences on those that are not; copies; pairs of nearly the same picture."""
-    if not look:
+    """Readable entries without duplicates, a sentence for each unreadable one, duplicates, and pairs of similar images."""
+    if not read_images:
         return entries, [], [], []
-    kept: list[Entry] = []
+    readable: list[Entry] = []
     unreadable: list[str] = []
     same: list[str] = []
-    seen: set[str] = set()
+    digests: set[str] = set()
     hashes: list[Hashes] = []
     shrink = ResizeTo(_SIDE)
-    for entry in progress.track(iter(entries), len(entries), "looking at the pictures"):
+    for entry in progress.track(iter(entries), len(entries), "looking at the images"):
         result = next(iter(read_source(Source(folder / entry.file))))
         if not isinstance(result, Scan):
             unreadable.append(f"{entry.file}: {result.reason}")
-        elif result.identity.sha256 in seen:
+        elif result.identity.sha256 in digests:
             same.append(entry.file)
         else:
-            seen.add(result.identity.sha256)
+            digests.add(result.identity.sha256)
             small = torch.as_tensor(shrink(torch.from_numpy(np.ascontiguousarray(result.pixels))))
             hashes.append(difference_hashes(small[None]))
-            kept.append(entry)
+            readable.append(entry)
     pairs = near_pairs(np.concatenate(hashes), NEAR) if hashes else []
-    return kept, unreadable, same, [(kept[i].file, kept[j].file) for i, j in pairs]
+    return readable, unreadable, same, [(readable[i].file, readable[j].file) for i, j in pairs]
 
 
 def _split(entries: list[Entry], pairs: list[tuple[str, str]], seed: int) -> list[Entry]:
-    """In-distribution entries by patient, and by near-duplicates, into the splits; all others are tests."""
+    """Split in-distribution entries by patient, keeping near-duplicates together; all others go to ``test``."""
     parent: dict[str, str] = {}
 
     def root(name: str) -> str:
@@ -292,10 +298,10 @@ def _split(entries: list[Entry], pairs: list[tuple[str, str]], seed: int) -> lis
         return name
 
     patient_of = {entry.file: entry.patient for entry in entries}
-    for one, other in pairs:
-        parent[root(patient_of[one])] = root(patient_of[other])
+    for first, second in pairs:
+        parent[root(patient_of[first])] = root(patient_of[second])
     chosen = {root(entry.patient) for entry in entries if entry.group == "in_distribution"}
-    tests = {root(entry.patient) for entry in entries if entry.group != "in_distribution"}  # their patients are tests whole
+    tests = {root(entry.patient) for entry in entries if entry.group != "in_distribution"}  # all their scans are tests
     groups = sorted(chosen - tests, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
     ends = np.cumsum([share * len(groups) for share in SPLITS.values()])
     names = list(SPLITS)

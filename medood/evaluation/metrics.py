@@ -1,4 +1,4 @@
-"""Figures of separation, positives being out of distribution, with bootstrap intervals by patient."""
+"""Separation metrics, with out-of-distribution scans as positives and bootstrap intervals by patient."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from scipy.sparse import csr_array
 Vector = npt.NDArray[np.float64]
 Groups = npt.NDArray[np.str_]
 
-#: Patients that a side must have for an interval to mean anything; below it the ends are not numbers.
+#: Minimum number of patients per side for a meaningful interval; with fewer, its ends are NaN.
 FEWEST = 5
-#: Bootstrap draws worked on at once.
+#: Bootstrap draws processed at once.
 _CHUNK = 250
 
 
@@ -28,13 +28,13 @@ class Figure:
 
 @dataclass(frozen=True)
 class Separation:
-    """How well a score tells positives from negatives.
+    """How well a score separates positives from negatives.
 
     Attributes:
         auroc: area under the ROC curve.
         aupr: average precision, positives out of distribution; its chance level is the share of positives.
-        fpr95: share of negatives flagged where at least 95 % of the positives are.
-        detected_at_1: share of positives flagged where at most 1 % of the negatives are.
+        fpr95: share of negatives flagged when at least 95 % of the positives are.
+        detected_at_1: share of positives flagged when at most 1 % of the negatives are.
         detected_at_5: likewise, at most 5 %.
     """
 
@@ -51,12 +51,12 @@ FIGURES = ("auroc", "aupr", "fpr95", "detected_at_1", "detected_at_5")
 
 @dataclass(frozen=True)
 class Draws:
-    """Bootstrap draws of two sides: how often each scan is drawn. Scores compared on the same draws are compared in pairs.
+    """Bootstrap draws of two sides: how often each scan is drawn. Scores on the same draws are paired.
 
     Attributes:
         positives: ``[R, P]``; the first draw is the sample itself.
         negatives: ``[R, N]``.
-        patients: of the side that has fewer; an interval needs ``FEWEST``.
+        patients: number of patients on the smaller side; an interval needs ``FEWEST``.
     """
 
     positives: npt.NDArray[np.int32]
@@ -65,13 +65,13 @@ class Draws:
 
 
 def draw(positives: Groups, negatives: Groups, repeats: int, seed: int) -> Draws:
-    """Draw whole patients with replacement: those with scans on one side within that side, those on both together.
+    """Draw whole patients with replacement, stratified into patients on one side, on the other, and on both.
 
     Args:
         positives: ``[P]`` patients of the positives.
         negatives: ``[N]`` patients of the negatives.
-        repeats: bootstrap draws.
-        seed: of the draws.
+        repeats: number of bootstrap draws.
+        seed: seed of the draws.
 
     Raises:
         ValueError: a side is empty.
@@ -96,13 +96,13 @@ def separation(positives: Vector, negatives: Vector, draws: Draws) -> Separation
     Args:
         positives: ``[P]`` scores of out-of-distribution scans; infinity is allowed.
         negatives: ``[N]`` scores of in-distribution scans.
-        draws: of the same scans.
+        draws: bootstrap draws of the same scans.
     """
-    values = drawn(positives, negatives, draws)
+    values = draw_statistics(positives, negatives, draws)
     return Separation(*(_figure(values[:, i], draws.patients) for i in range(len(FIGURES))))
 
 
-def drawn(positives: Vector, negatives: Vector, draws: Draws) -> Vector:
+def draw_statistics(positives: Vector, negatives: Vector, draws: Draws) -> Vector:
     """Every figure for every draw: ``[R, 5]``, in the order of ``FIGURES``."""
     return np.concatenate(
         [
@@ -114,7 +114,7 @@ def drawn(positives: Vector, negatives: Vector, draws: Draws) -> Vector:
 
 @dataclass(frozen=True)
 class Difference:
-    """AUROC of one score less that of another on the same draws.
+    """AUROC of one score minus that of another on the same draws.
 
     Attributes:
         auroc: the difference with its 95 % interval.
@@ -125,16 +125,16 @@ class Difference:
     p_value: float
 
 
-def difference(one: tuple[Vector, Vector], other: tuple[Vector, Vector], draws: Draws) -> Difference:
+def difference(first: tuple[Vector, Vector], second: tuple[Vector, Vector], draws: Draws) -> Difference:
     """Paired bootstrap of the AUROC difference; each side is (positives, negatives) of the same scans in the same order."""
-    gap = drawn(*one, draws)[:, 0] - drawn(*other, draws)[:, 0]
+    gap = draw_statistics(*first, draws)[:, 0] - draw_statistics(*second, draws)[:, 0]
     repeats = len(gap) - 1
     tail = min((gap[1:] <= 0).sum(), (gap[1:] >= 0).sum())
     return Difference(_figure(gap, draws.patients), float(min(1.0, 2.0 * (tail + 1) / (repeats + 1))))
 
 
 def mean(values: Vector, groups: Groups, repeats: int, seed: int) -> Figure:
-    """The mean of ``[N]`` values, its interval by drawing whole groups."""
+    """Mean of ``[N]`` values, with an interval from bootstrapping whole groups."""
     rng = np.random.default_rng(seed)
     _, member = np.unique(groups, return_inverse=True)
     number = int(member.max()) + 1
@@ -144,7 +144,7 @@ def mean(values: Vector, groups: Groups, repeats: int, seed: int) -> Figure:
 
 
 def _figure(values: Vector, patients: int) -> Figure:
-    """The sample's own value, first, and the percentile interval of the draws."""
+    """The sample's own value (the first one), with the percentile interval of the draws."""
     if patients < FEWEST:
         return Figure(float(values[0]), float("nan"), float("nan"))
     low, high = np.quantile(values[1:], [0.025, 0.975])
@@ -152,10 +152,10 @@ def _figure(values: Vector, patients: int) -> Figure:
 
 
 def _figures(positives: Vector, negatives: Vector, drawn_p: npt.NDArray[np.int32], drawn_n: npt.NDArray[np.int32]) -> Vector:
-    """Figures of ``[R]`` draws from counts at each distinct score, the highest first."""
+    """Figures of ``[R]`` draws, from counts at each distinct score in descending order."""
     distinct, place = np.unique(-np.r_[positives, negatives], return_inverse=True)
-    p = _gathered(drawn_p, place[: len(positives)], len(distinct))
-    n = _gathered(drawn_n, place[len(positives) :], len(distinct))
+    p = _gather(drawn_p, place[: len(positives)], len(distinct))
+    n = _gather(drawn_n, place[len(positives) :], len(distinct))
     caught, alarms = p.cumsum(axis=1), n.cumsum(axis=1)
     total_p, total_n = caught[:, -1:], alarms[:, -1:]
     area = (p * (total_n - alarms + 0.5 * n)).sum(axis=1) / (total_p * total_n)[:, 0]
@@ -167,7 +167,7 @@ def _figures(positives: Vector, negatives: Vector, drawn_p: npt.NDArray[np.int32
     return np.stack([area, precision, at_95, *detected], axis=1)
 
 
-def _gathered(counts: npt.NDArray[np.int32], place: npt.NDArray[np.int64], size: int) -> Vector:
+def _gather(counts: npt.NDArray[np.int32], place: npt.NDArray[np.int64], size: int) -> Vector:
     """Counts of scans, summed at each distinct score."""
     where = csr_array((np.ones(len(place)), (place, np.arange(len(place)))), shape=(size, len(place)))
     return np.ascontiguousarray((where @ counts.T.astype(np.float64)).T)

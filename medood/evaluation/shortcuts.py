@@ -1,7 +1,7 @@
-"""The shortcut audit: how well facts that have nothing to do with what a scan shows tell one set from another.
+"""The shortcut audit: how well facts unrelated to a scan's content separate one set from another.
 
-A set that grey statistics or the file's size already tell apart measures the hospital and its chain as much as the
-disease; a detector's AUROC on it proves little.
+If grey statistics or file facts alone separate two sets, the comparison measures the hospital and its imaging chain as much
+as the disease; a detector's AUROC on it proves little.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from medood.evaluation.baselines import Trivial
 
 @dataclass(frozen=True)
 class Shortcut:
-    """AUROC of a classifier that was trained to tell two sets apart by trivial features, out of fold; 0.5 is no shortcut.
+    """Out-of-fold AUROC of a classifier trained to separate two sets by trivial features; 0.5 means no shortcut.
 
     Attributes:
         grey: from 10 grey statistics.
@@ -36,14 +36,14 @@ class Shortcut:
 def shortcut(
     positives: Trivial, negatives: Trivial, positive_groups: npt.NDArray[np.str_], negative_groups: npt.NDArray[np.str_]
 ) -> Shortcut:
-    """Train logistic regressions in 5 folds by patient; not a number where a side has fewer than 5 patients."""
+    """Train logistic regressions in 5 folds by patient; NaN if a side has fewer than 5 patients."""
     truth = np.r_[np.ones(len(positives.grey)), np.zeros(len(negatives.grey))]
     groups = np.r_[positive_groups, negative_groups]
-    found = []
+    results = []
     for name in ("grey", "file"):
         rows = np.concatenate([getattr(positives, name), getattr(negatives, name)])
-        found.append(_auroc(rows, truth, groups))
-    return Shortcut(*found)
+        results.append(_auroc(rows, truth, groups))
+    return Shortcut(*results)
 
 
 def _auroc(rows: npt.NDArray[np.float32], truth: npt.NDArray[np.float64], groups: npt.NDArray[np.str_]) -> float:
@@ -52,6 +52,6 @@ def _auroc(rows: npt.NDArray[np.float32], truth: npt.NDArray[np.float64], groups
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     folds = StratifiedGroupKFold(5, shuffle=True, random_state=0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a feature that does not vary
-        told = cross_val_predict(classifier, rows, truth, groups=groups, cv=folds, method="decision_function")
-    return float(roc_auc_score(truth, told))
+        warnings.simplefilter("ignore")  # a constant feature
+        predictions = cross_val_predict(classifier, rows, truth, groups=groups, cv=folds, method="decision_function")
+    return float(roc_auc_score(truth, predictions))

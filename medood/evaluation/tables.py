@@ -23,7 +23,7 @@ _SHOWN = {
 }
 
 
-def write_benchmark(found: Benchmark, folder: Path, heading: str) -> None:
+def write_benchmark(results: Benchmark, folder: Path, heading: str) -> None:
     """Write ``benchmark.csv`` (a line for each comparison and scorer), ``benchmark.json`` and ``benchmark.md``."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "benchmark.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
@@ -32,67 +32,67 @@ def write_benchmark(found: Benchmark, folder: Path, heading: str) -> None:
             ["kind", "positives", "negatives", "positive_count", "negative_count", "scorer"]
             + [f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")]
         )
-        for line in found.comparisons:
+        for line in results.comparisons:
             for scorer, figures in line.figures.items():
                 values = [getattr(getattr(figures, name), end) for name in FIGURES for end in ("value", "low", "high")]
                 stem = [line.kind, line.positives, line.negatives, line.positive_count, line.negative_count, scorer]
                 writer.writerow([*stem, *("" if math.isnan(value) else f"{value:.4f}" for value in values)])
-    (folder / "benchmark.json").write_text(json.dumps(as_json(found), indent=1, allow_nan=False) + "\n")
-    page = f"# {heading}\n\n" + markdown(found)
+    (folder / "benchmark.json").write_text(json.dumps(as_json(results), indent=1, allow_nan=False) + "\n")
+    page = f"# {heading}\n\n" + markdown(results)
     (folder / "benchmark.md").write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
-def as_json(found: Benchmark) -> dict[str, Any]:
-    """Everything that was measured, without the raw scores; what is not a number is ``null``."""
+def as_json(results: Benchmark) -> dict[str, Any]:
+    """All results as a JSON object, without the raw scores; NaN becomes ``null``."""
     return {
         "schema_version": SCHEMA_VERSION,
-        **found.facts,
-        "comparisons": [_plain(asdict(line)) for line in found.comparisons],
+        **results.metadata,
+        "comparisons": [_plain(asdict(line)) for line in results.comparisons],
         "decisions": [
             {**_plain(asdict(line)), "flagged": {f"{rate:g}": _plain(asdict(v)) for rate, v in line.flagged.items()}}
-            for line in found.decisions
+            for line in results.decisions
         ],
-        "leaks": {f"{group}/{name}": asdict(leak) for (group, name), leak in found.leaks.items()},
-        "missing": found.missing,
+        "leaks": {f"{group}/{name}": asdict(leak) for (group, name), leak in results.leaks.items()},
+        "missing": results.missing,
     }
 
 
-def markdown(found: Benchmark) -> str:
-    """The page: figures with 95 % intervals, and everything that could explain them away."""
+def markdown(results: Benchmark) -> str:
+    """The Markdown page: figures with 95 % intervals, and the checks for leaks and shortcuts."""
     parts = [
-        _measured(found),
-        main_table(found),
-        _section("Which score", _scores(found), _SCORES_NOTE),
-        _section("Trivial baselines and the shortcut audit", _audit(found), _AUDIT_NOTE),
-        _section("What the calibrated decision does", _decisions(found), _DECISIONS_NOTE),
+        _settings_line(results),
+        main_table(results),
+        _section("Which score", _scores(results), _SCORES_NOTE),
+        _section("Trivial baselines and the shortcut audit", _audit(results), _AUDIT_NOTE),
+        _section("What the calibrated decision does", _decisions(results), _DECISIONS_NOTE),
     ]
-    if found.facts.get("against"):
-        parts.append(_section(f"Against {found.facts['against']}", _against(found), _AGAINST_NOTE))
-    peers = [name for name in found.comparisons[0].figures if ":" in name and not name.startswith("score:")]
+    if results.metadata.get("against"):
+        parts.append(_section(f"Against {results.metadata['against']}", _against(results), _AGAINST_NOTE))
+    peers = [name for name in results.comparisons[0].figures if ":" in name and not name.startswith("score:")]
     if peers:
-        parts.append(_section("Other libraries' detectors", _columns(found, peers, peers), "AUROC."))
-    parts.append(_section("Scans left out because a detector knew them", _leaks(found), _LEAKS_NOTE))
+        parts.append(_section("Other libraries' detectors", _columns(results, peers, peers), "AUROC."))
+    parts.append(_section("Scans left out because a detector knew them", _leaks(results), _LEAKS_NOTE))
     parts.append(
-        "## Files that could not be read, or not whole\n\n" + ("\n".join(f"- {line}" for line in found.missing) or "None.")
+        "## Files that could not be read, or not whole\n\n" + ("\n".join(f"- {line}" for line in results.missing) or "None.")
     )
     return "\n\n".join(parts) + "\n"
 
 
 _SCORES_NOTE = (
-    "AUROC of every score of the detector on the same features. The one that decides was chosen before, on other scans."
+    "AUROC of every score of the detector on the same features. The deciding score was chosen beforehand on other scans."
 )
 _AUDIT_NOTE = (
     "AUROC. The baselines learn from in-distribution scans only, as the detector does. The two columns of the audit are "
-    "classifiers trained, out of fold by patient, to tell the two sets apart by 10 grey statistics or 4 file facts: near 1 "
-    "the row measures the picture's chain as much as its content."
+    "classifiers trained, out of fold by patient, to separate the two sets by 10 grey statistics or 4 file facts: near 1, "
+    "the row measures the imaging chain as much as the content."
 )
 _DECISIONS_NOTE = "Share of scans flagged at a false-alarm rate of 1 and 5 %, by the detector's own calibration."
-_AGAINST_NOTE = "AUROC of the detector less that of the other, on the same bootstrap draws."
-_LEAKS_NOTE = "The same file, or nearly the same picture (at most 6 of 256 bits of a difference hash differ)."
+_AGAINST_NOTE = "AUROC of the detector minus that of the other, on the same bootstrap draws."
+_LEAKS_NOTE = "The same file, or nearly the same image (at most 6 of 256 bits of a difference hash differ)."
 
 
-def main_table(found: Benchmark) -> str:
-    """The table of the detector's own figures."""
+def main_table(results: Benchmark) -> str:
+    """Table of the detector's own figures."""
     lines = [
         _row(
             "kind",
@@ -107,7 +107,7 @@ def main_table(found: Benchmark) -> str:
         ),
         "|---" * 9 + "|",
     ]
-    for line in found.comparisons:
+    for line in results.comparisons:
         own = line.figures[MAIN]
         best = max(BASELINES, key=lambda name: line.figures[name].auroc.value)
         figures = [interval(getattr(own, name)) for name in FIGURES]
@@ -115,74 +115,75 @@ def main_table(found: Benchmark) -> str:
     return "\n".join(lines)
 
 
-def _measured(found: Benchmark) -> str:
-    """What was measured with what, and how to read the table."""
-    facts, stated = found.facts, found.facts["calibration"]
-    assert isinstance(stated, dict)
+def _settings_line(results: Benchmark) -> str:
+    """Provenance of the results, and how to read the table."""
+    metadata, stated_calibration = results.metadata, results.metadata["calibration"]
+    assert isinstance(stated_calibration, dict)
     return (
-        f"Detector {facts['detector']} (SHA-256 {str(facts['detector_sha256'])[:12]}), score {facts['score']}, calibration "
-        f"{stated['name']} of {stated['scans']} scans; manifest SHA-256 {str(facts['manifest_sha256'])[:12]}; seed "
-        f"{facts['seed']}. Positives are what should be flagged, or, in the rows of `id_shift`, healthy scans of other "
+        f"Detector {metadata['detector']} (SHA-256 {str(metadata['detector_sha256'])[:12]}), score {metadata['score']}, "
+        f"calibration {stated_calibration['name']} of {stated_calibration['scans']} scans; manifest SHA-256 "
+        f"{str(metadata['manifest_sha256'])[:12]}; seed "
+        f"{metadata['seed']}. Positives are what should be flagged, or, in the rows of `id_shift`, healthy scans of other "
         f"hospitals, where an AUROC of 0.5 is wanted. TPR is the share of positives flagged where FPR of the negatives are, "
-        f"whatever the calibration. In brackets 95 % intervals of {facts['repeats']} bootstraps by patient."
+        f"whatever the calibration. In brackets 95 % intervals of {metadata['repeats']} bootstraps by patient."
     )
 
 
 def interval(figure: Figure) -> str:
-    """A figure with its interval, three decimals; alone where there are too few patients for one."""
+    """A figure with its interval, to three decimals; without an interval if there are too few patients."""
     if math.isnan(figure.low):
         return _number(figure.value)
     return f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
 
 
-def _scores(found: Benchmark) -> str:
-    names = [name for name in SCORES if f"score:{name}" in found.comparisons[0].figures]
-    return _columns(found, [f"score:{name}" for name in names], names)
+def _scores(results: Benchmark) -> str:
+    names = [name for name in SCORES if f"score:{name}" in results.comparisons[0].figures]
+    return _columns(results, [f"score:{name}" for name in names], names)
 
 
-def _audit(found: Benchmark) -> str:
+def _audit(results: Benchmark) -> str:
     lines = [
         _row(
             "kind", "positives", "against", "detector", *(_SHOWN[name] for name in BASELINES), "audit: grey", "audit: file"
         ),
         "|---" * 11 + "|",
     ]
-    for line in found.comparisons:
+    for line in results.comparisons:
         values = [line.figures[name].auroc.value for name in (MAIN, *BASELINES)]
         lines.append(_row(*_names(line), *map(_number, [*values, line.shortcut.grey, line.shortcut.file])))
     return "\n".join(lines)
 
 
-def _columns(found: Benchmark, scorers: list[str], titles: list[str]) -> str:
+def _columns(results: Benchmark, scorers: list[str], titles: list[str]) -> str:
     lines = [_row("kind", "positives", "against", *titles), "|---" * (3 + len(titles)) + "|"]
     lines += [
-        _row(*_names(line), *(_number(line.figures[name].auroc.value) for name in scorers)) for line in found.comparisons
+        _row(*_names(line), *(_number(line.figures[name].auroc.value) for name in scorers)) for line in results.comparisons
     ]
     return "\n".join(lines)
 
 
-def _decisions(found: Benchmark) -> str:
+def _decisions(results: Benchmark) -> str:
     lines = [_row("group", "data set", "scans", "flagged at 1 %", "flagged at 5 %"), "|---" * 5 + "|"]
     lines += [
-        _row(line.group, line.dataset, str(line.count), *map(interval, line.flagged.values())) for line in found.decisions
+        _row(line.group, line.dataset, str(line.count), *map(interval, line.flagged.values())) for line in results.decisions
     ]
     return "\n".join(lines)
 
 
-def _against(found: Benchmark) -> str:
+def _against(results: Benchmark) -> str:
     lines = [_row("kind", "positives", "against", "detector", "other", "difference", "p"), "|---" * 7 + "|"]
-    for line in found.comparisons:
+    for line in results.comparisons:
         gap = line.differences[OTHER]
         values = [interval(line.figures[name].auroc) for name in (MAIN, OTHER)]
         lines.append(_row(*_names(line), *values, interval(gap.auroc), f"{gap.p_value:.3f}"))
     return "\n".join(lines)
 
 
-def _leaks(found: Benchmark) -> str:
-    if not found.leaks:
+def _leaks(results: Benchmark) -> str:
+    if not results.leaks:
         return "None."
-    lines = [_row("data set", "same file", "nearly a training picture", "nearly a calibration picture"), "|---" * 4 + "|"]
-    for (group, name), leak in sorted(found.leaks.items()):
+    lines = [_row("data set", "same file", "nearly a training image", "nearly a calibration image"), "|---" * 4 + "|"]
+    for (group, name), leak in sorted(results.leaks.items()):
         counts = (leak.same_file, leak.near_learned, leak.near_calibration)
         lines.append(_row(f"{group}/{name}", *map(str, counts)))
     return "\n".join(lines)

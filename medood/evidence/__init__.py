@@ -1,1 +1,1 @@
-"""Showing why."""
+"""Evidence for a detector's decision: maps and findings."""

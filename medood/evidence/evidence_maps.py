@@ -1,4 +1,4 @@
-"""The maps of evidence together, each on the one scale that all scans are drawn on."""
+"""All evidence maps of a detector, each on one scale that is common to all scans."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from medood.evidence.grad_cam import Maps
 from medood.evidence.padim import fit_places, normal_scale, place_maps
 from medood.evidence.score_map import FULL_STRENGTH, score_maps
 
-#: Strength that a map has to reach somewhere to be shown: less than that says nothing of where.
+#: Strength that a map must reach somewhere to be shown; a weaker map does not indicate a location.
 DRAWN = 0.5
 
 
 @dataclass(frozen=True)
 class EvidenceMaps:
-    """What is drawn of each picture.
+    """Evidence maps of each image.
 
     Attributes:
-        maps: float32 ``[N, S, S]`` by name, at least 0, 1 being full strength: ``score``, of the score that decides; and
-            where the detector has them ``places``, places that look unlike the same place of other scans, and ``both``.
+        maps: float32 ``[N, S, S]`` by name, at least 0, with 1 as full strength: ``score``, of the deciding score; and if
+            the detector has them, ``places``, places that look unlike the same place in other scans, and ``both``.
         shown: ``[N]`` share of the score that its map shows, from 0 to 1.
     """
 
@@ -32,33 +32,33 @@ class EvidenceMaps:
 
     @property
     def joint(self) -> Maps:
-        """Both together where there are two, or the score's."""
+        """The combined map if there is one, otherwise the score's map."""
         return self.maps.get("both", self.maps["score"])
 
 
-def evidence_maps(detector: Detector, pictures: Tensor) -> EvidenceMaps:
-    """Draw all maps that a detector has.
+def evidence_maps(detector: Detector, images: Tensor) -> EvidenceMaps:
+    """Compute all maps that a detector supports.
 
     Args:
         detector: one with a calibration.
-        pictures: float32 ``[N, 1, S, S]`` as the detector prepares them.
+        images: float32 ``[N, 1, S, S]`` as the detector prepares them.
     """
-    found = score_maps(detector, pictures)
-    maps = {"score": found.maps / np.float32(FULL_STRENGTH)}
+    score = score_maps(detector, images)
+    maps = {"score": score.maps / np.float32(FULL_STRENGTH)}
     if detector.places:
-        maps["places"] = place_maps(detector, pictures) / np.float32(detector.places["places_scale"])
+        maps["places"] = place_maps(detector, images) / np.float32(detector.places["places_scale"])
         maps["both"] = (maps["score"] + maps["places"]) / np.float32(detector.places["both_scale"])
-    return EvidenceMaps(maps, found.shown)
+    return EvidenceMaps(maps, score.shown)
 
 
 def learn_evidence(detector: Detector, training: Tensor, development: Tensor, calibration: Tensor) -> None:
-    """What the maps of evidence need: what belongs at each place, and the scales of the maps that it gives.
+    """Fit what the evidence maps need: the normal features at each place, and the scales of the maps.
 
     Args:
-        detector: one with a calibration; gets ``places``.
-        training: float32 ``[N, 1, S, S]`` pictures that were learned from.
-        development: those held out to choose the score.
-        calibration: those that fix the scales.
+        detector: one with a calibration; its ``places`` are set.
+        training: float32 ``[N, 1, S, S]`` images that were learned from.
+        development: images held out to choose the score.
+        calibration: images that determine the scales.
     """
     detector.places = fit_places(detector.network, training, development)
     places = place_maps(detector, calibration)

@@ -1,4 +1,4 @@
-"""Findings: what would make a flagged scan fit, whether a place or the whole of it is odd, how far it lies."""
+"""Findings on a flagged scan: a correction after which it fits, whether it is odd locally or throughout, and how far."""
 
 from __future__ import annotations
 
@@ -14,62 +14,62 @@ from torch import Tensor
 from medood.detection.detector import Detector
 from medood.detection.features import embed
 from medood.detection.knn import largest_cosine
-from medood.detection.scores import TURNED
+from medood.detection.scores import ORIENTATION_SCORES
 
 Map = npt.NDArray[np.float32]
 
-#: What may have gone wrong with a picture, and what undoes it.
+#: Faults that an image may have, and the functions that undo them.
 CORRECTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "turned by 90 degrees clockwise": lambda picture: torch.rot90(picture, -1, (-2, -1)),
-    "turned by 90 degrees counter-clockwise": lambda picture: torch.rot90(picture, 1, (-2, -1)),
-    "turned by 180 degrees": lambda picture: picture.flip(-2, -1),
-    "mirrored": lambda picture: picture.flip(-1),
-    "flipped upside down": lambda picture: picture.flip(-2),
-    "inverted": lambda picture: 1.0 - picture,
-    "without its even border": lambda picture: trimmed(picture),
+    "turned by 90 degrees clockwise": lambda image: torch.rot90(image, -1, (-2, -1)),
+    "turned by 90 degrees counter-clockwise": lambda image: torch.rot90(image, 1, (-2, -1)),
+    "turned by 180 degrees": lambda image: image.flip(-2, -1),
+    "mirrored": lambda image: image.flip(-1),
+    "flipped upside down": lambda image: image.flip(-2),
+    "inverted": lambda image: 1.0 - image,
+    "without its even border": lambda image: trim_border(image),
 }
-#: Grey values within this of each other are an even border.
+#: Largest range of grey values in a row or column of an even border.
 _EVEN = 0.02
-#: Share of the picture above which what stands out is no longer one place.
+#: Share of the image above which the area that stands out is no longer one place.
 _LOCAL = 0.2
-#: The same at half strength.
+#: The same for the area at half strength.
 _WIDE = 0.4
-#: A correction fits where it takes away at least this share of what the score lies above the median calibration score. Set
-#: on 100 calibration films: turned, mirrored and inverted ones lost all of it in the median; other faults and photographs,
-#: which are odd every way round and by chance a little less so one way, 0.6 at most.
+#: A correction fits if it removes at least this share of the score's excess over the median calibration score. Set on 100
+#: calibration radiographs: turned, mirrored and inverted ones lost all of the excess in the median; other faults and
+#: photographs, which are odd in every orientation and by chance slightly less so in one, lost at most 0.6.
 _FITS = 0.7
-#: Share of the score from which on a map is taken to show all of it.
+#: Share of the score from which a map counts as showing all of it.
 _MOSTLY = 0.95
-#: Scans that lie farther than this share of the calibration scans are called far.
+#: A scan is far if at most this share of the calibration scans lies at least as far.
 _FAR = 0.01
 
 
 @dataclass(frozen=True)
 class Correction:
-    """What makes a scan fit.
+    """A correction after which a scan fits.
 
     Attributes:
-        done: what was done to the picture, one of ``CORRECTIONS``.
-        p_value: of the corrected picture.
-        share: of what the score exceeded the median of the calibration scores by, that it takes away.
-        picture: float32 ``[1, S, S]``.
+        done: name of the correction, one of ``CORRECTIONS``.
+        p_value: p-value of the corrected image.
+        share: share of the score's excess over the median calibration score that the correction removes.
+        image: corrected image, float32 ``[1, S, S]``.
     """
 
     done: str
     p_value: float
     share: float
-    picture: Tensor
+    image: Tensor
 
 
 @dataclass(frozen=True)
 class Distances:
-    """How near calibration scans lie to the bank: the best cosine ``[n]`` of each."""
+    """Nearness of the calibration scans to the bank: the largest cosine ``[n]`` of each."""
 
     best: npt.NDArray[np.float64]
 
     @classmethod
     def of(cls, detector: Detector) -> Distances:
-        """Of the detector's calibration scans; those whose features are not numbers are left out."""
+        """Distances of the detector's calibration scans; those without finite features are left out."""
         features = detector.calibration.features
         features = features[features.isfinite().all(dim=1)]
         if not len(features):
@@ -77,42 +77,44 @@ class Distances:
         return cls(largest_cosine(features, detector.bank).double().numpy())
 
     def nearer(self, cosine: float) -> float:
-        """Share of calibration scans that lie nearer than this."""
+        """Share of calibration scans that lie nearer than ``cosine``."""
         return float((self.best > cosine).mean()) if len(self.best) else 0.0
 
 
-def corrections(detector: Detector, pictures: Tensor, scores: Sequence[float]) -> list[Correction | None]:
-    """For each flagged picture the one correction after which it fits: its score falls by most of what it exceeds the median
-    of the calibration scores by, and by more than their spread (interquartile range).
+def corrections(detector: Detector, images: Tensor, scores: Sequence[float]) -> list[Correction | None]:
+    """Best correction of each flagged image, or None: the score must lose most of its excess over the median calibration
+    score, and more than the calibration scores' interquartile range.
 
     Args:
         detector: the detector.
-        pictures: float32 ``[N, 1, S, S]`` as the detector prepares them.
-        scores: ``[N]``, theirs.
+        images: float32 ``[N, 1, S, S]`` as the detector prepares them.
+        scores: ``[N]`` scores of the images.
     """
-    plain = "head_logit" if detector.score_name in TURNED else detector.score_name  # turned copies take six times as long
-    # Of a letterboxed picture the even border is medood's own.
+    plain = (
+        "head_logit" if detector.score_name in ORIENTATION_SCORES else detector.score_name
+    )  # turned copies take six times as long
+    # The even border of a letterboxed image was added by medood itself.
     own_bars = "without its even border" if detector.preprocess.fit == "letterbox" else ""
-    tried = [(i, "", picture) for i, picture in enumerate(pictures)]
-    for i, picture in enumerate(pictures):
-        made = ((i, name, undo(picture)) for name, undo in CORRECTIONS.items() if name != own_bars)
-        tried += [one for one in made if not torch.equal(one[2], picture)]
-    rows = embed(detector.network, torch.stack([picture for _, _, picture in tried]), turned=False)
+    candidates = [(i, "", image) for i, image in enumerate(images)]
+    for i, image in enumerate(images):
+        corrected = ((i, name, undo(image)) for name, undo in CORRECTIONS.items() if name != own_bars)
+        candidates += [candidate for candidate in corrected if not torch.equal(candidate[2], image)]
+    rows = embed(detector.network, torch.stack([image for _, _, image in candidates]), orientations=False)
     cheap = detector.raw_scores(rows, plain)
-    best = list(range(len(pictures)))
-    for place, (i, _, _) in enumerate(tried):
+    best = list(range(len(images)))
+    for place, (i, _, _) in enumerate(candidates):
         best[i] = place if cheap[place] < cheap[best[i]] else best[i]
     better = [place for i, place in enumerate(best) if place != i]
-    found: list[Correction | None] = [None] * len(pictures)
+    best_corrections: list[Correction | None] = [None] * len(images)
     if better:
-        after = detector.raw_scores(detector.embed(torch.stack([tried[place][2] for place in better])))
+        after = detector.raw_scores(detector.embed(torch.stack([candidates[place][2] for place in better])))
         for place, score in zip(better, after, strict=True):
-            i, name, picture = tried[place]
-            found[i] = _fitting(detector, name, picture, scores[i], float(score))
-    return found
+            i, name, image = candidates[place]
+            best_corrections[i] = _fitting(detector, name, image, scores[i], float(score))
+    return best_corrections
 
 
-def _fitting(detector: Detector, name: str, made: Tensor, before: float, after: float) -> Correction | None:
+def _fitting(detector: Detector, name: str, corrected: Tensor, before: float, after: float) -> Correction | None:
     scores = detector.calibration.scores[np.isfinite(detector.calibration.scores)]
     if not len(scores) or not np.isfinite(after):
         return None
@@ -122,7 +124,7 @@ def _fitting(detector: Detector, name: str, made: Tensor, before: float, after: 
     p_value = float(detector.calibration.p_values(np.full(len(strata), after), strata).min())
     if not before - after > high - low or share < _FITS:
         return None
-    return Correction(name, p_value, min(float(share), 1.0), made)
+    return Correction(name, p_value, min(float(share), 1.0), corrected)
 
 
 @dataclass(frozen=True)
@@ -130,8 +132,8 @@ class Finding:
     """One finding on a scan, as a code with its values; :mod:`medood.reporting.sentences` puts it into words.
 
     Attributes:
-        name: of its sentence in ``strings.json``.
-        values: what is put into the sentence; text is itself the name of a sentence, but for ``stated``.
+        name: name of its sentence in ``strings.json``.
+        values: values to insert; a text is itself the name of a sentence, except for ``stated``.
     """
 
     name: str
@@ -140,57 +142,62 @@ class Finding:
 
 def findings(
     heat: Map,
-    drawn: bool,
-    shown: float,
-    found: Correction | None,
+    any_map_drawn: bool,
+    shown_share: float,
+    fits: Correction | None,
     cosine: float | None,
     distances: Distances,
     attributes: dict[str, str],
 ) -> list[Finding]:
-    """What speaks for the decision.
+    """Findings that support the decision.
 
     Args:
-        heat: ``[H, W]`` map in the picture's shape, 1 being full strength.
-        drawn: whether any map is shown.
-        shown: share of the score that the map shows.
-        found: see :func:`corrections`.
-        cosine: with the nearest in-distribution scan; none where it is not known.
-        distances: of the calibration scans.
-        attributes: the header's.
+        heat: ``[H, W]`` map in the image's shape, with 1 as full strength.
+        any_map_drawn: whether any map is shown.
+        shown_share: share of the score that the map shows.
+        fits: see :func:`corrections`.
+        cosine: cosine with the nearest in-distribution scan; None if unknown.
+        distances: distances of the calibration scans.
+        attributes: attributes of the scan's header.
     """
-    said = []
-    if found:
-        suspect = {"inverted": "grey scale", "without its even border": "framing"}.get(found.done, "orientation")
-        said.append(Finding("fits when", {"done": found.done, "share": found.share, "p": found.p_value, "suspect": suspect}))
+    results = []
+    if fits:
+        suspect = {"inverted": "grey scale", "without its even border": "framing"}.get(fits.done, "orientation")
+        results.append(
+            Finding(
+                "fits when",
+                {"done": fits.done, "share": fits.share, "p": fits.p_value, "suspect": suspect},
+            )
+        )
     if cosine is not None and distances.nearer(cosine) >= 1 - _FAR:
-        stated = " ".join(attributes[name] for name in ("BodyPartExamined", "ViewPosition") if attributes.get(name))
-        name = "header disagrees" if stated else "lies far"
-        said.append(Finding(name, {"stated": stated, "share": distances.nearer(cosine)}))
-    said.append(_where(heat, drawn))
-    if shown < _MOSTLY and said[-1].name != "nowhere":
-        said.append(Finding("part shown", {"share": shown}))
-    return said
+        header = " ".join(attributes[name] for name in ("BodyPartExamined", "ViewPosition") if attributes.get(name))
+        name = "header disagrees" if header else "lies far"
+        results.append(Finding(name, {"stated": header, "share": distances.nearer(cosine)}))
+    results.append(_where(heat, any_map_drawn))
+    if shown_share < _MOSTLY and results[-1].name != "nowhere":
+        results.append(Finding("part shown", {"share": shown_share}))
+    return results
 
 
-def trimmed(picture: Tensor) -> Tensor:
-    """``[1, H, W]`` without its border of even grey, brought back to its size; itself where there is none."""
-    grey = picture[0]
+def trim_border(image: Tensor) -> Tensor:
+    """``[1, H, W]`` without its even border, resized to its original size; unchanged if there is none."""
+    grey = image[0]
     rows = torch.nonzero((grey.amax(1) - grey.amin(1)) > _EVEN).flatten()
     columns = torch.nonzero((grey.amax(0) - grey.amin(0)) > _EVEN).flatten()
     if not len(rows) or not len(columns):
-        return picture
+        return image
     top, bottom, left, right = (int(v) for v in (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1))
     if (bottom - top) * (right - left) > 0.9 * grey.numel():
-        return picture
-    inner = picture[None, :, top:bottom, left:right]
+        return image
+    inner = image[None, :, top:bottom, left:right]
     return functional.interpolate(inner, grey.shape, mode="bilinear", align_corners=False)[0]
 
 
 def standing_out(heat: Map) -> tuple[str, float]:
-    """``nowhere``, ``one place`` or ``everywhere``, and the share of the picture that stands out.
+    """``nowhere``, ``one place`` or ``everywhere``, and the share of the image that stands out.
 
     Args:
-        heat: ``[S, S]`` map, 1 being full strength, which calibration scans do not reach.
+        heat: ``[S, S]`` map, with 1 as full strength, which calibration scans do not reach.
     """
     wide = float((heat >= 0.5).mean())
     if not (heat >= 1.0).any():
@@ -199,10 +206,10 @@ def standing_out(heat: Map) -> tuple[str, float]:
     return ("everywhere", max(share, wide)) if share > _LOCAL or wide > _WIDE else ("one place", share)
 
 
-def _where(heat: Map, drawn: bool) -> Finding:
-    """Whether one place stands out, and where; sides are the picture's."""
+def _where(heat: Map, any_map_drawn: bool) -> Finding:
+    """Whether one place stands out, and where; left and right are those of the image."""
     name, share = standing_out(heat)
-    if name == "nowhere" and drawn:
+    if name == "nowhere" and any_map_drawn:
         return Finding("faint", {})
     if name != "one place":
         return Finding(name, {"share": share})

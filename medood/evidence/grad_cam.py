@@ -1,9 +1,9 @@
-"""Grad-CAM of the out-of-distribution score, raw, so that all scans can be drawn on one scale.
+"""Unscaled Grad-CAM of the out-of-distribution score, so that all scans can be drawn on one scale.
 
-The variant is HiResCAM (Draelos and Carin 2020, of pytorch-grad-cam), at the stages of a quarter and an eighth of the
-input's resolution: at the last stage of a small network a cell is a third of the film. The maps of several slightly
-different crops are averaged, as in SmoothGrad (Smilkov et al. 2017), and smoothed. ``medood faithfulness`` measures what
-they are worth.
+The variant is HiResCAM (Draelos and Carin 2020, of pytorch-grad-cam), at the stages with a quarter and an eighth
+of the input's resolution: at the last stage of a small network, a cell covers a third of the radiograph. The maps of several
+slightly different crops are averaged, as in SmoothGrad (Smilkov et al. 2017), and smoothed. ``medood check-maps`` measures
+how faithful they are.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from medood.negatives.shift import resample
 
 Maps = npt.NDArray[np.float32]
 
-#: Crops of a picture whose maps are averaged, where fewer are scored; the first are those that are.
+#: Minimum number of crops whose maps are averaged; the scored crops come first.
 VIEWS = 8
-#: Largest change of a crop's side against one that is scored, as a share of the picture's.
+#: Largest change of a crop's side from that of a scored crop, as a share of the image's side.
 _JITTER = 0.08
 #: Standard deviation of the Gaussian that smooths a map, as a share of its side.
 SMOOTHING = 0.04
-#: Scores that are drawn as minus the head's log divergence from uniform, which rises with the entropy and is not flat at its
-#: end. It is the same as ``head_entropy`` but for its scale, and the first network's part of the others.
+#: Scores that are mapped as minus the head's log divergence from uniform, which rises with the entropy without saturating.
+#: It equals ``head_entropy`` up to scale, and is the first network's part of the other two.
 _OF_THE_HEAD = ("head_entropy", "head_contrast", "ensemble")
 
 
 class _ScoreModel(nn.Module):
-    """Crops to out-of-distribution scores ``[N]``, with the graph kept."""
+    """Maps crops to out-of-distribution scores ``[N]`` with gradients."""
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
         self.network = detector.network
         self._detector = detector
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        features = self.network.features(pictures)
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.network.features(images)
         outputs = self.network.head(features)
         if self._detector.score_name in _OF_THE_HEAD:
             return -log_divergence(outputs)
@@ -62,9 +62,11 @@ class _RawHiResCAM(HiResCAM):  # type: ignore[misc, unused-ignore]
             strict=True,
         )
         return [
-            torch.from_numpy(self.get_cam_image(input_tensor, layer, targets, some.numpy(), slope.numpy(), eigen_smooth))
-            * (some.shape[-1] * some.shape[-2])
-            for layer, some, slope in pairs
+            torch.from_numpy(
+                self.get_cam_image(input_tensor, layer, targets, layer_output.numpy(), slope.numpy(), eigen_smooth)
+            )
+            * (layer_output.shape[-1] * layer_output.shape[-2])
+            for layer, layer_output, slope in pairs
         ]
 
     def aggregate_multi_layers(self, cam_per_target_layer: list[Tensor]) -> Tensor:
@@ -74,24 +76,24 @@ class _RawHiResCAM(HiResCAM):  # type: ignore[misc, unused-ignore]
         return torch.stack(maps).sum(dim=0)
 
 
-def grad_cam(detector: Detector, pictures: Tensor, batch_size: int = 16) -> Maps:
-    """Where the out-of-distribution score of each picture comes from.
+def grad_cam(detector: Detector, images: Tensor, batch_size: int = 16) -> Maps:
+    """Map the out-of-distribution score of each image to its places.
 
     Args:
         detector: the detector.
-        pictures: float32 ``[N, 1, S, S]`` as the detector prepares them.
+        images: float32 ``[N, 1, S, S]`` as the detector prepares them.
 
     Returns:
         float32 ``[N, S, S]``, at least 0: what each place adds to the score, in its units, per share of the area; not
-        scaled, so that maps of different scans compare. 0 where the detector does not look.
+        scaled, so that maps of different scans are comparable; 0 outside the detector's crops.
     """
     layers, reshape = _targets(detector.network.backbone)
     device = next(detector.network.parameters()).device
-    side = pictures.shape[-1]
+    side = images.shape[-1]
     crops, back = _crops(detector.preprocess.crops)
     maps = []
     with _RawHiResCAM(_ScoreModel(detector), layers, reshape) as cam, torch.enable_grad():
-        for batch in torch.split(pictures, batch_size):
+        for batch in torch.split(images, batch_size):
             total = torch.zeros(len(batch), 1, side, side)
             for crop, inverse in zip(crops, back, strict=True):
                 view = resample(batch.to(device), crop.to(device).expand(len(batch), 2, 3), side).requires_grad_(True)
@@ -107,7 +109,7 @@ def grad_cam(detector: Detector, pictures: Tensor, batch_size: int = 16) -> Maps
 
 
 def _crops(scored: list[float]) -> tuple[Tensor, Tensor]:
-    """Matrices ``[V, 2, 3]`` from crops to the picture, always the same, and their inverses."""
+    """Matrices ``[V, 2, 3]`` from crops to the image, the same on every call, and their inverses."""
     generator = torch.Generator().manual_seed(0)
     count = max(VIEWS, len(scored))
     around = torch.tensor([scored[i % len(scored)] for i in range(count)])
@@ -123,12 +125,12 @@ def _crops(scored: list[float]) -> tuple[Tensor, Tensor]:
 
 
 def _targets(backbone: Any) -> tuple[list[nn.Module], Any]:
-    """The layers to look at, and how their output becomes ``[N, C, h, w]``.
+    """Target layers, and a function that reshapes their output to ``[N, C, h, w]``.
 
-    A token network is read before the last attention, because after it only the class token reaches the score; its prefix
-    tokens are dropped. A convolutional network is read where its resolution is a quarter and an eighth of the input's, and
-    behind the norm that begins the next stage, where there is one: it takes each cell's scale away, so that before it
-    gradient times activation sums to nothing but rounding error.
+    A transformer is read before the last attention, because after it only the class token reaches the score; its prefix
+    tokens are dropped. A convolutional network is read at a quarter and an eighth of the input's resolution, after the norm
+    that begins the next stage, if there is one: the norm removes each cell's scale, so that before it gradient times
+    activation sums to rounding error only.
     """
     if hasattr(backbone, "blocks") and hasattr(backbone, "num_prefix_tokens"):
         prefix = int(backbone.num_prefix_tokens)
@@ -145,6 +147,6 @@ def _targets(backbone: Any) -> tuple[list[nn.Module], Any]:
 
 
 def _norm_of(stage: nn.Module) -> nn.Module | None:
-    """The norm over channels with which a stage begins (ConvNeXt), or none."""
+    """The channel norm at the start of a stage (ConvNeXt), or None."""
     first = next(getattr(stage, "downsample", nn.Identity()).children(), None)
     return first if type(first).__name__ in ("LayerNorm2d", "SimpleNorm2d") else None

@@ -1,8 +1,8 @@
-"""Where the score that decides comes from: each of its parts laid out over the picture, as strong as it weighs in the score.
+"""Maps of the deciding score: each part of the score is mapped to the image, weighted by its share of the score.
 
-A score alone is laid out by Grad-CAM. The score ``ensemble`` is a sum, and each part is laid out by what explains it: the
-network's head by Grad-CAM, the appearance model by the exact share that each place has in its squared distance. Its members'
-heads have no map, nor has a head whose Grad-CAM is 0 everywhere: what no map shows is said in a figure instead.
+A single score is mapped by Grad-CAM. The score ``ensemble`` is a sum, and each part has its own kind of map: Grad-CAM for
+the network's head, and the exact contribution of each place to the squared distance for the appearance model. Its members'
+heads have no map, nor does a head whose Grad-CAM is 0 everywhere: the share of the score without a map is reported instead.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from medood.detection.scores import Ensemble
 from medood.evidence.grad_cam import SMOOTHING, Maps, grad_cam
 
 Vector = npt.NDArray[np.float64]
-#: The false-alarm rate whose limit is the unit of a map.
+#: The false-alarm rate whose threshold is the unit of a map.
 _RATE = 0.05
-#: What is drawn at full strength. An even map of a score at the limit is 1 everywhere; a place that adds twelve times that
-#: for its size stands out. Set on calibration films, more than 95 of 100 of which stay below it.
+#: Value drawn at full strength. A uniform map of a score at the threshold is 1 everywhere; a place that adds twelve times
+#: that for its size stands out. Set on calibration radiographs, more than 95 of 100 of which stay below it.
 FULL_STRENGTH = 12.0
 
 
@@ -36,9 +36,9 @@ class ScoreMaps:
     """Maps of the deciding score.
 
     Attributes:
-        maps: float32 ``[N, S, S]``, at least 0: what each place adds to the score, per share of the area. The mean is how
-            far the score lies above the median calibration score, so far as a map shows it; 1 is the distance from there to
-            the limit at 5 % of false alarms.
+        maps: float32 ``[N, S, S]``, at least 0: what each place adds to the score, per share of the area. The mean is the
+            score's excess over the median calibration score, as far as the map shows it; 1 is the distance from that median
+            to the threshold at a false-alarm rate of 5 %.
         shown: ``[N]`` share of the score that the map shows, from 0 to 1.
     """
 
@@ -46,71 +46,72 @@ class ScoreMaps:
     shown: Vector
 
 
-def score_maps(detector: Detector, pictures: Tensor) -> ScoreMaps:
-    """Lay the deciding score of each picture out over it.
+def score_maps(detector: Detector, images: Tensor) -> ScoreMaps:
+    """Map the deciding score of each image to its places.
 
     Args:
         detector: one with a calibration.
-        pictures: float32 ``[N, 1, S, S]`` as the detector prepares them.
+        images: float32 ``[N, 1, S, S]`` as the detector prepares them.
     """
-    rows = detector.embed(pictures)
-    densities = [_density(grad_cam(detector, pictures))]
-    weights = np.ones((len(pictures), 1))
+    rows = detector.embed(images)
+    densities = [_density(grad_cam(detector, images))]
+    weights = np.ones((len(images), 1))
     if detector.score_name == "ensemble":
         weights = _weights(detector, rows)
         if detector.network.appearance is not None:
             densities += [np.zeros_like(densities[0])] * len(detector.network.members)
-            densities.append(_density(appearance_maps(detector.network.appearance, pictures)))
+            densities.append(_density(appearance_maps(detector.network.appearance, images)))
     excess = _excess(detector, detector.raw_scores(rows))
-    maps, shown = np.zeros_like(densities[0]), np.zeros(len(pictures))
+    maps, shown_shares = np.zeros_like(densities[0]), np.zeros(len(images))
     for weight, density in zip(weights.T, densities, strict=False):
         maps += (weight * excess)[:, None, None].astype(np.float32) * density
-        shown += weight * (density.max(axis=(1, 2)) > 0)
-    return ScoreMaps(maps, shown)
+        shown_shares += weight * (density.max(axis=(1, 2)) > 0)
+    return ScoreMaps(maps, shown_shares)
 
 
-def appearance_maps(appearance: Appearance, pictures: Tensor) -> Maps:
+def appearance_maps(appearance: Appearance, images: Tensor) -> Maps:
     """What each place adds to the squared distance of the appearance model, float32 ``[N, S, S]``, at least 0.
 
-    The squared Mahalanobis distance of a registered film is a sum over its places: the difference from the average film
-    there, times the difference weighed by the inverse covariance. Laid back where the frame lies in the film, and smoothed.
+    The squared Mahalanobis distance of a registered radiograph is a sum over its places: the difference from the average
+    radiograph there, times the difference weighted by the inverse covariance. The map is resampled back to the frame's place
+    in the radiograph and smoothed.
 
     Args:
         appearance: the model.
-        pictures: float32 ``[N, 1, S, S]`` in [0, 1].
+        images: float32 ``[N, 1, S, S]`` in [0, 1].
     """
-    frames, difference = appearance.differences(pictures)
-    added = difference * ((difference @ appearance.axes) @ appearance.axes.T)
-    side = pictures.shape[-1]
-    grid = affine_grid(_inverse(frames), [len(pictures), 1, side, side], align_corners=False)
-    laid = grid_sample(added.view(-1, 1, SIDE, SIDE), grid, "bilinear", "zeros", align_corners=False)[:, 0].numpy()
-    return np.asarray(np.maximum(gaussian_filter(laid, SMOOTHING * side, mode="constant", axes=(1, 2)), 0.0), np.float32)
+    frames, difference = appearance.differences(images)
+    shares = difference * ((difference @ appearance.axes) @ appearance.axes.T)
+    side = images.shape[-1]
+    grid = affine_grid(_inverse(frames), [len(images), 1, side, side], align_corners=False)
+    spread = grid_sample(shares.view(-1, 1, SIDE, SIDE), grid, "bilinear", "zeros", align_corners=False)[:, 0].numpy()
+    return np.asarray(np.maximum(gaussian_filter(spread, SMOOTHING * side, mode="constant", axes=(1, 2)), 0.0), np.float32)
 
 
 def _inverse(frames: Tensor) -> Tensor:
-    """The inverses ``[N, 2, 3]`` of affine matrices ``[N, 2, 3]``."""
+    """Inverses ``[N, 2, 3]`` of affine matrices ``[N, 2, 3]``."""
     last = torch.tensor([0.0, 0.0, 1.0]).expand(len(frames), 1, 3)
     inverse: Tensor = torch.linalg.inv(torch.cat([frames, last], dim=1))[:, :2]
     return inverse
 
 
 def _density(maps: Maps) -> Maps:
-    """Maps of mean 1 each; one that is 0 everywhere stays so."""
+    """Scale each map to mean 1; a map that is 0 everywhere is unchanged."""
     means = maps.mean(axis=(1, 2), keepdims=True)
     return np.asarray(np.divide(maps, means, out=np.zeros_like(maps), where=means > 0), dtype=np.float32)
 
 
 def _weights(detector: Detector, rows: Features) -> Vector:
-    """The share ``[N, K]`` that each part of the ensemble has in what speaks against a scan."""
+    """Share ``[N, K]`` of each part of the ensemble in the evidence against a scan."""
     against = Ensemble.parts(rows, detector.fitted["ensemble"]).double().clamp(min=0.0)
     return np.asarray((against / against.sum(dim=1, keepdim=True).clamp(min=1e-12)).numpy())
 
 
 def _excess(detector: Detector, scores: Vector) -> Vector:
-    """How far scores lie above the median of the calibration scores, in the distance from there to the limit; at least 0."""
-    known = detector.calibration.scores[np.isfinite(detector.calibration.scores)]
-    if not len(known):
+    """Excess of scores over the median calibration score, relative to that of the threshold; at least 0."""
+    calibration_scores = detector.calibration.scores[np.isfinite(detector.calibration.scores)]
+    if not len(calibration_scores):
         return np.zeros(len(scores))
-    middle, limit = float(np.median(known)), threshold(known, _RATE)
-    unit = limit - middle if np.isfinite(limit) and limit > middle else float(np.ptp(known)) or 1.0
+    middle, limit = float(np.median(calibration_scores)), threshold(calibration_scores, _RATE)
+    unit = limit - middle if np.isfinite(limit) and limit > middle else float(np.ptp(calibration_scores)) or 1.0
     return np.where(np.isfinite(scores), np.maximum(scores - middle, 0.0) / unit, 0.0)

@@ -1,1 +1,1 @@
-"""Shifting transformations: pictures that keep the low-level statistics of the domain and lose its meaning."""
+"""Shifting transformations: negatives that keep the low-level statistics of the domain but lose its meaning."""

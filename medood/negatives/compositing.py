@@ -1,4 +1,4 @@
-"""Two patients on one film."""
+"""Two patients on one radiograph."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from medood.negatives.shift import Parameters, column, coordinates, partners, un
 
 @dataclass(frozen=True)
 class JoinedHalves:
-    """``joined_halves``: the part beyond a cut at 0.35 to 0.65 comes from another picture; the cut is vertical or
-    horizontal, and soft over ``softness`` of the side."""
+    """``joined_halves``: the part beyond a cut at 0.35 to 0.65 of the side comes from another image; the cut is vertical
+    or horizontal, with a soft edge over ``softness`` of the side."""
 
     softness: float = 0.02
 
@@ -24,17 +24,17 @@ class JoinedHalves:
             "vertical": torch.randint(0, 2, (len(rows),), generator=generator).bool(),
         }
 
-    def apply(self, pictures: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
-        row, col = coordinates(pictures)
+    def apply(self, images: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
+        row, col = coordinates(images)
         place = torch.where(column(parameters["vertical"]), col, row)
         share = torch.sigmoid((place - column(parameters["cut"])) / (self.softness / 2))
-        return torch.lerp(pictures, pool[parameters["partner"]], share)
+        return torch.lerp(images, pool[parameters["partner"]], share)
 
 
 @dataclass(frozen=True)
 class BlendedPatch:
-    """``blended_patch``: an ellipse of another picture, half axes 0.1 to 0.28 of the side, soft edge, taken from another
-    place of the other picture."""
+    """``blended_patch``: a soft-edged ellipse with half axes of 0.1 to 0.28 of the side, taken from another image at a
+    different place."""
 
     softness: float = 0.25
 
@@ -50,21 +50,21 @@ class BlendedPatch:
             "from_col": uniform(count, 0.3, 0.7, generator),
         }
 
-    def apply(self, pictures: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
-        row, col = coordinates(pictures)
-        side = pictures.shape[-1]
+    def apply(self, images: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
+        row, col = coordinates(images)
+        side = images.shape[-1]
         rows = self._indices(side, parameters["row"], parameters["from_row"])
         cols = self._indices(side, parameters["col"], parameters["from_col"])
-        index = torch.arange(len(pictures), device=pictures.device)[:, None, None]
+        index = torch.arange(len(images), device=images.device)[:, None, None]
         other = pool[parameters["partner"]][:, 0][index, rows[:, :, None], cols[:, None, :]][:, None]
         radius = torch.sqrt(
             ((row - column(parameters["row"])) / column(parameters["height"])) ** 2
             + ((col - column(parameters["col"])) / column(parameters["width"])) ** 2
         )
         share = torch.sigmoid((1.0 - radius) / (self.softness / 2))
-        return torch.lerp(pictures, other, share)
+        return torch.lerp(images, other, share)
 
     def _indices(self, side: int, target: Tensor, origin: Tensor) -> Tensor:
-        """``[N, side]``: which row (or column) of the other picture comes to each of this one, held at its border."""
+        """``[N, side]``: the row (or column) of the other image for each one of this image, clamped at the border."""
         offset = ((origin - target) * side).round().long()
         return (torch.arange(side, device=target.device) + offset[:, None]).clamp(0, side - 1)

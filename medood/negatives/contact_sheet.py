@@ -1,4 +1,4 @@
-"""A contact sheet: originals beside their negatives, one column a shifting transformation."""
+"""A contact sheet: originals beside their negatives, one column per shifting transformation."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from medood.negatives.mixture import Mixture
 _LABEL, _GAP = 16, 4
 
 
-def contact_sheet(pictures: Tensor, mixture: dict[str, float], seed: int, auxiliary: bool = False) -> Image.Image:
+def contact_sheet(images: Tensor, mixture: dict[str, float], seed: int, auxiliary: bool = False) -> Image.Image:
     """Draw the sheet.
 
     Args:
-        pictures: ``[N, 1, S, S]`` in [0, 1]; one row each.
-        mixture: the shifts with a weight above 0 are the columns behind the original.
-        seed: of the parameters.
-        auxiliary: call the first column so.
+        images: ``[N, 1, S, S]`` in [0, 1]; one row per image.
+        mixture: weights by shift; each shift with a weight above 0 becomes a column after the original.
+        seed: seed of the parameters.
+        auxiliary: label the first column ``auxiliary``.
     """
-    count, _, side, _ = pictures.shape
-    columns = {"auxiliary" if auxiliary else "original": pictures}
+    count, _, side, _ = images.shape
+    columns = {"auxiliary" if auxiliary else "original": images}
     for name in (name for name, weight in mixture.items() if weight > 0):
         alone = Mixture({name: 1.0})
         draw = alone.sample(count, side, torch.Generator().manual_seed(seed))
-        columns[name] = alone.apply(pictures, draw)
+        columns[name] = alone.apply(images, draw)
     cell = max(side, 96)
     size = (len(columns) * (cell + _GAP) - _GAP, count * (cell + _GAP) - _GAP + _LABEL)
     sheet = Image.new("L", size, 255)
@@ -36,10 +36,10 @@ def contact_sheet(pictures: Tensor, mixture: dict[str, float], seed: int, auxili
     for column, (name, batch) in enumerate(columns.items()):
         left = column * (cell + _GAP)
         draw_text.text((left + 2, 2), name, fill=0)
-        for row, picture in enumerate(batch):
-            levels = (picture[0].clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-            shown = Image.fromarray(np.ascontiguousarray(levels)).resize((cell, cell), Image.Resampling.BICUBIC)
-            sheet.paste(shown, (left, _LABEL + row * (cell + _GAP)))
+        for row, image in enumerate(batch):
+            levels = (image[0].clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+            thumbnail = Image.fromarray(np.ascontiguousarray(levels)).resize((cell, cell), Image.Resampling.BICUBIC)
+            sheet.paste(thumbnail, (left, _LABEL + row * (cell + _GAP)))
     return sheet
 
 

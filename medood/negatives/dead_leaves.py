@@ -1,4 +1,4 @@
-"""Pictures of nothing in particular: what a network that has only ever seen one kind of picture takes for that kind."""
+"""Abstract images of overlapping shapes, which a network trained on one kind of image may mistake for that kind."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _LEAVES = 24
 
 @dataclass(frozen=True)
 class DeadLeaves:
-    """``dead_leaves``: the film is replaced by ellipses that lie on each other (the dead leaves model: Lee, Mumford, Huang,
-    IJCV 2001), each of one grey value, on a ground that is black half the time. In half of them the first leaf is large and
-    central, as a body in a slice is; in half of them left and right are the same. Noise on grids of 8 and 40 cells mottles
-    them. The one shift that keeps nothing of the film."""
+    """``dead_leaves``: the image is replaced by overlapping ellipses (the dead leaves model: Lee, Mumford, Huang,
+    IJCV 2001), each of one grey value, on a background that is black half the time. In half of the images the first leaf is
+    large and central, like a body in a slice; half are left-right symmetric. Noise on grids of 8 and 40 cells mottles them.
+    This is the only shift that keeps nothing of the radiograph."""
 
     def sample(self, rows: Tensor, pool: int, side: int, generator: Generator) -> Parameters:
         count = len(rows)
@@ -46,19 +46,19 @@ class DeadLeaves:
             "fine": torch.rand(count, 1, 40, 40, generator=generator) - 0.5,
         }
 
-    def apply(self, pictures: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
-        row, col = coordinates(pictures)
+    def apply(self, images: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
+        row, col = coordinates(images)
         col = torch.where(column(parameters["alike"]), torch.minimum(col, 1.0 - col), col)
-        made = column(parameters["ground"]).expand_as(pictures)
+        canvas = column(parameters["ground"]).expand_as(images)
         for number in range(_LEAVES):
             x, y, wide, high, angle, grey = (column(value) for value in parameters["leaves"][:, number].unbind(1))
             across = (col - x) * angle.cos() + (row - y) * angle.sin()
             along = (row - y) * angle.cos() - (col - x) * angle.sin()
             distance = ((across / wide) ** 2 + (along / high) ** 2).sqrt()
             cover = torch.sigmoid((1.0 - distance) / column(parameters["edge"])) * (number < column(parameters["number"]))
-            made = torch.lerp(made, grey.expand_as(made), cover)
+            canvas = torch.lerp(canvas, grey.expand_as(canvas), cover)
         mottle = sum(
-            functional.interpolate(parameters[name], size=pictures.shape[-2:], mode="bilinear", align_corners=False)
+            functional.interpolate(parameters[name], size=images.shape[-2:], mode="bilinear", align_corners=False)
             for name in ("coarse", "fine")
         )
-        return (made + column(parameters["depth"]) * mottle * (0.2 + made)).clamp(0.0, 1.0)
+        return (canvas + column(parameters["depth"]) * mottle * (0.2 + canvas)).clamp(0.0, 1.0)

@@ -1,4 +1,4 @@
-"""An auxiliary picture as it is: another thing altogether, with nothing shifted."""
+"""An auxiliary image as it is: already out-of-distribution, so nothing is shifted."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from medood.negatives.shift import Parameters
 
 
 @dataclass(frozen=True)
-class ImageAsIs:
-    """``image_as_is``: unchanged. For auxiliary pictures only; of an in-distribution picture it is no negative."""
+class Identity:
+    """``image_as_is``: unchanged. For auxiliary images only; an unchanged in-distribution image is not a negative."""
 
     def sample(self, rows: Tensor, pool: int, side: int, generator: Generator) -> Parameters:
         return {}
 
-    def apply(self, pictures: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
-        return pictures
+    def apply(self, images: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
+        return images

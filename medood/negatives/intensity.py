@@ -16,8 +16,8 @@ class Inverted:
     def sample(self, rows: Tensor, pool: int, side: int, generator: Generator) -> Parameters:
         return {}
 
-    def apply(self, pictures: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
-        return 1.0 - pictures
+    def apply(self, images: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
+        return 1.0 - images
 
 
 @dataclass(frozen=True)
@@ -30,5 +30,5 @@ class WrongWindow:
             "width": uniform(len(rows), 0.06, 0.25, generator),
         }
 
-    def apply(self, pictures: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
-        return ((pictures - column(parameters["center"])) / column(parameters["width"]) + 0.5).clamp(0.0, 1.0)
+    def apply(self, images: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
+        return ((images - column(parameters["center"])) / column(parameters["width"]) + 0.5).clamp(0.0, 1.0)

@@ -13,14 +13,14 @@ from medood.negatives.compositing import BlendedPatch, JoinedHalves
 from medood.negatives.dead_leaves import DeadLeaves
 from medood.negatives.diffuse import Effusion, Haze
 from medood.negatives.framing import Stretched, WrongFraming
-from medood.negatives.identity import ImageAsIs
+from medood.negatives.identity import Identity
 from medood.negatives.intensity import Inverted, WrongWindow
 from medood.negatives.opacity import SimulatedOpacity
 from medood.negatives.orientation import AnyTurn, Mirror, QuarterTurn, UpsideDown
 from medood.negatives.permutation import PatchPermutation, PixelPermutation
 from medood.negatives.shift import Parameters, Shift
 
-#: Every shifting transformation by the name that a configuration uses.
+#: Every shifting transformation by its name in a configuration.
 SHIFTS: dict[str, Shift] = {
     "rot": QuarterTurn(),
     "rot_360": AnyTurn(),
@@ -39,23 +39,23 @@ SHIFTS: dict[str, Shift] = {
     "effusion": Effusion(),
     "stretched": Stretched(),
     "dead_leaves": DeadLeaves(),
-    "image_as_is": ImageAsIs(),
+    "image_as_is": Identity(),
 }
 
 
 @dataclass(frozen=True)
 class Draw:
-    """What was drawn for one batch: for each shift its rows and parameters. Applying it again gives the same pictures."""
+    """Random draw for one batch: rows and parameters of each shift. Applying it again gives the same images."""
 
     rows: dict[str, Tensor]
     parameters: dict[str, Parameters]
 
 
 class Mixture:
-    """Shifts drawn by weight, one a picture.
+    """Draws one shift per image, by weight.
 
     Args:
-        weights: name to weight.
+        weights: weight of each shift by name.
 
     Raises:
         MedoodError: a name is unknown, or no weight is above 0.
@@ -75,18 +75,18 @@ class Mixture:
         self._weights = torch.tensor([weights[name] for name in self.names], dtype=torch.float64)
 
     def sample(self, count: int, side: int, generator: Generator) -> Draw:
-        """Draw a shift and its parameters for each of ``count`` pictures."""
+        """Draw a shift and its parameters for each of ``count`` images."""
         kind = torch.multinomial(self._weights, count, replacement=True, generator=generator)
         rows = {name: torch.nonzero(kind == i).flatten() for i, name in enumerate(self.names)}
         rows = {name: chosen for name, chosen in rows.items() if len(chosen)}
         parameters = {name: SHIFTS[name].sample(chosen, count, side, generator) for name, chosen in rows.items()}
         return Draw(rows, parameters)
 
-    def apply(self, pictures: Tensor, draw: Draw) -> Tensor:
-        """Shift ``[N, 1, S, S]`` pictures as drawn."""
-        shifted = pictures.clone()
+    def apply(self, images: Tensor, draw: Draw) -> Tensor:
+        """Shift ``[N, 1, S, S]`` images as drawn."""
+        shifted = images.clone()
         for name, rows in draw.rows.items():
-            rows = rows.to(pictures.device)
-            parameters = {key: value.to(pictures.device) for key, value in draw.parameters[name].items()}
-            shifted[rows] = SHIFTS[name].apply(pictures[rows], parameters, pictures)
+            rows = rows.to(images.device)
+            parameters = {key: value.to(images.device) for key, value in draw.parameters[name].items()}
+            shifted[rows] = SHIFTS[name].apply(images[rows], parameters, images)
         return shifted

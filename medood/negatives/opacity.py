@@ -1,4 +1,4 @@
-"""Simulated opacities: bright, soft or mottled, where the film is dark."""
+"""Simulated opacities: bright, soft or mottled blobs in dark regions of the radiograph."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from medood.negatives.shift import Parameters, coordinates, uniform
 
 @dataclass(frozen=True)
 class SimulatedOpacity:
-    """``opacity``: 1 to ``most`` blobs in the lung field, each with half axes of 0.04 to 0.2 of the side, which lift the
-    grey value towards a level of 0.55 to 0.9 by 0.25 to 0.8; half of the films mottled.
+    """``opacity``: 1 to ``most`` blobs in the lung field, each with half axes of 0.04 to 0.2 of the side, which raise the
+    grey value towards a level of 0.55 to 0.9 by 0.25 to 0.8; mottled in half of the radiographs.
 
-    The lung field is not segmented: a place is drawn with a weight that grows with darkness inside a central frame.
+    The lung field is not segmented: places are drawn inside a central frame, with a weight that grows with darkness.
     """
 
     most: int = 4
@@ -38,11 +38,11 @@ class SimulatedOpacity:
             * torch.randint(0, 2, (count, 1, 1, 1), generator=generator),
         }
 
-    def apply(self, pictures: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
-        side = pictures.shape[-1]
-        row, col = coordinates(pictures)
-        rows, cols = self._places(pictures, parameters["place"])
-        shape = (len(pictures), self.most, 1, 1)
+    def apply(self, images: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
+        side = images.shape[-1]
+        row, col = coordinates(images)
+        rows, cols = self._places(images, parameters["place"])
+        shape = (len(images), self.most, 1, 1)
         distance = ((row - rows.view(shape)) / parameters["height"].view(shape)) ** 2 + (
             (col - cols.view(shape)) / parameters["width"].view(shape)
         ) ** 2
@@ -50,14 +50,14 @@ class SimulatedOpacity:
         cover = 1.0 - (1.0 - blobs).prod(dim=1, keepdim=True)
         mottle = functional.interpolate(parameters["mottle"], size=(side, side), mode="bicubic", align_corners=False)
         cover = cover * (1.0 - 0.8 * mottle.clamp(0.0, 1.0))
-        level = torch.maximum(parameters["level"].view(-1, 1, 1, 1), pictures)
-        return torch.lerp(pictures, level, cover.clamp(0.0, 1.0)).clamp(0.0, 1.0)
+        level = torch.maximum(parameters["level"].view(-1, 1, 1, 1), images)
+        return torch.lerp(images, level, cover.clamp(0.0, 1.0)).clamp(0.0, 1.0)
 
-    def _places(self, pictures: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
-        """Turn uniform numbers into places by the inverse of the cumulated darkness on a 16 x 16 grid."""
+    def _places(self, images: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+        """Map uniform numbers to places by inverting the cumulative darkness on a 16 x 16 grid."""
         grid = 16
-        dark = 1.0 - functional.adaptive_avg_pool2d(pictures, grid)[:, 0]
-        axis = (torch.arange(grid, device=pictures.device) + 0.5) / grid
+        dark = 1.0 - functional.adaptive_avg_pool2d(images, grid)[:, 0]
+        axis = (torch.arange(grid, device=images.device) + 0.5) / grid
         inside = ((axis > 0.15) & (axis < 0.8))[:, None] & ((axis > 0.12) & (axis < 0.88))[None]
         weight = (dark**4 * inside + 1e-6 * inside).flatten(1)
         cumulated = weight.cumsum(dim=1)

@@ -1,4 +1,4 @@
-"""Turned and mirrored films. A mirrored chest is a fault (or situs inversus), never a harmless view."""
+"""Turned and mirrored radiographs. A mirrored chest is a fault (or situs inversus), never a harmless view."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ class QuarterTurn:
     def sample(self, rows: Tensor, pool: int, side: int, generator: Generator) -> Parameters:
         return {"turns": torch.randint(1, 4, (len(rows),), generator=generator)}
 
-    def apply(self, pictures: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
-        turned = pictures.clone()
+    def apply(self, images: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
+        orientations = images.clone()
         for turns in (1, 2, 3):
             chosen = parameters["turns"] == turns
-            turned[chosen] = torch.rot90(pictures[chosen], turns, (-2, -1))
-        return turned
+            orientations[chosen] = torch.rot90(images[chosen], turns, (-2, -1))
+        return orientations
 
 
 @dataclass(frozen=True)
 class AnyTurn:
     """``rot_360``: any angle between ``least`` and 360 - ``least`` degrees, cropped to the square inscribed in the turned
-    picture, so that no corner gives it away."""
+    image, so that no empty corner reveals the rotation."""
 
     least: float = 20.0
 
     def sample(self, rows: Tensor, pool: int, side: int, generator: Generator) -> Parameters:
         return {"degrees": uniform(len(rows), self.least, 360.0 - self.least, generator)}
 
-    def apply(self, pictures: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
+    def apply(self, images: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
         angle = parameters["degrees"] * (math.pi / 180.0)
         cosine, sine = torch.cos(angle), torch.sin(angle)
         zoom = 1.0 / (cosine.abs() + sine.abs())
@@ -48,7 +48,7 @@ class AnyTurn:
             ],
             dim=1,
         )
-        return resample(pictures, matrix, pictures.shape[-1])
+        return resample(images, matrix, images.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class Mirror:
     def sample(self, rows: Tensor, pool: int, side: int, generator: Generator) -> Parameters:
         return {}
 
-    def apply(self, pictures: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
-        return pictures.flip(-1)
+    def apply(self, images: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
+        return images.flip(-1)
 
 
 @dataclass(frozen=True)
@@ -69,5 +69,5 @@ class UpsideDown:
     def sample(self, rows: Tensor, pool: int, side: int, generator: Generator) -> Parameters:
         return {}
 
-    def apply(self, pictures: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
-        return pictures.flip(-2)
+    def apply(self, images: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
+        return images.flip(-2)

@@ -1,4 +1,4 @@
-"""Patches or pixels in another order; never the order they came in."""
+"""Patches or pixels in another order, never the original one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medood.negatives.shift import Parameters
 
 
 def permutations(count: int, items: int, generator: Generator) -> Tensor:
-    """``[count, items]`` int64: uniform permutations, an identity replaced by a cyclic shift of one."""
+    """``[count, items]`` int64: uniform random permutations; the identity is replaced by a cyclic shift by one."""
     order = torch.rand(count, items, generator=generator).argsort(dim=1)
     identity = (order == torch.arange(items)).all(dim=1)
     order[identity] = order[identity].roll(1, dims=1)
@@ -20,23 +20,23 @@ def permutations(count: int, items: int, generator: Generator) -> Tensor:
 
 @dataclass(frozen=True)
 class PatchPermutation:
-    """``perm4`` and ``perm16``: the ``grid`` x ``grid`` patches of a picture in another order."""
+    """``perm4`` and ``perm16``: the ``grid`` x ``grid`` patches of an image in another order."""
 
     grid: int
 
     def sample(self, rows: Tensor, pool: int, side: int, generator: Generator) -> Parameters:
         return {"order": permutations(len(rows), self.grid**2, generator)}
 
-    def apply(self, pictures: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
-        count, channels, side, _ = pictures.shape
+    def apply(self, images: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
+        count, channels, side, _ = images.shape
         if side % self.grid:
             raise ValueError(f"a side of {side} pixels cannot be cut into {self.grid} equal patches")
         step = side // self.grid
-        cut = pictures.view(count, channels, self.grid, step, self.grid, step).permute(0, 2, 4, 1, 3, 5)
+        cut = images.view(count, channels, self.grid, step, self.grid, step).permute(0, 2, 4, 1, 3, 5)
         patches = cut.reshape(count, self.grid**2, channels, step, step)
-        moved = patches[torch.arange(count, device=pictures.device)[:, None], parameters["order"]]
-        joined = moved.view(count, self.grid, self.grid, channels, step, step).permute(0, 3, 1, 4, 2, 5)
-        return joined.reshape(count, channels, side, side)
+        permuted = patches[torch.arange(count, device=images.device)[:, None], parameters["order"]]
+        assembled = permuted.view(count, self.grid, self.grid, channels, step, step).permute(0, 3, 1, 4, 2, 5)
+        return assembled.reshape(count, channels, side, side)
 
 
 @dataclass(frozen=True)
@@ -46,5 +46,5 @@ class PixelPermutation:
     def sample(self, rows: Tensor, pool: int, side: int, generator: Generator) -> Parameters:
         return {"order": permutations(len(rows), side * side, generator)}
 
-    def apply(self, pictures: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
-        return pictures.flatten(1).gather(1, parameters["order"]).view_as(pictures)
+    def apply(self, images: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
+        return images.flatten(1).gather(1, parameters["order"]).view_as(images)

@@ -1,4 +1,4 @@
-"""What every shifting transformation is: a sampler that draws parameters, and a deterministic function that applies them."""
+"""Interface of shifting transformations: a sampler draws parameters, and a deterministic function applies them."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ Parameters = dict[str, Tensor]
 
 
 class Shift(Protocol):
-    """One shifting transformation, on batches.
+    """A shifting transformation of batches.
 
-    The parameters are tensors whose first dimension is the batch; whoever logs them can make the sample again.
+    The parameters are tensors whose first dimension is the batch; log them to reproduce the sample.
     """
 
     def sample(self, rows: Tensor, pool: int, side: int, generator: Generator) -> Parameters:
         """Draw parameters.
 
         Args:
-            rows: int64 ``[N]``, the rows of the pool that will be shifted.
-            pool: number of pictures in the pool, from which partners are drawn.
-            side: side of the pictures.
+            rows: int64 ``[N]``, indices of the images in the pool to shift.
+            pool: number of images in the pool, from which partners are drawn.
+            side: side of the images.
             generator: a CPU generator, so that the draw does not depend on the device.
         """
         ...
 
-    def apply(self, pictures: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
-        """Shift pictures.
+    def apply(self, images: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
+        """Shift images.
 
         Args:
-            pictures: float32 ``[N, 1, S, S]`` in [0, 1].
-            parameters: as drawn by :meth:`sample`, on the device of the pictures.
+            images: float32 ``[N, 1, S, S]`` in [0, 1].
+            parameters: as drawn by :meth:`sample`, on the device of the images.
             pool: float32 ``[M, 1, S, S]``, partners for the mixing shifts.
 
         Returns:
@@ -51,32 +51,32 @@ def partners(rows: Tensor, pool: int, generator: Generator) -> Tensor:
     """For each row another row of the pool, never itself.
 
     Raises:
-        ValueError: the pool holds fewer than two pictures.
+        ValueError: the pool holds fewer than two images.
     """
     if pool < 2:
-        raise ValueError(f"mixing needs at least 2 pictures in a batch, got {pool}")
+        raise ValueError(f"mixing needs at least 2 images in a batch, got {pool}")
     return (rows + torch.randint(1, pool, (len(rows),), generator=generator)) % pool
 
 
-def resample(pictures: Tensor, matrix: Tensor, side: int) -> Tensor:
-    """Bilinear resampling, reflected at the border.
+def resample(images: Tensor, matrix: Tensor, side: int) -> Tensor:
+    """Bilinear resampling with reflection at the border.
 
     Args:
-        pictures: float32 ``[N, 1, S, S]``.
+        images: float32 ``[N, 1, S, S]``.
         matrix: float32 ``[N, 2, 3]`` from output to input coordinates, both in [-1, 1] (x right, y down).
         side: side of the output.
     """
-    grid = functional.affine_grid(matrix, [len(pictures), 1, side, side], align_corners=False)
-    return functional.grid_sample(pictures, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    grid = functional.affine_grid(matrix, [len(images), 1, side, side], align_corners=False)
+    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
-def coordinates(pictures: Tensor) -> tuple[Tensor, Tensor]:
+def coordinates(images: Tensor) -> tuple[Tensor, Tensor]:
     """Row and column of each pixel centre in [0, 1]: ``[1, 1, S, 1]`` and ``[1, 1, 1, S]``."""
-    side = pictures.shape[-1]
-    axis = (torch.arange(side, device=pictures.device, dtype=pictures.dtype) + 0.5) / side
+    side = images.shape[-1]
+    axis = (torch.arange(side, device=images.device, dtype=images.dtype) + 0.5) / side
     return axis.view(1, 1, side, 1), axis.view(1, 1, 1, side)
 
 
 def column(values: Tensor) -> Tensor:
-    """``[N]`` as ``[N, 1, 1, 1]``."""
+    """Reshape ``[N]`` to ``[N, 1, 1, 1]``."""
     return values.view(-1, 1, 1, 1)

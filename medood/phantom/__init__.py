@@ -1,1 +1,1 @@
-"""Made-up scans for demo and tests: procedural chest radiographs and what does not belong among them, as DICOM."""
+"""Synthetic scans for the demo and tests: procedural chest radiographs and outliers, as DICOM."""

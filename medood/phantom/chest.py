@@ -1,4 +1,4 @@
-"""Procedural frontal chest radiographs. Nothing here comes from a patient; nobody should read anatomy from it."""
+"""Procedural frontal chest radiographs. They contain no patient data and are not an anatomical reference."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter, zoom
 
-Picture = npt.NDArray[np.float64]
+FloatImage = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -16,22 +16,22 @@ class Chest:
     """One phantom.
 
     Attributes:
-        picture: ``[S, S]`` in [0, 1], bone white, the patient's left on the right of the picture.
+        image: ``[S, S]`` in [0, 1], bone white, patient's left on the right side of the image.
         lungs: ``[S, S]`` bool, the lung field.
     """
 
-    picture: Picture
+    image: FloatImage
     lungs: npt.NDArray[np.bool_]
 
 
 def frontal_chest(seed: int, size: int = 256) -> Chest:
-    """A frontal chest radiograph with lungs, heart, diaphragm, spine, ribs, clavicles and noise.
+    """Generate a frontal chest radiograph with lungs, heart, diaphragm, spine, ribs, clavicles and noise.
 
-    Habitus, heart size, depth of breath, exposure, position and noise vary with the seed.
+    Habitus, heart size, depth of inspiration, exposure, position and noise vary with the seed.
 
     Args:
-        seed: the same seed gives the same picture.
-        size: side in pixels.
+        seed: the same seed gives the same image.
+        size: side length in pixels.
     """
     rng = np.random.default_rng([seed, 11])
     row, col = _grid(size)
@@ -76,21 +76,21 @@ def frontal_chest(seed: int, size: int = 256) -> Chest:
 
     texture = _clouds(rng, size, 24) * 0.012 + _clouds(rng, size, 64) * 0.008
     attenuation = attenuation + lungs * (1.0 - heart) * texture + 0.02 * _clouds(rng, size, 6) * torso
-    picture = np.clip(attenuation, 0.0, 1.2)
-    picture = gaussian_filter(picture, size / 400)
+    image = np.clip(attenuation, 0.0, 1.2)
+    image = gaussian_filter(image, size / 400)
     gain, gamma = rng.uniform(0.92, 1.06), rng.uniform(0.85, 1.2)
-    picture = np.clip(picture * gain, 0.0, 1.0) ** gamma
-    picture = picture + rng.normal(0.0, rng.uniform(0.008, 0.02), picture.shape)
+    image = np.clip(image * gain, 0.0, 1.0) ** gamma
+    image = image + rng.normal(0.0, rng.uniform(0.008, 0.02), image.shape)
     if rng.uniform() < 0.5:  # the technologist's side marker, on the patient's left
         top, left = int(size * rng.uniform(0.04, 0.08)), int(size * rng.uniform(0.88, 0.91))
         height, width = size // 18, size // 60
-        picture[top : top + height, left : left + width] = 0.95
-        picture[top + height - width : top + height, left : left + 3 * width] = 0.95
-    return Chest(np.clip(picture, 0.0, 1.0), lungs > 0.5)
+        image[top : top + height, left : left + width] = 0.95
+        image[top + height - width : top + height, left : left + 3 * width] = 0.95
+    return Chest(np.clip(image, 0.0, 1.0), lungs > 0.5)
 
 
-def _ribs(rng: np.random.Generator, x: Picture, y: Picture) -> Picture:
-    """Posterior ribs, bowed upwards, and fainter anterior ones that fall towards the middle."""
+def _ribs(rng: np.random.Generator, x: FloatImage, y: FloatImage) -> FloatImage:
+    """Attenuation of posterior ribs, which arch upwards, and fainter anterior ribs, which slope down towards the midline."""
     ribs = np.zeros_like(x)
     start, step, bow = rng.uniform(0.13, 0.16), rng.uniform(0.068, 0.078), rng.uniform(0.8, 1.1)
     for number in range(10):
@@ -102,23 +102,23 @@ def _ribs(rng: np.random.Generator, x: Picture, y: Picture) -> Picture:
     return ribs
 
 
-def _grid(size: int) -> tuple[Picture, Picture]:
+def _grid(size: int) -> tuple[FloatImage, FloatImage]:
     axis = (np.arange(size) + 0.5) / size
     return np.broadcast_to(axis[:, None], (size, size)), np.broadcast_to(axis[None, :], (size, size))
 
 
-def _soft(distance: Picture, width: float = 0.01) -> Picture:
-    """1 inside (distance above 0), 0 outside, with an edge of the given width."""
+def _soft(distance: FloatImage, width: float = 0.01) -> FloatImage:
+    """Soft mask: 1 inside (distance above 0), 0 outside, with an edge of the given width."""
     return np.asarray(1.0 / (1.0 + np.exp(np.clip(-distance / width, -50, 50))))
 
 
-def _ellipse(x: Picture, y: Picture, cx: float, cy: float, a: float, b: float, turn: float = 0.0) -> Picture:
+def _ellipse(x: FloatImage, y: FloatImage, cx: float, cy: float, a: float, b: float, turn: float = 0.0) -> FloatImage:
     u = (x - cx) * np.cos(turn) + (y - cy) * np.sin(turn)
     v = -(x - cx) * np.sin(turn) + (y - cy) * np.cos(turn)
     return _soft(1.0 - np.sqrt((u / a) ** 2 + (v / b) ** 2), 0.06)
 
 
-def _clouds(rng: np.random.Generator, size: int, cells: int) -> Picture:
-    """Smooth noise with about ``cells`` bumps a side, unit variance before smoothing."""
+def _clouds(rng: np.random.Generator, size: int, cells: int) -> FloatImage:
+    """Smooth noise with about ``cells`` bumps per side and unit variance before interpolation."""
     coarse = rng.normal(size=(cells, cells))
     return np.asarray(zoom(coarse, size / cells, order=3, mode="reflect", grid_mode=True)[:size, :size])

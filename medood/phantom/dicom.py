@@ -1,4 +1,4 @@
-"""Phantoms as valid DX, CR and CT objects (PS3.3 A.26, A.2, A.3), written by pydicom. The same seed gives the same bytes."""
+"""Encode phantoms as valid DX, CR and CT objects (PS3.3 A.26, A.2, A.3) with pydicom. The same seed gives the same bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from medood.phantom.chest import Picture
+from medood.phantom.chest import FloatImage
 
 _STORAGE: dict[str, UID] = {
     "DX": DigitalXRayImageStorageForPresentation,
@@ -25,15 +25,15 @@ _STORAGE: dict[str, UID] = {
 _MAX_12_BIT = 4095
 
 
-def dicom_bytes(picture: Picture, name: str, *, modality: str = "DX", body_part: str = "CHEST", view: str = "PA") -> bytes:
-    """A picture as a DICOM file.
+def dicom_bytes(image: FloatImage, name: str, *, modality: str = "DX", body_part: str = "CHEST", view: str = "PA") -> bytes:
+    """Encode an image as a DICOM file.
 
-    Stored as 12 bits in 16. DX and CR: every other name as MONOCHROME1, with a window over the whole range. CT: signed
-    values with a rescale to Hounsfield units and a window.
+    12 bits stored, 16 allocated. DX and CR: about half of the names give MONOCHROME1, with a window over the whole range.
+    CT: signed values with a rescale to Hounsfield units and a window.
 
     Args:
-        picture: ``[H, W]`` in [0, 1], bone white.
-        name: what the object is derived from; gives its UIDs and its made-up patient.
+        image: ``[H, W]`` in [0, 1], bone white.
+        name: determines the UIDs and the synthetic patient.
         modality: DX, CR or CT.
         body_part: Body Part Examined.
         view: View Position, for DX and CR.
@@ -62,7 +62,7 @@ def dicom_bytes(picture: Picture, name: str, *, modality: str = "DX", body_part:
     data.InstanceNumber = 1
     data.BodyPartExamined = body_part
     data.SamplesPerPixel = 1
-    data.Rows, data.Columns = picture.shape
+    data.Rows, data.Columns = image.shape
     data.BitsAllocated, data.BitsStored, data.HighBit = 16, 12, 11
     if modality == "CT":
         data.FrameOfReferenceUID = generate_uid(entropy_srcs=["frame", name])
@@ -72,22 +72,22 @@ def dicom_bytes(picture: Picture, name: str, *, modality: str = "DX", body_part:
         data.PhotometricInterpretation, data.PixelRepresentation = "MONOCHROME2", 1
         data.RescaleIntercept, data.RescaleSlope, data.RescaleType = 0, 1, "HU"
         data.WindowCenter, data.WindowWidth = 0, 1400
-        stored = np.rint(picture * 1400 - 700).astype("<i2")
+        stored = np.rint(image * 1400 - 700).astype("<i2")
     else:
-        one = number % 2 == 1
+        is_odd = number % 2 == 1
         data.PatientOrientation = ["L", "F"]
-        data.PhotometricInterpretation, data.PixelRepresentation = "MONOCHROME1" if one else "MONOCHROME2", 0
-        data.PresentationLUTShape = "INVERSE" if one else "IDENTITY"
+        data.PhotometricInterpretation, data.PixelRepresentation = "MONOCHROME1" if is_odd else "MONOCHROME2", 0
+        data.PresentationLUTShape = "INVERSE" if is_odd else "IDENTITY"
         data.ViewPosition = view
-        data.ImagerPixelSpacing = [0.14 * 2500 / picture.shape[0]] * 2
+        data.ImagerPixelSpacing = [0.14 * 2500 / image.shape[0]] * 2
         data.RescaleIntercept, data.RescaleSlope, data.RescaleType = 0, 1, "US"
         data.WindowCenter, data.WindowWidth = 2048, 4096
         data.BurnedInAnnotation = "NO"
         if modality == "DX":
             data.PresentationIntentType = "FOR PRESENTATION"
-            data.PixelIntensityRelationship, data.PixelIntensityRelationshipSign = "LOG", -1 if one else 1
+            data.PixelIntensityRelationship, data.PixelIntensityRelationshipSign = "LOG", -1 if is_odd else 1
             data.LossyImageCompression = "00"
-        unit = 1.0 - picture if one else picture
+        unit = 1.0 - image if is_odd else image
         stored = np.rint(unit * _MAX_12_BIT).astype("<u2")
     data.PixelData = stored.tobytes()
     data["PixelData"].VR = "OW"

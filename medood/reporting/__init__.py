@@ -1,1 +1,1 @@
-"""For people: the audit report."""
+"""Audit reports of a run: PDF, HTML page and DICOM objects."""

@@ -1,4 +1,4 @@
-"""A scan's header as new DICOM objects of its study can take it over: what has no legal value is left open, not guessed."""
+"""Prepare a scan's header for new DICOM objects of its study: illegal values are left empty, never guessed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydicom.valuerep import DA, DT, STR_VR, TM
 
 from medood.scans.dicom.parser import PIXEL_KEYWORDS
 
-#: Attributes that every object must have, and may leave empty (type 2); what a header leaves out stays open.
+#: Attributes that every object must have but may leave empty (type 2); those that the header lacks stay empty.
 _TYPE_2 = (
     "PatientName",
     "PatientID",
@@ -27,23 +27,23 @@ _TYPE_2 = (
     "AccessionNumber",
     "ReferringPhysicianName",
 )
-#: Attributes by which a new object refers to the scan.
+#: Attributes with which a new object refers to the scan.
 _IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 _DATES_AND_TIMES = {"DA": DA, "TM": TM, "DT": DT}
-#: In the place of a SOP class that is not the standard's, while an object is made; see :func:`refer_to`.
+#: Stands in for a SOP class that is not in the standard while an object is built; see :func:`refer_to`.
 _STAND_IN = ComputedRadiographyImageStorage
 
 
 def missing_identity(source: Dataset) -> list[str]:
-    """Keywords of what a new object must refer to and the header lacks."""
+    """Keywords of the identifiers that a new object needs and the header lacks."""
     return [name for name in _IDENTITY if not source.get(name)]
 
 
 def usable_header(source: Dataset) -> Dataset:
-    """The header with what is missing or has no legal value left open, and its text in Unicode.
+    """Leave missing and illegal values of a header empty and convert its text to Unicode.
 
     Args:
-        source: a parsed object; it is changed.
+        source: a parsed object; modified in place.
     """
     with warnings.catch_warnings(action="ignore"):
         _settle_character_set(source)
@@ -64,18 +64,18 @@ def usable_header(source: Dataset) -> Dataset:
     return source
 
 
-def refer_to(made: Dataset, instance: str, sop_class: str) -> None:
-    """Let an object's references to a scan name the SOP class that the scan states, where a stand-in took its place."""
-    for item in _items(made):
+def refer_to(dataset: Dataset, instance: str, sop_class: str) -> None:
+    """Restore the scan's own SOP class in an object's references to it, where a stand-in replaced it."""
+    for item in _items(dataset):
         if item.get("ReferencedSOPInstanceUID") == instance and "ReferencedSOPClassUID" in item:
             item.ReferencedSOPClassUID = UID(sop_class)
 
 
 def orientation(source: Dataset) -> tuple[str, str] | None:
-    """Where rows and columns run to (PS3.3 C.7.6.1.1.1), as stated, or as the direction cosines say."""
-    stated, cosines = source.get("PatientOrientation"), source.get("ImageOrientationPatient")
-    if stated and len(stated) == 2 and all(set(str(axis)) <= set("LRAPHF") and axis for axis in stated):
-        return str(stated[0]), str(stated[1])
+    """Patient directions of rows and columns (PS3.3 C.7.6.1.1.1), as stated or from the direction cosines."""
+    stated_axes, cosines = source.get("PatientOrientation"), source.get("ImageOrientationPatient")
+    if stated_axes and len(stated_axes) == 2 and all(set(str(axis)) <= set("LRAPHF") and axis for axis in stated_axes):
+        return str(stated_axes[0]), str(stated_axes[1])
     try:
         axes = np.array(cosines, dtype=np.float64).reshape(2, 3)
     except (TypeError, ValueError):
@@ -85,9 +85,9 @@ def orientation(source: Dataset) -> tuple[str, str] | None:
 
 
 def _settle_character_set(source: Dataset) -> None:
-    """Where the character set is not stated, or is none of the standard's (PS3.3 C.12.1.1.2), take UTF-8 if the text is."""
-    stated = source.get("SpecificCharacterSet") or ""
-    terms = [stated] if isinstance(stated, str) else list(stated)
+    """Set a missing or non-standard character set (PS3.3 C.12.1.1.2): UTF-8 if the text decodes, else Latin-1."""
+    character_set = source.get("SpecificCharacterSet") or ""
+    terms = [character_set] if isinstance(character_set, str) else list(character_set)
     if any(terms) and all(term in python_encoding for term in terms):
         return
     raw = [element.value for element in source.values() if isinstance(element, RawDataElement) and element.VR in STR_VR]
@@ -104,7 +104,7 @@ def _settle_character_set(source: Dataset) -> None:
 
 
 def _is_usable(source: Dataset, tag: Any) -> bool:
-    """Whether a value can be had, and is a date, a time or a single name where it should be one."""
+    """Whether a value can be read and, where it must be a date, a time or a single name, is one."""
     try:
         element = source[tag]
         if element.keyword in PIXEL_KEYWORDS:
@@ -112,7 +112,7 @@ def _is_usable(source: Dataset, tag: Any) -> bool:
         if element.VR == "SQ":
             return all(_is_usable(item, inner) for item in element.value for inner in list(item.keys()))
         return _is_legal(element)
-    except Exception:  # pydicom raises many kinds on values that are not of their type
+    except Exception:  # pydicom raises many kinds of exception for malformed values
         return False
 
 
@@ -128,9 +128,9 @@ def _is_legal(element: DataElement) -> bool:
 
 
 def _items(dataset: Dataset) -> list[Dataset]:
-    found = [dataset]
+    items = [dataset]
     for element in dataset:
         if element.VR == "SQ":
             for item in element.value:
-                found += _items(item)
-    return found
+                items += _items(item)
+    return items

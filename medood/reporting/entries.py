@@ -1,4 +1,4 @@
-"""Entries of a report: one a file, and one for files that show nearly the same picture."""
+"""Group flagged scans into report entries: one per file, with near-duplicate files in one entry."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 import numpy.typing as npt
 
 from medood.detection.perceptual_hash import NEAR
-from medood.screening.ledger import Row
+from medood.screening.ledger.database import Row
 
 Words = npt.NDArray[np.uint64]
 
-#: Why a scan stands under another one.
-SAME_FILE, SAME_PICTURE = "same file", "nearly the same picture"
+#: Reasons for listing a scan under another one.
+SAME_FILE, SAME_PICTURE = "same file", "nearly the same image"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A flagged scan, and those that are told with it.
+    """A flagged scan and the scans grouped with it.
 
     Attributes:
         row: the scan with the highest score.
-        others: further frames of its file, and scans of nearly the same picture with the frames of theirs; each with why.
+        others: further frames of its file, and near-duplicate files with all their frames; each with the reason.
     """
 
     row: Row
@@ -31,36 +31,36 @@ class Entry:
 
 
 def entries_of(rows: Sequence[Row], looks: Mapping[tuple[str, int], bytes]) -> list[Entry]:
-    """Group rows, in their order.
+    """Group rows into entries, keeping their order.
 
-    Files show nearly the same picture where they have the same flagged frames and each looks alike.
+    Two files are near-duplicates if the same frames of both are flagged and each pair of frames looks alike.
 
     Args:
-        rows: of flagged scans, the highest score first.
-        looks: difference hashes of pictures by SHA-256 and frame, of those that could be read.
+        rows: flagged scans, highest score first.
+        looks: difference hashes by SHA-256 and frame, for images that could be read.
     """
     by_file: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         by_file.setdefault((row.source, row.member, row.sha256), []).append(row)
     files = list(by_file.values())
     leaders, first_words = list[int](), np.zeros((len(files), 4), np.uint64)
-    words = [_words(some, looks) for some in files]
+    words = [_words(frames, looks) for frames in files]
     others: dict[int, list[tuple[Row, str]]] = {}
-    for i, some in enumerate(files):
-        mine = words[i]
-        leader = None if mine is None else _leader(mine, some, files, words, leaders, first_words)
+    for i, frames in enumerate(files):
+        own_words = words[i]
+        leader = None if own_words is None else _leader(own_words, frames, files, words, leaders, first_words)
         if leader is not None:
-            others[leader] += [(row, SAME_PICTURE) for row in some]
+            others[leader] += [(row, SAME_PICTURE) for row in frames]
             continue
-        others[i] = [(row, SAME_FILE) for row in some[1:]]
-        if mine is not None:
-            first_words[len(leaders)] = mine[0]
+        others[i] = [(row, SAME_FILE) for row in frames[1:]]
+        if own_words is not None:
+            first_words[len(leaders)] = own_words[0]
             leaders.append(i)
-    return [Entry(files[i][0], tuple(told)) for i, told in others.items()]
+    return [Entry(files[i][0], tuple(duplicates)) for i, duplicates in others.items()]
 
 
 def _words(rows: Sequence[Row], looks: Mapping[tuple[str, int], bytes]) -> Words | None:
-    """Difference hashes of a file's frames in their order, ``[n, 4]``; none where one could not be read."""
+    """Difference hashes of a file's frames in order, ``[n, 4]``; None if any frame could not be read."""
     frames = sorted(rows, key=lambda row: row.frame)
     if any((row.sha256, row.frame) not in looks for row in frames):
         return None
@@ -68,18 +68,18 @@ def _words(rows: Sequence[Row], looks: Mapping[tuple[str, int], bytes]) -> Words
 
 
 def _leader(
-    mine: Words,
+    own_words: Words,
     rows: Sequence[Row],
     files: Sequence[Sequence[Row]],
     words: Sequence[Words | None],
     leaders: Sequence[int],
     first_words: Words,
 ) -> int | None:
-    """The first file before this one that shows nearly the same."""
-    near = np.bitwise_count(first_words[: len(leaders)] ^ mine[0]).sum(axis=1) <= NEAR
+    """Index of the first earlier file that is a near-duplicate of this one."""
+    near = np.bitwise_count(first_words[: len(leaders)] ^ own_words[0]).sum(axis=1) <= NEAR
     for place in map(int, np.nonzero(near)[0]):
         theirs = words[leaders[place]]
         same_frames = {row.frame for row in rows} == {row.frame for row in files[leaders[place]]}
-        if same_frames and theirs is not None and (np.bitwise_count(theirs ^ mine).sum(axis=1) <= NEAR).all():
+        if same_frames and theirs is not None and (np.bitwise_count(theirs ^ own_words).sum(axis=1) <= NEAR).all():
             return leaders[place]
     return None

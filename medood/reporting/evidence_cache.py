@@ -1,7 +1,7 @@
-"""Evidence that was drawn once, kept in the run's folder: a report made again reads no scan again.
+"""Cache of drawn evidence in the run's folder, so that a second report need not read the scans again.
 
-One SQLite file. What was drawn by another detector, calibration or version of medood is thrown away; the scans are named by
-their SHA-256, so that what is kept stays right wherever the files go.
+The cache is one SQLite file. Evidence drawn with another detector, calibration or version of medood is discarded. Scans are
+keyed by their SHA-256, so that the cache stays valid when files move.
 """
 
 from __future__ import annotations
@@ -9,92 +9,95 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from medood.detection.detector import Detector
 from medood.errors import MedoodError
 from medood.evidence.findings import Finding
-from medood.reporting.renderings import Drawn
+from medood.reporting.renderings import RenderedEvidence
+from medood.screening.ledger.run_metadata import RunMetadata
 
 NAME = "evidence.sqlite"
-#: Changes where what is drawn changes.
+#: Version of the drawings; change it when they change.
 _FORMAT = 1
 _FACTS, _HASH, _THUMBNAIL = "facts", "hash", "thumbnail"
 
 
 class EvidenceCache:
-    """The pictures of a run's scans, by scan and kind.
+    """Cached images of a run's scans, by scan and kind.
 
     Args:
         run: the run's folder.
-        detector: the one that scored it.
-        facts: of the run; pictures depend on how it was read.
+        detector: the detector that scored the run.
+        metadata: the run's metadata; images depend on its reading options.
 
     Raises:
         MedoodError: the folder cannot be written.
     """
 
-    def __init__(self, run: Path, detector: Detector, facts: dict[str, Any]) -> None:
-        stated = [
+    def __init__(self, run: Path, detector: Detector, metadata: RunMetadata) -> None:
+        stamp_values = [
             _FORMAT,
             version("medood"),
             detector.sha256,
             detector.calibration.sha256,
-            facts["started"],
-            facts.get("read"),
+            metadata.started,
+            asdict(metadata.read),
         ]
-        self._stamp = hashlib.sha256(json.dumps(stated).encode()).hexdigest()
+        self._stamp = hashlib.sha256(json.dumps(stamp_values).encode()).hexdigest()
         path = run / NAME
         try:
-            self._database = self._opened(path)
+            self._database = self._open(path)
         except sqlite3.OperationalError as error:
             raise MedoodError(
                 f"{path} cannot be written: {error}. Free some space, or report on a copy of the run."
             ) from error
-        except sqlite3.DatabaseError:  # damaged, or of another kind: it is made anew
+        except sqlite3.DatabaseError:  # damaged, or not SQLite: create it anew
             for name in (NAME, f"{NAME}-journal"):
                 (run / name).unlink(missing_ok=True)
-            self._database = self._opened(path)
+            self._database = self._open(path)
 
     def close(self) -> None:
         """Close the file."""
         self._database.close()
 
     def thumbnail(self, key: str) -> tuple[bytes, bytes] | None:
-        """The JPEG and the difference hash of a scan, where they are kept."""
-        kept = self._kept(key, (_THUMBNAIL, _HASH))
-        return (kept[_THUMBNAIL], kept[_HASH]) if len(kept) == 2 else None
+        """A scan's JPEG thumbnail and difference hash; None if not cached."""
+        cached = self._kept(key, (_THUMBNAIL, _HASH))
+        return (cached[_THUMBNAIL], cached[_HASH]) if len(cached) == 2 else None
 
-    def keep_thumbnail(self, key: str, jpeg: bytes, look: bytes) -> None:
-        """Keep the JPEG and the difference hash of a scan."""
-        self._keep(key, {_THUMBNAIL: jpeg, _HASH: look})
+    def keep_thumbnail(self, key: str, jpeg: bytes, image_hash: bytes) -> None:
+        """Cache a scan's JPEG thumbnail and difference hash."""
+        self._keep(key, {_THUMBNAIL: jpeg, _HASH: image_hash})
 
-    def evidence(self, key: str) -> Drawn | None:
-        """The evidence of a scan, where it is kept."""
-        kept = self._kept(key)
+    def evidence(self, key: str) -> RenderedEvidence | None:
+        """A scan's evidence; None if not cached."""
+        cached = self._kept(key)
         try:
-            facts = json.loads(kept.pop(_FACTS))
+            metadata = json.loads(cached.pop(_FACTS))
         except (KeyError, ValueError):
             return None
-        pictures = {name: content for name, content in kept.items() if name not in (_THUMBNAIL, _HASH)}
-        said = tuple(Finding(name, values) for name, values in facts["findings"])
-        return Drawn(pictures, tuple(facts["peak"]) if facts["peak"] else None, facts["correction"], said)
+        images = {name: content for name, content in cached.items() if name not in (_THUMBNAIL, _HASH)}
+        findings = tuple(Finding(name, values) for name, values in metadata["findings"])
+        return RenderedEvidence(
+            images, tuple(metadata["peak"]) if metadata["peak"] else None, metadata["correction"], findings
+        )
 
-    def keep_evidence(self, key: str, drawn: Drawn) -> None:
-        """Keep the evidence of a scan."""
-        facts = {
-            "findings": [[finding.name, finding.values] for finding in drawn.findings],
-            "peak": drawn.peak,
-            "correction": drawn.correction,
+    def keep_evidence(self, key: str, evidence: RenderedEvidence) -> None:
+        """Cache a scan's evidence."""
+        metadata = {
+            "findings": [[finding.name, finding.values] for finding in evidence.findings],
+            "peak": evidence.peak,
+            "correction": evidence.correction,
         }
-        self._keep(key, {**drawn.pictures, _FACTS: json.dumps(facts).encode()})
+        self._keep(key, {**evidence.images, _FACTS: json.dumps(metadata).encode()})
 
-    def _opened(self, path: Path) -> sqlite3.Connection:
+    def _open(self, path: Path) -> sqlite3.Connection:
         database = sqlite3.connect(path)
         try:
-            database.execute("PRAGMA synchronous = OFF")  # what is lost is drawn again
+            database.execute("PRAGMA synchronous = OFF")  # lost images are drawn again
             with database:
                 database.execute("CREATE TABLE IF NOT EXISTS stamp (value TEXT PRIMARY KEY)")
                 if database.execute("SELECT value FROM stamp").fetchall() != [(self._stamp,)]:
@@ -116,7 +119,7 @@ class EvidenceCache:
             query += f" AND name IN ({', '.join('?' * len(names))})"
         try:
             return dict(self._database.execute(query, (key, *names)).fetchall())
-        except sqlite3.DatabaseError:  # what is damaged is drawn again
+        except sqlite3.DatabaseError:  # damaged images are drawn again
             return {}
 
     def _keep(self, key: str, contents: dict[str, bytes]) -> None:

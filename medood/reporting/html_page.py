@@ -1,4 +1,4 @@
-"""The record as one HTML file that reaches for nothing: table, histogram with a threshold to try, viewer, review."""
+"""The record as one self-contained HTML file: table, histogram with a movable threshold, viewer and review."""
 
 from __future__ import annotations
 
@@ -14,36 +14,35 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medood.detection.conformal import Decision
 from medood.detection.detector import Detector
 from medood.reporting.evidence import key_of
 from medood.reporting.i18n.language import Language
-from medood.reporting.report_data import MOST_ROWS, checked, name_of
+from medood.reporting.report_data import MAX_ROWS, name_of, validate_record
 from medood.reporting.review import COLUMNS, REVIEW_VERSION
-from medood.scans.scan import Status
-from medood.screening.ledger import Ledger, Row
+from medood.screening.ledger.database import Ledger, Row
 
-#: Scores that the slider counts with, and as many more, thinned, for what lies below them.
-MOST_SCORES = 10_000
-_REFUSED_ORDER = f"status = '{Status.NOT_SELECTED}', status, id"
+#: Number of highest scores that the slider counts exactly; as many again, evenly thinned, stand for the rest.
+MAX_SCORES = 10_000
 _MEDIA = {".jpg": "image/jpeg", ".png": "image/png"}
 
 
 def write_page(record: dict[str, Any], run: Path, detector: Detector, work: Path) -> Path:
-    """Write ``report.html`` into ``work``, where the record's pictures lie.
+    """Write ``report.html`` into ``work``, which holds the record's images.
 
-    A Content-Security-Policy lets nothing run but the page's own script, known by its hash, and nothing load at all.
+    The Content-Security-Policy allows only the page's own script, identified by its hash, and no loading of resources.
 
     Args:
         record: see :func:`medood.reporting.report_data.make_record`.
-        run: the run's folder, whose ledger gives the table.
-        detector: the one that scored it.
-        work: holds the pictures.
+        run: the run's folder, whose ledger fills the table.
+        detector: the detector that scored the run.
+        work: the folder that holds the images.
     """
     language = Language(record["language"])
     style, script = (_template(name) for name in ("page.css", "page.js"))
-    run_facts, found, detector_facts = record["run"], record["summary"], record["detector"]
+    run_facts, summary, detector_facts = record["run"], record["summary"], record["detector"]
     counts = [("scanned", "rows"), ("flagged", "flagged"), ("accepted", "accepted"), ("refused", "without a score")]
-    facts = [
+    metadata = [
         (language.say("Sources"), ", ".join(run_facts["sources"])),
         (language.say("Screened"), f"{run_facts['started']} – {run_facts['finished']}, medood {run_facts['medood']}"),
         (language.say("Detector"), f"{detector_facts['name']}, SHA-256 {detector_facts['sha256']}"),
@@ -59,12 +58,12 @@ def write_page(record: dict[str, Any], run: Path, detector: Detector, work: Path
         "style": style,
         "script": script,
         "counts": "".join(
-            f'<li class="{name}"><b>{found[name]}</b>{html.escape(language.say(t))}</li>' for name, t in counts
+            f'<li class="{name}"><b>{summary[name]}</b>{html.escape(language.say(t))}</li>' for name, t in counts
         ),
         "warning": _warning(language) if record["identifiers"] else "",
-        "facts": "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>" for name, text in facts),
+        "facts": "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>" for name, text in metadata),
         "legend": html.escape(_legend(record, language)),
-        "cut": html.escape(language.say("html cut", count=MOST_ROWS)) if len(data["rows"]) < found["scanned"] else "",
+        "cut": html.escape(language.say("html cut", count=MAX_ROWS)) if len(data["rows"]) < summary["scanned"] else "",
         "data": _inert(data),
     }
     parts |= {f"t:{name}": html.escape(text) for name, text in language.words.items()}
@@ -75,27 +74,27 @@ def write_page(record: dict[str, Any], run: Path, detector: Detector, work: Path
 
 
 def _data(record: dict[str, Any], run: Path, detector: Detector, work: Path, language: Language) -> dict[str, Any]:
-    pages = [_pictured(page, work) for page in record["pages"]]
+    pages = [_page_fields(page, work) for page in record["pages"]]
     place = {page["key"]: i for i, page in enumerate(record["pages"])}
     ledger = Ledger(run)
     try:
-        scored = [_row(row, place, language) for row in ledger.rows("status = 'scored'", "score DESC, id", MOST_ROWS)]
-        refused = [_row(row, {}, language) for row in ledger.rows("status != 'scored'", _REFUSED_ORDER, MOST_ROWS)]
-        scores = np.array([score for (score,) in ledger.columns(["score"], "status = 'scored'")], dtype=np.float64)
+        scored = [_row(row, place, language) for row in ledger.scored(MAX_ROWS)]
+        refused = [_row(row, {}, language) for row in ledger.refused(MAX_ROWS, not_selected=True)]
+        scores = np.array(ledger.scores(), dtype=np.float64)
     finally:
         ledger.close()
     calibration = detector.calibration.scores[np.isfinite(detector.calibration.scores)]
     review = record["review"] or {"reviewer": "", "entries": []}
-    used = {name: text for name, text in language.words.items() if name in _SAID}
+    page_words = {name: text for name, text in language.words.items() if name in _SAID}
     return {
         "run": record["run_name"],
         "review_version": REVIEW_VERSION,
         "review_columns": list(COLUMNS),
         "reviewer": review["reviewer"],
         "reviews": review["entries"],
-        "words": used,
-        "rows": checked(scored + refused),
-        "thumbnails": {key: _embedded(work, name) for key, name in record["thumbnails"].items()},
+        "words": page_words,
+        "rows": validate_record(scored + refused),
+        "thumbnails": {key: _data_uri(work, name) for key, name in record["thumbnails"].items()},
         "groups": record["groups"],
         "pages": pages,
         "scored": len(scores),
@@ -114,15 +113,15 @@ def _row(row: Row, place: dict[str, int], language: Language) -> list[Any]:
     return [key, name, row.status, row.decision, row.score, row.p_value, row.reason, place.get(key, -1)]
 
 
-def _pictured(page: dict[str, Any], work: Path) -> dict[str, Any]:
-    kept = {name: page[name] for name in ("correction", "reasons", "missing", "facts", "peak")}
-    pictures = {name: _embedded(work, page[name]) for name in ("picture", "map", "places", "corrected")}
-    nearest = [{**scan, "picture": _embedded(work, scan["picture"])} for scan in page["nearest"]]
-    return {**kept, **pictures, "nearest": nearest}
+def _page_fields(page: dict[str, Any], work: Path) -> dict[str, Any]:
+    shown_fields = {name: page[name] for name in ("correction", "reasons", "missing", "facts", "peak")}
+    images = {name: _data_uri(work, page[name]) for name in ("picture", "map", "places", "corrected")}
+    nearest = [{**scan, "picture": _data_uri(work, scan["picture"])} for scan in page["nearest"]]
+    return {**shown_fields, **images, "nearest": nearest}
 
 
-def _embedded(work: Path, name: str) -> str:
-    """A picture as a data URL."""
+def _data_uri(work: Path, name: str) -> str:
+    """An image as a data URL."""
     if not name:
         return ""
     path = work / name
@@ -130,19 +129,19 @@ def _embedded(work: Path, name: str) -> str:
 
 
 def _falling(scores: npt.NDArray[np.float64]) -> dict[str, list[float]]:
-    """Falling scores: the highest ``MOST_SCORES`` exactly, and where there are more as many of the rest, evenly thinned."""
+    """Scores in descending order: the highest ``MAX_SCORES``, and at most as many of the rest, evenly thinned."""
     falling = np.sort(scores)[::-1]
-    rest = falling[MOST_SCORES:]
-    if len(rest) > MOST_SCORES:
-        rest = rest[np.linspace(0, len(rest) - 1, MOST_SCORES).astype(np.int64)]
-    return {"scores": falling[:MOST_SCORES].tolist(), "rest": rest.tolist()}
+    rest = falling[MAX_SCORES:]
+    if len(rest) > MAX_SCORES:
+        rest = rest[np.linspace(0, len(rest) - 1, MAX_SCORES).astype(np.int64)]
+    return {"scores": falling[:MAX_SCORES].tolist(), "rest": rest.tolist()}
 
 
 def _legend(record: dict[str, Any], language: Language) -> str:
-    known = record["detector"]
+    detector_facts = record["detector"]
     scales = {
-        language.say("map of the score"): known["full_strength"],
-        language.say("unusual places"): known["places_scale"],
+        language.say("map of the score"): detector_facts["full_strength"],
+        language.say("unusual places"): detector_facts["places_scale"],
     }
     return "; ".join(language.say("legend", map=name, scale=f"{v:.3g}") for name, v in scales.items() if v is not None)
 
@@ -152,7 +151,7 @@ def _warning(language: Language) -> str:
 
 
 def _inert(data: dict[str, Any]) -> str:
-    """JSON that no HTML parser can take for markup."""
+    """JSON that no HTML parser can mistake for markup."""
     text = json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -165,10 +164,10 @@ def _template(name: str) -> str:
     return (files("medood.reporting") / "templates" / name).read_text(encoding="utf-8")
 
 
-#: The sentences that the page's script says.
+#: Names of the texts that the page's script shows.
 _SAID = set(re.findall(r'(?:say\(|words\[)"([^"]+)"', _template("page.js"))) | {
-    "out_of_distribution",
-    "in_distribution",
+    Decision.OUT_OF_DISTRIBUTION,
+    Decision.IN_DISTRIBUTION,
     "agree",
     "disagree",
 }

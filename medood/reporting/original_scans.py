@@ -1,4 +1,4 @@
-"""Scans of a finished run, read again where they were found: a ledger keeps no pixels."""
+"""Re-read the scans of a finished run from their sources, since the ledger stores no pixels."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from medood.config.schema import ReadConfig
 from medood.scans.dicom.parser import is_dicom, parse_dicom
 from medood.scans.reader import read_source
 from medood.scans.scan import Scan, UnavailableError
-from medood.scans.sources.compression import is_compressed, unpacked
+from medood.scans.sources.compression import is_compressed, unpack
 from medood.scans.sources.dicomweb import is_dicomweb
 from medood.scans.sources.source import Source, find_sources, read_bytes
-from medood.screening.ledger import Row, spelled
+from medood.screening.ledger.database import Row, escape_name
 
-#: Why an original cannot be had.
+#: Reasons why an original scan is not available.
 CHANGED = "the file has changed since it was screened"
 GONE = "the file is no longer where it was screened"
-#: What a header says of patient and study, in the order it is shown, and what a report calls it.
+#: Patient and study attributes in display order, with their names in a report.
 IDENTIFIERS = {
     "PatientID": "Patient ID",
     "PatientName": "Patient name",
@@ -34,76 +34,76 @@ IDENTIFIERS = {
 
 
 @dataclass(frozen=True)
-class Original:
-    """A scan read again, and where it was found."""
+class OriginalScan:
+    """A re-read scan and its source."""
 
     source: Source
     scan: Scan
 
 
-def originals(rows: Sequence[Row], base: Path, options: ReadConfig) -> Iterator[tuple[Row, Original | str]]:
-    """Scans of scored rows; each source is opened once, however many rows are of it.
+def read_original_scans(rows: Sequence[Row], base: Path, options: ReadConfig) -> Iterator[tuple[Row, OriginalScan | str]]:
+    """Re-read the scans of scored rows; each source is opened only once.
 
     Args:
-        rows: of scored scans.
-        base: the folder that relative sources are relative to.
-        options: those that the run was read with.
+        rows: rows of scored scans.
+        base: the folder against which relative sources are resolved.
+        options: the run's reading options.
 
     Yields:
-        each row once, with its scan or with ``CHANGED`` or ``GONE``; in the order in which they are found.
+        each row once, in the order found, with its scan or with ``CHANGED`` or ``GONE``.
     """
     by_source: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_source[row.source].append(row)
-    for source, some in by_source.items():
-        waiting = {(row.member, row.frame, row.sha256): row for row in some}
+    for source, source_rows in by_source.items():
+        waiting = {(row.member, row.frame, row.sha256): row for row in source_rows}
         changed = set[str]()
         try:
-            where = source if is_dicomweb(source) else spelled_out(base / source)
+            where = source if is_dicomweb(source) else find_escaped(base / source)
             for member in find_sources(where, options):
                 if not waiting:
                     break
-                name = spelled(member.member) if isinstance(member, Source) else ""
-                if not isinstance(member, Source) or not any(name == wanted for wanted, _, _ in waiting):
+                name = escape_name(member.member) if isinstance(member, Source) else ""
+                if not isinstance(member, Source) or not any(name == waiting_name for waiting_name, _, _ in waiting):
                     continue
                 for result in read_source(member, options):
                     key = (name, result.identity.frame, result.identity.sha256)
                     if isinstance(result, Scan) and key in waiting:
-                        yield waiting.pop(key), Original(member, result)
-                changed.add(name)  # what is still waited for was not in it
+                        yield waiting.pop(key), OriginalScan(member, result)
+                changed.add(name)  # rows still waiting were not in it
         except (OSError, UnavailableError):
             pass
         for (name, _, _), row in waiting.items():
             yield row, CHANGED if name in changed else GONE
 
 
-def spelled_out(path: Path) -> Path:
-    """The file whose name the ledger spells so: bytes that are no UTF-8 are spelled out there."""
+def find_escaped(path: Path) -> Path:
+    """Resolve a path from the ledger, which escapes the bytes of a file name that are not UTF-8."""
     if path.exists() or not path.parent.is_dir():
         return path
-    return next((found for found in path.parent.iterdir() if spelled(found.name) == path.name), path)
+    return next((candidate for candidate in path.parent.iterdir() if escape_name(candidate.name) == path.name), path)
 
 
 def header(source: Source, options: ReadConfig) -> Dataset:
-    """The DICOM object of a source.
+    """Parse the DICOM object of a source.
 
     Raises:
         OSError: it cannot be read.
-        RefusedError: a limit refuses it.
-        InvalidDicomError: it is none.
+        RefusedError: it exceeds a limit.
+        InvalidDicomError: it is not a DICOM object.
     """
     content = read_bytes(source, options)
-    content = unpacked(content, options).content if is_compressed(content) else content
+    content = unpack(content, options).content if is_compressed(content) else content
     if not is_dicom(content):
-        raise pydicom.errors.InvalidDicomError("no DICOM object")
+        raise pydicom.errors.InvalidDicomError("not a DICOM object")
     return parse_dicom(content, options).dataset
 
 
 def patient_and_study(source: Source, options: ReadConfig) -> dict[str, str]:
-    """What the header says of patient and study, by the words of ``IDENTIFIERS``; empty where it says nothing or is none."""
+    """Patient and study attributes by their names in ``IDENTIFIERS``; empty if the header states none or is unreadable."""
     try:
         dataset = header(source, options)
-        stated = {words: str(dataset.get(name, "") or "") for name, words in IDENTIFIERS.items()}
-    except Exception:  # a header may be wrong in any way, and no file may stop the rest
+        values = {words: str(dataset.get(name, "") or "") for name, words in IDENTIFIERS.items()}
+    except Exception:  # a header may be malformed in any way; one file must not stop the rest
         return {}
-    return {words: value for words, value in stated.items() if value}
+    return {words: value for words, value in values.items() if value}

@@ -1,4 +1,4 @@
-"""The record as a PDF, typeset by Typst, offline."""
+"""Typeset the record as a PDF with Typst, offline."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from medood.errors import MedoodError
 from medood.progress import Progress
 from medood.reporting.html_page import write_page
 from medood.reporting.i18n.language import Language
-from medood.reporting.report_data import Asked, detector_of, make_record, write_record
+from medood.reporting.report_data import ReportOptions, detector_of, make_record, write_record
+from medood.scans.library_settings import library_settings
 
-#: Characters of the fonts that typst brings: Latin, Greek, Cyrillic, punctuation, currencies, arrows, operators.
+#: Characters in the fonts that typst bundles: Latin, Greek, Cyrillic, punctuation, currencies, arrows, operators.
 _GLYPHS = (
     (0x20, 0x7E),
     (0xA0, 0x24F),
@@ -32,20 +33,21 @@ _GLYPHS = (
     (0x2190, 0x22FF),
 )
 _NO_GLYPHS = (0xAD, 0x378, 0x379, 0x380, 0x381, 0x382, 0x383, 0x38B, 0x38D, 0x3A2, 0x2041, 0x2043, 0x2053)
-#: Largest verdicts.csv that is attached to the PDF, in bytes: that of about 50,000 scans.
-MOST_ATTACHED = 10 * 1024**2
+#: Largest verdicts.csv that is attached to the PDF, in bytes: about 50,000 scans.
+MAX_ATTACHED = 10 * 1024**2
 
 
+@library_settings()
 def report(
     run: str | Path,
     detector: str | Path | None = None,
     *,
     top: int = 20,
     accepted: int = 0,
-    pictures: bool = True,
+    images: bool = True,
     review: str | Path | None = None,
     identifiers: bool = False,
-    known: str | Path | None = None,
+    training_scans: str | Path | None = None,
     language: str = "en",
     progress: Progress | None = None,
 ) -> Path:
@@ -53,42 +55,48 @@ def report(
 
     Args:
         run: the folder that ``screen`` wrote.
-        detector: the detector's folder, where it is no longer the one noted in the ledger.
-        top: number of the most out-of-distribution entries shown with evidence: one a file, near-duplicates told together.
-        accepted: number of accepted scans, the highest scores first, that the page shows small too.
-        pictures: show the scans and their maps; without, a report can be passed on where the scans may not.
+        detector: the detector's folder, if it is no longer the one recorded in the ledger.
+        top: number of the most out-of-distribution entries to show with evidence; near-duplicate files share an entry.
+        accepted: number of accepted scans, highest scores first, that also get a thumbnail on the page.
+        images: show the scans and their maps; a report without them can go where the scans may not.
         review: the JSON or CSV file that ``report.html`` exported.
-        identifiers: show what the headers say of patients and studies.
-        known: a folder with the scans that the detector learned from; the nearest ones are then shown.
+        identifiers: show patient and study attributes from the headers.
+        training_scans: a folder with the detector's training scans; if given, the nearest ones are shown.
         language: one of ``medood.reporting.i18n.language.LANGUAGES``.
-        progress: where to draw; none is quiet.
+        progress: the progress display; None is quiet.
 
     Returns:
         the path of the PDF.
 
     Raises:
-        MedoodError: there is no finished run, the detector is another one, the review is of another run, or the folder
-            cannot be written.
+        MedoodError: the run is missing or unfinished, the detector or the review is not the run's, or the folder cannot be
+            written.
     """
     run = Path(run)
     progress = progress or Progress(quiet=True)
-    asked = Asked(
-        top, accepted, pictures, Path(review) if review else None, identifiers, Path(known) if known else None, language
+    options = ReportOptions(
+        top,
+        accepted,
+        images,
+        Path(review) if review else None,
+        identifiers,
+        Path(training_scans) if training_scans else None,
+        language,
     )
     _, loaded = detector_of(run, detector)
     try:
         with tempfile.TemporaryDirectory(prefix="medood-") as scratch:
             work = Path(scratch)
-            record = make_record(run, loaded, work, asked, progress)
+            record = make_record(run, loaded, work, options, progress)
             verdicts = run / "verdicts.csv"
-            if verdicts.is_file() and verdicts.stat().st_size <= MOST_ATTACHED:
+            if verdicts.is_file() and verdicts.stat().st_size <= MAX_ATTACHED:
                 shutil.copyfile(verdicts, work / "verdicts.csv")
-            made = [typeset(record, work), write_page(record, run, loaded, work), work / "record.json"]
-            partial = {path: run / f".{path.name}.part" for path in made}
+            files = [typeset(record, work), write_page(record, run, loaded, work), work / "record.json"]
+            partial = {path: run / f".{path.name}.part" for path in files}
             try:
-                for path in made:
+                for path in files:
                     shutil.copyfile(path, partial[path])
-                for path in made:
+                for path in files:
                     partial[path].replace(run / path.name)
             finally:
                 for path in partial.values():
@@ -102,10 +110,10 @@ def report(
 
 
 def typesettable(value: Any) -> Any:
-    """The record with every character that the report's fonts lack spelled out, as ``[U+65E5]``.
+    """Replace characters that the report's fonts lack by their code points, such as ``[U+65E5]``.
 
-    PDF/A forbids a character without a glyph, and fonts of the system would make the bytes depend on the machine. What is
-    attached to the report keeps the characters.
+    PDF/A forbids characters without a glyph, and system fonts would make the bytes depend on the machine. The files attached
+    to the report keep the characters.
     """
     if isinstance(value, dict):
         return {key: typesettable(item) for key, item in value.items()}
@@ -126,9 +134,9 @@ def _has_glyph(character: str) -> bool:
 
 
 def typeset(record: dict[str, Any], work: Path) -> Path:
-    """Compile the template over ``record`` in ``work``, where the pictures lie already, to a tagged PDF/A-3a.
+    """Compile the template with ``record`` to a tagged PDF/A-3a in ``work``, which already holds the images.
 
-    The record is attached to it, and ``verdicts.csv`` where it lies in ``work``.
+    The record is attached, and so is ``verdicts.csv`` if ``work`` holds it.
     """
     template = work / "report.typ"
     template.write_text((files("medood.reporting") / "templates" / "report.typ").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Pictures of evidence: the scan as read, under its maps, corrected, and small."""
+"""Draw a scan's evidence: the scan as read, overlaid with its maps, corrected, and as a thumbnail."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ from medood.detection.detector import Detector
 from medood.detection.perceptual_hash import difference_hashes
 from medood.evidence.evidence_maps import DRAWN, evidence_maps
 from medood.evidence.findings import CORRECTIONS, Correction, Distances, Finding, corrections, findings, standing_out
-from medood.reporting.original_scans import Original, originals
+from medood.reporting.original_scans import OriginalScan, read_original_scans
 from medood.scans.scan import Scan
 from medood.scans.transforms import square_shape
-from medood.screening.ledger import Row
+from medood.screening.ledger.database import Row
 
 Map = npt.NDArray[np.float32]
 
 Colour = tuple[int, int, int]
-#: The accent of the report, which the map of the score is drawn in, and the colour of unusual places.
+#: The report's accent colour, used for the score map, and the colour of unusual places.
 ACCENT: Colour = (208, 73, 28)
 PLACES: Colour = (38, 120, 214)
-#: Longest side of a picture in the report, in pixels.
+#: Longest side of an image in the report, in pixels.
 SIDE = 420
-#: The same of a map by itself, which is no finer than the network's input, and of a thumbnail.
+#: Longest side of a map alone, which is no finer than the network's input, and of a thumbnail.
 MAP_SIDE, THUMBNAIL = 128, 128
 _QUALITY = 90
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """The evidence of a scan.
+class RenderedEvidence:
+    """The drawn evidence of a scan.
 
     Attributes:
-        pictures: encoded, by what they show: ``picture``, the scan as read; ``overlay`` and ``unusual``, the same under the
-            map of its score and under its unusual places; ``map`` and ``places``, the two maps alone, transparent where they
-            are 0; ``corrected``, the scan after the one correction that makes it fit. JPEG, the maps alone PNG of at most
-            ``MAP_SIDE`` pixels. A map that nowhere reaches :data:`medood.evidence.evidence_maps.DRAWN` is left out.
-        peak: row and column, as shares of the picture, where both maps together are highest; none where no one place stands
-            out.
-        correction: the name of that correction; empty where there is none.
-        findings: what speaks for the decision.
+        images: encoded images by name: ``picture``, the scan as read; ``overlay`` and ``unusual``, the scan overlaid with
+            its score map and with its unusual places; ``map`` and ``places``, the two maps alone, transparent where they are
+            0; ``corrected``, the scan after the one correction that makes it fit. All are JPEG, except the maps alone: PNG
+            of at most ``MAP_SIDE`` pixels. A map that never reaches :data:`medood.evidence.evidence_maps.DRAWN` is left out.
+        peak: row and column, as fractions of the image, of the maximum of both maps together; None if no single place
+            stands out.
+        correction: the name of that correction; empty if there is none.
+        findings: the reasons for the decision.
     """
 
-    pictures: dict[str, bytes]
+    images: dict[str, bytes]
     peak: tuple[float, float] | None
     correction: str
     findings: tuple[Finding, ...]
@@ -58,115 +58,117 @@ class Drawn:
 
 def draw_evidence(
     rows: Sequence[Row], detector: Detector, base: Path, read: ReadConfig
-) -> Iterator[tuple[Row, Drawn | str]]:
-    """Read scans again and draw them with their maps and, where a correction fits, corrected.
+) -> Iterator[tuple[Row, RenderedEvidence | str]]:
+    """Re-read scans and draw them with their maps and, if a correction makes them fit, corrected.
 
     Args:
-        rows: of scored scans.
-        detector: the one that scored them.
-        base: the folder that relative sources are relative to.
-        read: the options that the run was read with.
+        rows: rows of scored scans.
+        detector: the detector that scored them.
+        base: the folder against which relative sources are resolved.
+        read: the run's reading options.
 
     Yields:
-        each row once, with its evidence or with why there is none.
+        each row once, with its evidence or the reason why there is none.
     """
     distances = Distances.of(detector)
-    for row, original in originals(rows, base, read):
-        if not isinstance(original, Original):
+    for row, original in read_original_scans(rows, base, read):
+        if not isinstance(original, OriginalScan):
             yield row, original
             continue
         scan, fit = original.scan, detector.preprocess.fit
-        prepared = detector.prepare(scan)[None]  # one at a time: no picture depends on what else is drawn
+        prepared = detector.prepare(scan)[None]  # one at a time, so that no image depends on the others
         score = row.score if row.score is not None else float("inf")
         evidence, (fits,) = evidence_maps(detector, prepared), corrections(detector, prepared, [score])
         heats = {name: maps[0] for name, maps in evidence.maps.items()}
         small = _small(scan)
-        said = findings(
+        scan_findings = findings(
             on_picture(evidence.joint[0], small, fit),
             any(on_picture(heats[name], small, fit).max() >= DRAWN for name in ("score", "places") if name in heats),
             float(evidence.shown[0]),
             fits,
-            (row.facts.get("nearest") or [None])[0],
+            (row.metadata.get("nearest") or [None])[0],
             distances,
-            row.facts.get("attributes", {}),
+            row.metadata.get("attributes", {}),
         )
-        yield row, _draw(scan, heats, fits, fit, tuple(said))
+        yield row, _draw(scan, heats, fits, fit, tuple(scan_findings))
 
 
-def _draw(scan: Scan, heats: dict[str, Map], fits: Correction | None, fit: str, said: tuple[Finding, ...]) -> Drawn:
-    picture = _shrunk(scan.pixels[0], scan.aspect)
-    joint = on_picture(heats.get("both", heats["score"]), picture.shape, fit)
+def _draw(
+    scan: Scan, heats: dict[str, Map], fits: Correction | None, fit: str, scan_findings: tuple[Finding, ...]
+) -> RenderedEvidence:
+    image = _shrunk(scan.pixels[0], scan.aspect)
+    joint = on_picture(heats.get("both", heats["score"]), image.shape, fit)
     row, col = np.unravel_index(int(joint.argmax()), joint.shape)
     one_place = standing_out(heats.get("both", heats["score"]))[0] == "one place"
     peak = (round((row + 0.5) / joint.shape[0], 4), round((col + 0.5) / joint.shape[1], 4)) if one_place else None
-    made = {"picture": _jpeg(_grey(picture))}
+    images = {"picture": _jpeg(_grey(image))}
     for name, over, alone, colour in (("score", "overlay", "map", ACCENT), ("places", "unusual", "places", PLACES)):
         heat = heats.get(name)
-        laid = on_picture(heat, picture.shape, fit) if heat is not None else np.zeros(1, np.float32)
-        if heat is not None and laid.max() >= DRAWN:
-            made[over] = _jpeg(ringed(blend(picture, laid, colour), peak))
-            made[alone] = _encoded(_map_alone(heat, picture.shape, fit, colour), "PNG")
+        placed_heat = on_picture(heat, image.shape, fit) if heat is not None else np.zeros(1, np.float32)
+        if heat is not None and placed_heat.max() >= DRAWN:
+            images[over] = _jpeg(draw_ring(blend(image, placed_heat, colour), peak))
+            images[alone] = _encode(_map_alone(heat, image.shape, fit, colour), "PNG")
     if fits:
-        undone = CORRECTIONS[fits.done](torch.from_numpy(picture)[None])[0].numpy()
-        made["corrected"] = _jpeg(_grey(undone))
-    return Drawn(made, peak, fits.done if fits else "", said)
+        corrected = CORRECTIONS[fits.done](torch.from_numpy(image)[None])[0].numpy()
+        images["corrected"] = _jpeg(_grey(corrected))
+    return RenderedEvidence(images, peak, fits.done if fits else "", scan_findings)
 
 
 def draw_thumbnails(
     rows: Sequence[Row], detector: Detector, base: Path, read: ReadConfig
 ) -> Iterator[tuple[Row, tuple[bytes, bytes] | str]]:
-    """Read scans again and draw each small; see :func:`draw_evidence`.
+    """Re-read scans and draw their thumbnails; see :func:`draw_evidence`.
 
     Yields:
-        each row once, with a JPEG of at most ``THUMBNAIL`` pixels and the picture's difference hash (32 bytes), or with why
-        there is none.
+        each row once, with a JPEG of at most ``THUMBNAIL`` pixels and the image's difference hash (32 bytes), or the reason
+        why there is none.
     """
-    for row, original in originals(rows, base, read):
-        if not isinstance(original, Original):
+    for row, original in read_original_scans(rows, base, read):
+        if not isinstance(original, OriginalScan):
             yield row, original
             continue
-        look = difference_hashes(detector.prepare(original.scan)[None])[0].tobytes()
-        yield row, (_encoded(thumbnail(original.scan), "JPEG", 75), look)
+        image_hash = difference_hashes(detector.prepare(original.scan)[None])[0].tobytes()
+        yield row, (_encode(thumbnail(original.scan), "JPEG", 75), image_hash)
 
 
 def _jpeg(image: Image.Image) -> bytes:
-    return _encoded(image, "JPEG", _QUALITY)
+    return _encode(image, "JPEG", _QUALITY)
 
 
-def _encoded(image: Image.Image, kind: str, quality: int = _QUALITY) -> bytes:
+def _encode(image: Image.Image, kind: str, quality: int = _QUALITY) -> bytes:
     stream = io.BytesIO()
     image.save(stream, kind, quality=quality)
     return stream.getvalue()
 
 
-def ringed(picture: Image.Image, peak: tuple[float, float] | None) -> Image.Image:
-    """With a ring around a place, where there is one."""
+def draw_ring(image: Image.Image, peak: tuple[float, float] | None) -> Image.Image:
+    """Draw a ring around the peak, if there is one."""
     if peak is not None:
-        width, height = picture.size
+        width, height = image.size
         radius, row, col = 0.06 * max(width, height), peak[0] * height, peak[1] * width
         box = (col - radius, row - radius, col + radius, row + radius)
-        pen = ImageDraw.Draw(picture)
+        pen = ImageDraw.Draw(image)
         pen.ellipse(box, outline=(0, 0, 0), width=4)
         pen.ellipse(box, outline=(255, 255, 255), width=2)
-    return picture
+    return image
 
 
 def _small(scan: Scan) -> tuple[int, ...]:
-    """The shape of a scan's map alone."""
+    """The shape of a scan's map alone, at most ``MAP_SIDE`` pixels long."""
     height, width = square_shape(scan.pixels.shape[1], scan.pixels.shape[2], scan.aspect)
     factor = min(1.0, MAP_SIDE / max(height, width))
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
 def thumbnail(scan: Scan) -> Image.Image:
-    """A scan as a small grey picture."""
+    """A scan's thumbnail in grey."""
     small = _grey(_shrunk(scan.pixels[0], scan.aspect))
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     return small
 
 
 def _map_alone(heat: Map, shape: tuple[int, ...], fit: str, colour: Colour) -> Image.Image:
-    """A colour as opaque as the heat, in the picture's shape."""
+    """The map alone in the image's aspect ratio: one colour with the heat as opacity."""
     factor = min(1.0, MAP_SIDE / max(shape))
     small = tuple(max(1, round(side * factor)) for side in shape)
     opacity = np.rint(255 * 0.75 * np.clip(on_picture(heat, small, fit), 0.0, 1.0)).astype(np.uint8)
@@ -174,19 +176,19 @@ def _map_alone(heat: Map, shape: tuple[int, ...], fit: str, colour: Colour) -> I
     return Image.fromarray(np.dstack([colours, opacity]))
 
 
-def _grey(picture: Map) -> Image.Image:
-    return Image.fromarray(np.rint(picture * 255).astype(np.uint8))
+def _grey(image: Map) -> Image.Image:
+    return Image.fromarray(np.rint(image * 255).astype(np.uint8))
 
 
-def blend(picture: Map, heat: Map, colour: Colour = ACCENT) -> Image.Image:
-    """Lay a colour over a grey picture, as strong as the heat (0 to 1, clipped)."""
+def blend(image: Map, heat: Map, colour: Colour = ACCENT) -> Image.Image:
+    """Blend a colour into a grey image in proportion to the heat (clipped to 0 to 1)."""
     share = 0.75 * np.clip(heat, 0.0, 1.0)[..., None]
-    mixed = (1.0 - share) * picture[..., None] + share * (np.array(colour, dtype=np.float32) / 255.0)
+    mixed = (1.0 - share) * image[..., None] + share * (np.array(colour, dtype=np.float32) / 255.0)
     return Image.fromarray(np.rint(mixed * 255).astype(np.uint8))
 
 
 def _shrunk(pixels: Map, aspect: float) -> Map:
-    """Square pixels, at most ``SIDE`` on the longer side and at least 8 on the shorter."""
+    """Resample to square pixels, at most ``SIDE`` on the longer side and at least 8 on the shorter."""
     height, width = square_shape(pixels.shape[0], pixels.shape[1], aspect)
     factor = min(1.0, SIDE / max(height, width))
     size = (max(8, round(width * factor)), max(8, round(height * factor)))
@@ -195,7 +197,7 @@ def _shrunk(pixels: Map, aspect: float) -> Map:
 
 
 def on_picture(heat: Map, shape: tuple[int, ...], fit: str) -> Map:
-    """Bring a map from the network's square to the picture."""
+    """Resample a map from the network's square input to the image's shape."""
     height, width = shape
     sides = (width, height) if fit == "squash" else (max(width, height),) * 2
     large = np.asarray(Image.fromarray(heat.astype(np.float32)).resize(sides, Image.Resampling.BICUBIC))

@@ -18,31 +18,29 @@ from medood.config.resources import find_detector
 from medood.config.schema import PreprocessConfig
 from medood.detection.calibration import fingerprint
 from medood.detection.detector import Detector
-from medood.detection.detector_folder import TRAINING
 from medood.errors import MedoodError
 from medood.evidence.score_map import FULL_STRENGTH
 from medood.progress import Progress
 from medood.reporting.entries import SAME_FILE, SAME_PICTURE, Entry
-from medood.reporting.evidence import Shown, key_of, show, without_pictures, write_pictures
+from medood.reporting.evidence import ReportEvidence, key_of, show, without_pictures, write_pictures
 from medood.reporting.i18n.language import Language
 from medood.reporting.review import LONGEST, Review, read_review, run_name
 from medood.reporting.sentences import run_sentences
-from medood.reporting.training_thumbnails import known_pictures
-from medood.scans.scan import Status
+from medood.reporting.training_thumbnails import training_thumbnails
 from medood.screening.finalize import summary
-from medood.screening.ledger import Ledger, Row
+from medood.screening.ledger.database import Ledger, Row
+from medood.screening.ledger.run_metadata import RunMetadata
 
 SCHEMA_VERSION = 4
 _BINS = 40
-#: Lines of a table in the report; verdicts.csv has them all.
+#: Maximum number of rows of a table in the report; verdicts.csv has them all.
 MAX_LINES = 1000
-#: Flagged scans that are grouped into entries and shown small, and scans that are named of an entry.
-MOST_ROWS, MOST_OTHERS = 10_000, 20
-#: Nearest scans whose thumbnails are shown.
+#: Maximum number of flagged scans that are grouped into entries and get thumbnails, and of scans named in an entry.
+MAX_ROWS, MAX_OTHERS = 10_000, 20
+#: Number of nearest scans shown as thumbnails.
 NEAREST = 3
-#: Rows listed as files without a score; what the selection left out is counted, not listed.
-_REFUSED = f"status NOT IN ('{Status.SCORED}', '{Status.NOT_SELECTED}')"
-#: DICOM attributes in the order a report lists them, and what it calls them.
+#: Rows listed as files without a score; those that ``--select`` left out are counted, not listed.
+#: DICOM attributes in display order, with their names in a report.
 _SHOWN = {
     "Modality": "Modality",
     "BodyPartExamined": "Body part",
@@ -53,153 +51,154 @@ _SHOWN = {
 }
 
 
-def detector_of(run: Path, folder: str | Path | None = None) -> tuple[dict[str, Any], Detector]:
-    """The facts of a finished run, and the detector that scored it.
+def detector_of(run: Path, folder: str | Path | None = None) -> tuple[RunMetadata, Detector]:
+    """The metadata of a finished run and the detector that scored it.
 
     Args:
         run: the run's folder.
-        folder: the detector's, where it is no longer the one noted in the ledger.
+        folder: the detector's folder, if it is no longer the one recorded in the ledger.
 
     Raises:
-        MedoodError: there is no run, it is unfinished, or the detector is gone or another one.
+        MedoodError: the run is missing or unfinished, or the detector is missing or not the run's.
     """
-    facts = Ledger.facts_of(run)
-    if "finished" not in facts:
+    metadata = Ledger.read_metadata(run)
+    if not metadata.finished:
         raise MedoodError(f"{run} was not finished. Screen again before reporting.")
-    folder = folder or facts.get("detector", {}).get("folder") or ""
+    folder = folder or metadata.detector.folder or ""
     if not folder or not find_detector(folder).is_dir():
         raise MedoodError(f"The detector of {run} is no longer at {folder or 'any known place'}. Give --detector.")
-    detector = Detector.load(folder, facts.get("calibration", {}).get("name", TRAINING))
-    if facts["detector"]["sha256"] != detector.sha256:
+    detector = Detector.load(folder, metadata.calibration.name)
+    if metadata.detector.sha256 != detector.sha256:
         raise MedoodError(
-            f"{run} was scored by the detector {facts['detector']['sha256'][:12]}, not by {detector.sha256[:12]}. "
+            f"{run} was scored by the detector {metadata.detector.sha256[:12]}, not by {detector.sha256[:12]}. "
             "Give the right one with --detector."
         )
-    return facts, detector
+    return metadata, detector
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a report is asked to show.
+class ReportOptions:
+    """Options that select what a report shows.
 
     Attributes:
         top: number of the most out-of-distribution entries shown with evidence.
-        accepted: number of accepted scans, the highest scores first, that get a thumbnail as every flagged one does.
-        pictures: show the scans and their maps.
+        accepted: number of accepted scans, highest scores first, that get a thumbnail, as every flagged scan does.
+        images: show the scans and their maps.
         review: a person's review of the run, exported from its page.
-        identifiers: keep what the headers say of patients and studies.
-        known: a folder with the pictures that the detector learned from, for thumbnails of the nearest ones.
+        identifiers: include patient and study attributes from the headers.
+        known: a folder with the detector's training scans, for thumbnails of the nearest ones.
         language: one of ``medood.reporting.i18n.language.LANGUAGES``.
     """
 
     top: int = 20
     accepted: int = 0
-    pictures: bool = True
+    images: bool = True
     review: Path | None = None
     identifiers: bool = False
     known: Path | None = None
     language: str = "en"
 
 
-def make_record(run: Path, detector: Detector, folder: Path, asked: Asked, progress: Progress) -> dict[str, Any]:
+def make_record(run: Path, detector: Detector, folder: Path, options: ReportOptions, progress: Progress) -> dict[str, Any]:
     """Collect a run's record and draw the evidence of its most out-of-distribution scans.
 
     Args:
         run: the run's folder.
-        detector: the one that scored it.
-        folder: where pictures go.
-        asked: what is shown.
-        progress: where to draw.
+        detector: the detector that scored the run.
+        folder: the folder for images.
+        options: what is shown.
+        progress: the progress display.
 
     Raises:
-        MedoodError: the review is none of this run, or there is no such language or folder.
+        MedoodError: the review belongs to another run, or the language or folder does not exist.
     """
-    language = Language(asked.language)
+    language = Language(options.language)
     ledger = Ledger(run)
     try:
-        facts = ledger.run()
-        flagged = list(ledger.rows("decision = 'out_of_distribution'", "score DESC, id", MOST_ROWS))
-        accepted = list(ledger.rows("decision = 'in_distribution'", "score DESC, id", asked.accepted))
-        review = _review(ledger, facts, asked.review)
-        found = (
+        metadata = ledger.metadata()
+        stored = metadata.to_dict()
+        flagged = list(ledger.flagged(MAX_ROWS))
+        accepted = list(ledger.accepted(options.accepted))
+        review = _review(ledger, metadata, options.review)
+        content = (
             show(
                 run,
-                facts,
+                metadata,
                 detector,
                 flagged,
                 accepted,
                 folder,
                 progress,
-                top=asked.top,
-                identifiers=asked.identifiers,
+                top=options.top,
+                identifiers=options.identifiers,
             )
-            if asked.pictures
-            else without_pictures(flagged, asked.top)
+            if options.images
+            else without_pictures(flagged, options.top)
         )
-        shown = [entry.row for entry in found.entries[: asked.top]]
-        nearest = {key for row in shown for key in row.facts.get("nearest_keys", [])[:NEAREST]}
-        known = known_pictures(asked.known, nearest if asked.pictures else set(), folder, progress) if asked.known else {}
-        scores = np.array([score for (score,) in ledger.columns(["score"], "status = 'scored'")], dtype=np.float64)
+        shown_rows = [entry.row for entry in content.entries[: options.top]]
+        nearest = {key for row in shown_rows for key in row.metadata.get("nearest_keys", [])[:NEAREST]}
+        thumbnails = (
+            training_thumbnails(options.known, nearest if options.images else set(), folder, progress)
+            if options.known
+            else {}
+        )
+        scores = np.array(ledger.scores(), dtype=np.float64)
         record = {
             "schema_version": SCHEMA_VERSION,
             "language": language.code,
-            "identifiers": asked.identifiers,
-            "run_name": run_name(facts),
-            "run": {name: value for name, value in facts.items() if name not in ("detector", "working_directory")},
-            "said": run_sentences(facts, language),
-            "inputs_sha256": fingerprint(_keys(ledger)),
-            "settings_sha256": hashlib.sha256(json.dumps(_settings(facts), sort_keys=True).encode()).hexdigest(),
+            "identifiers": options.identifiers,
+            "run_name": run_name(metadata),
+            "run": {name: value for name, value in stored.items() if name not in ("detector", "working_directory")},
+            "said": run_sentences(metadata, language),
+            "inputs_sha256": fingerprint(ledger.keys()),
+            "settings_sha256": hashlib.sha256(json.dumps(_settings(stored), sort_keys=True).encode()).hexdigest(),
             "verdicts_sha256": _digest(run / "verdicts.csv"),
-            "review": review.stated(_names(ledger, review)) if review else None,
+            "review": review.to_dict(_names(ledger, review)) if review else None,
             "summary": vars(summary(ledger)),
             "counts": [
                 {"status": status, "decision": decision, "count": count}
                 for (status, decision), count in ledger.counts().items()
             ],
             "detector": {
-                **{name: value for name, value in facts["detector"].items() if name != "folder"},
+                **{name: value for name, value in stored["detector"].items() if name != "folder"},
                 "input": _input(detector.preprocess, language),
                 "backbone": detector.network.describe(),
                 "full_strength": FULL_STRENGTH,
                 "places_scale": float(detector.places["places_scale"]) if detector.places else None,
                 "appearance": detector.score_name == "ensemble" and detector.network.appearance is not None,
             },
-            "histogram": histogram(detector.calibration.scores, scores, facts["threshold"]),
+            "histogram": histogram(detector.calibration.scores, scores, metadata.threshold),
             "flagged": [
-                _line(rank, entry.row, review) | _grouped(entry, found.thumbnails)
-                for rank, entry in enumerate(found.entries[:MAX_LINES], start=1)
+                _line(rank, entry.row, review) | _group_fields(entry, content.thumbnails)
+                for rank, entry in enumerate(content.entries[:MAX_LINES], start=1)
             ],
             "pages": [
-                _page(rank, entry, found, folder, known, review, language)
-                for rank, entry in enumerate(found.entries[: asked.top], start=1)
+                _page(rank, entry, content, folder, thumbnails, review, language)
+                for rank, entry in enumerate(content.entries[: options.top], start=1)
             ],
-            "thumbnails": found.thumbnails,
-            "groups": {key_of(row): key_of(entry.row) for entry in found.entries for row, _ in entry.others},
-            "refused": [_line(0, row, None) for row in ledger.rows(_REFUSED, "status, id", MAX_LINES)],
+            "thumbnails": content.thumbnails,
+            "groups": {key_of(row): key_of(entry.row) for entry in content.entries for row, _ in entry.others},
+            "refused": [_line(0, row, None) for row in ledger.refused(MAX_LINES)],
         }
     finally:
         ledger.close()
-    made: dict[str, Any] = checked(record)
-    return made
+    valid_record: dict[str, Any] = validate_record(record)
+    return valid_record
 
 
-def _settings(facts: dict[str, Any]) -> dict[str, Any]:
-    """What a run was asked to do."""
-    return {name: facts.get(name) for name in ("sources", "read", "fpr", "fdr")}
+def _settings(stored: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run that decide what it screens and how."""
+    return {name: stored[name] for name in ("sources", "read", "fpr", "fdr")}
 
 
-def _review(ledger: Ledger, facts: dict[str, Any], path: Path | None) -> Review | None:
-    return read_review(path, facts, set(_keys(ledger, "status = 'scored'"))) if path else None
-
-
-def _keys(ledger: Ledger, where: str = "1") -> list[str]:
-    return [f"{sha256}:{frame}" for sha256, frame in ledger.columns(["sha256", "frame"], where)]
+def _review(ledger: Ledger, metadata: RunMetadata, path: Path | None) -> Review | None:
+    return read_review(path, metadata, set(ledger.keys(scored_only=True))) if path else None
 
 
 def _names(ledger: Ledger, review: Review) -> dict[str, tuple[str, str]]:
-    """Name and decision of each scan that was reviewed, by its key, in the ledger's order."""
-    named = ((key_of(row), row) for row in ledger.rows("status = 'scored'", "score DESC, id"))
-    return {key: (name_of(row), row.decision) for key, row in named if key in review.verdicts or key in review.notes}
+    """Name and decision of each reviewed scan by key, highest score first."""
+    keyed_rows = ((key_of(row), row) for row in ledger.scored())
+    return {key: (name_of(row), row.decision) for key, row in keyed_rows if key in review.verdicts or key in review.notes}
 
 
 def name_of(row: Row) -> str:
@@ -208,7 +207,7 @@ def name_of(row: Row) -> str:
 
 
 def _digest(path: Path) -> str:
-    """SHA-256 of a file, empty where there is none."""
+    """SHA-256 of a file; empty if there is no file."""
     if not path.is_file():
         return ""
     with path.open("rb") as stream:
@@ -218,10 +217,10 @@ def _digest(path: Path) -> str:
 def histogram(
     calibration: npt.NDArray[np.float64], scores: npt.NDArray[np.float64], threshold: float | None
 ) -> dict[str, Any]:
-    """Shares of calibration and screened scans in equal bins of the score.
+    """Histogram of the score: shares of calibration and screened scans in bins of equal width.
 
-    The range is that of the calibration scores, widened upwards by at most twice its length; what lies beyond is counted in
-    the last bin (``beyond`` says how many).
+    The bins span the calibration scores, extended upwards by at most twice their range; higher scores are counted in the
+    last bin, and ``beyond`` is their number.
     """
     calibration = calibration[np.isfinite(calibration)]
     low, high = (float(calibration.min()), float(calibration.max())) if len(calibration) else (0.0, 1.0)
@@ -245,10 +244,10 @@ def histogram(
 
 
 def write_record(record: dict[str, Any], target: Path) -> None:
-    """Write the record as JSON, after holding it against its schema (``templates/record.schema.json``).
+    """Validate the record against its schema (``templates/record.schema.json``) and write it as JSON.
 
     Raises:
-        jsonschema.ValidationError: a fault of medood itself.
+        jsonschema.ValidationError: a bug in medood itself.
     """
     schema = json.loads((files("medood.reporting") / "templates" / "record.schema.json").read_text(encoding="utf-8"))
     jsonschema.validate(record, schema, jsonschema.Draft202012Validator)
@@ -258,60 +257,60 @@ def write_record(record: dict[str, Any], target: Path) -> None:
 def _page(
     rank: int,
     entry: Entry,
-    found: Shown,
+    content: ReportEvidence,
     folder: Path,
-    known: dict[str, tuple[str, str]],
+    training_images: dict[str, tuple[str, str]],
     review: Review | None,
     language: Language,
 ) -> dict[str, Any]:
     row = entry.row
-    grey = row.facts.get("grayscale", {})
-    attributes = row.facts.get("attributes", {})
-    facts = list(found.identifiers[rank - 1].items())
-    facts += [(words, attributes[name]) for name, words in _SHOWN.items() if name in attributes]
-    spacing, source = row.facts.get("spacing"), row.facts.get("spacing_source", "")
-    shape = row.facts.get("shape", [0, 0])
-    facts.append(("Size", language.say("rows and columns", rows=shape[0], columns=shape[1])))
-    stated = f"{spacing[0]:.3g} x {spacing[1]:.3g} mm, {source}" if spacing else language.say("not stated")
-    facts.append(("Spacing", stated))
-    facts.append(("Modality LUT", grey.get("modality_lut", "")))
-    facts.append(("VOI", grey.get("voi", "")))
-    facts.append(("Inverted", grey.get("inverted", "")))
+    grey = row.metadata.get("grayscale", {})
+    attributes = row.metadata.get("attributes", {})
+    metadata = list(content.identifiers[rank - 1].items())
+    metadata += [(words, attributes[name]) for name, words in _SHOWN.items() if name in attributes]
+    spacing, source = row.metadata.get("spacing"), row.metadata.get("spacing_source", "")
+    shape = row.metadata.get("shape", [0, 0])
+    metadata.append(("Size", language.say("rows and columns", rows=shape[0], columns=shape[1])))
+    spacing_text = f"{spacing[0]:.3g} x {spacing[1]:.3g} mm, {source}" if spacing else language.say("not stated")
+    metadata.append(("Spacing", spacing_text))
+    metadata.append(("Modality LUT", grey.get("modality_lut", "")))
+    metadata.append(("VOI", grey.get("voi", "")))
+    metadata.append(("Inverted", grey.get("inverted", "")))
     if grey.get("ignored"):
-        facts.append(("Left out", grey["ignored"]))
-    nearest = zip(row.facts.get("nearest", []), row.facts.get("nearest_keys", []), strict=True)
+        metadata.append(("Left out", grey["ignored"]))
+    nearest = zip(row.metadata.get("nearest", []), row.metadata.get("nearest_keys", []), strict=True)
     return {
         **_line(rank, row, review),
-        **_grouped(entry, found.thumbnails),
-        **write_pictures(found.drawn[rank - 1], folder, rank, language),
+        **_group_fields(entry, content.thumbnails),
+        **write_pictures(content.drawn[rank - 1], folder, rank, language),
         "nearest": [
             {
                 "cosine": round(cosine, 4),
                 "sha256": key,
-                "file": known.get(key, ("", ""))[0],
-                "picture": known.get(key, ("", ""))[1],
+                "file": training_images.get(key, ("", ""))[0],
+                "picture": training_images.get(key, ("", ""))[1],
             }
             for cosine, key in nearest
         ],
-        "facts": [[language.say(words), value] for words, value in facts],
+        "facts": [[language.say(words), value] for words, value in metadata],
     }
 
 
-def _grouped(entry: Entry, thumbnails: dict[str, str]) -> dict[str, Any]:
-    """An entry's thumbnail, and the scans that are told with it."""
-    why = [reason for _, reason in entry.others]
+def _group_fields(entry: Entry, thumbnails: dict[str, str]) -> dict[str, Any]:
+    """An entry's thumbnail and the scans grouped with it."""
+    reasons = [reason for _, reason in entry.others]
     return {
         "thumbnail": thumbnails.get(key_of(entry.row), ""),
-        "same_file": why.count(SAME_FILE),
-        "same_picture": why.count(SAME_PICTURE),
-        "others": [name_of(row) + (f", {row.frame}" if row.frame else "") for row, _ in entry.others[:MOST_OTHERS]],
+        "same_file": reasons.count(SAME_FILE),
+        "same_picture": reasons.count(SAME_PICTURE),
+        "others": [name_of(row) + (f", {row.frame}" if row.frame else "") for row, _ in entry.others[:MAX_OTHERS]],
     }
 
 
 def _input(config: PreprocessConfig, language: Language) -> str:
     shares = ", ".join(f"{share:.0%}" for share in config.crops)
-    seen = "" if config.crops == [1.0] else ", " + language.say("cropped", shares=shares)
-    return language.say("pixels", size=config.size, fit=config.fit) + seen
+    crop_text = "" if config.crops == [1.0] else ", " + language.say("cropped", shares=shares)
+    return language.say("pixels", size=config.size, fit=config.fit) + crop_text
 
 
 def _line(rank: int, row: Row, review: Review | None) -> dict[str, Any]:
@@ -337,12 +336,12 @@ def _kept(character: str) -> bool:
     return character.isprintable() or character in "\n\t" or unicodedata.category(character) == "Zs"
 
 
-def checked(value: Any) -> Any:
-    """Text without control characters and lone surrogates, numbers that are finite; what JSON and a typesetter can take."""
+def validate_record(value: Any) -> Any:
+    """Clean a value for JSON and Typst: replace control characters, shorten long text, turn non-finite numbers into None."""
     if isinstance(value, dict):
-        return {key: checked(item) for key, item in value.items()}
+        return {key: validate_record(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [checked(item) for item in value]
+        return [validate_record(item) for item in value]
     if isinstance(value, str):
         clean = value.encode("utf-8", "replace").decode("utf-8")
         return "".join(c if _kept(c) else "\ufffd" for c in clean)[:LONGEST]

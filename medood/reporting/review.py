@@ -11,27 +11,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medood.detection.conformal import Decision
 from medood.errors import MedoodError
+from medood.screening.ledger.run_metadata import RunMetadata
 from medood.text import FORMULA
 
 REVIEW_VERSION = 1
 VERDICTS = ("agree", "disagree")
 #: Columns of a review as CSV; ``run`` is the same in every row.
 COLUMNS = ("run", "reviewer", "key", "scan", "decision", "verdict", "note")
-#: Characters of a note, and of any other text in a report.
+#: Maximum length of a note and of any other text in a report, in characters.
 LONGEST = 4000
-_MOST_BYTES = 256 * 1024**2
+_MAX_BYTES = 256 * 1024**2
 
 
 @dataclass(frozen=True)
 class Review:
-    """What a person said of scans.
+    """A person's verdicts and notes on a run's scans.
 
     Attributes:
-        reviewer: who; may be empty.
-        verdicts: ``agree`` or ``disagree`` by scan key (SHA-256 and frame); scans with a note alone are not among them.
-        notes: by scan key.
-        sha256: of the file.
+        reviewer: the reviewer's name; may be empty.
+        verdicts: ``agree`` or ``disagree`` by scan key (SHA-256 and frame); scans with only a note are not included.
+        notes: the notes by scan key.
+        sha256: the file's SHA-256.
     """
 
     reviewer: str = ""
@@ -39,13 +41,13 @@ class Review:
     notes: dict[str, str] = field(default_factory=dict)
     sha256: str = ""
 
-    def stated(self, scans: dict[str, tuple[str, str]]) -> dict[str, Any]:
-        """What a report says of it.
+    def to_dict(self, scans: dict[str, tuple[str, str]]) -> dict[str, Any]:
+        """The review as a report shows it: counts and entries.
 
         Args:
-            scans: name and decision of each scan that it speaks of, by key.
+            scans: name and decision of each reviewed scan, by key.
         """
-        flagged = {key for key, (_, decision) in scans.items() if decision == "out_of_distribution"}
+        flagged = {key for key, (_, decision) in scans.items() if decision == Decision.OUT_OF_DISTRIBUTION}
         of_flagged = Counter(verdict for key, verdict in self.verdicts.items() if key in flagged)
         return {
             "reviewer": self.reviewer,
@@ -67,27 +69,27 @@ class Review:
         }
 
 
-def run_name(facts: dict[str, Any]) -> str:
-    """What ties a review to its run: a digest of when it ran, with which detector and calibration."""
-    parts = [facts["started"], facts["finished"], facts["detector"]["sha256"], facts["calibration"]["sha256"]]
-    parts.append(json.dumps([facts.get(name) for name in ("sources", "fpr", "fdr")]))
+def run_name(metadata: RunMetadata) -> str:
+    """Identify a run in its reviews: a digest of its times, detector, calibration and settings."""
+    parts = [metadata.started, metadata.finished or "", metadata.detector.sha256, metadata.calibration.sha256]
+    parts.append(json.dumps([metadata.sources, metadata.fpr, metadata.fdr]))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def read_review(path: Path, facts: dict[str, Any], keys: set[str]) -> Review:
-    """Read a review that the page of a run exported, JSON or CSV.
+def read_review(path: Path, metadata: RunMetadata, keys: set[str]) -> Review:
+    """Read a review that a run's page exported as JSON or CSV.
 
     Args:
         path: the file.
-        facts: of the run.
-        keys: of the run's scored scans.
+        metadata: the run's metadata.
+        keys: the keys of the run's scored scans.
 
     Raises:
-        MedoodError: it cannot be read, is no review, or belongs to another run.
+        MedoodError: it cannot be read, is not a review, or belongs to another run.
     """
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise MedoodError(f"--review: {path} is larger than {_MOST_BYTES} bytes; a review is not.")
+        if path.stat().st_size > _MAX_BYTES:
+            raise MedoodError(f"--review: {path} is larger than {_MAX_BYTES} bytes, too large for a review.")
         content = path.read_bytes()
         text = content.decode("utf-8-sig")
         run, reviewer, entries = _from_csv(text) if path.suffix.lower() == ".csv" else _from_json(text)
@@ -98,17 +100,17 @@ def read_review(path: Path, facts: dict[str, Any], keys: set[str]) -> Review:
             f"--review: {path} is not a review of version {REVIEW_VERSION} ({type(error).__name__}: {str(error)[:80]!r}). "
             "Give the JSON or CSV file that the run's report.html exported."
         ) from error
-    if run != run_name(facts):
+    if run != run_name(metadata):
         raise MedoodError(
-            f"--review: {path} is a review of the run {run[:40]!r}, not of {run_name(facts)}. Give the one exported from "
+            f"--review: {path} is a review of the run {run[:40]!r}, not of {run_name(metadata)}. Give the one exported from "
             "this run's report.html."
         )
     if len({key for key, _, _ in entries}) < len(entries):
-        raise MedoodError(f"--review: {path} speaks of a scan more than once. Give the file as it was exported.")
+        raise MedoodError(f"--review: {path} lists a scan more than once. Give the file as it was exported.")
     unknown = [key for key, _, _ in entries if key not in keys]
     if unknown:
         raise MedoodError(
-            f"--review: {path} speaks of {len(unknown)} scans that the run did not score, {unknown[0][:80]!r} first."
+            f"--review: {path} lists {len(unknown)} scans that the run did not score; the first is {unknown[0][:80]!r}."
         )
     return Review(
         reviewer[:200],
@@ -131,9 +133,9 @@ def _from_csv(text: str) -> tuple[str, str, list[tuple[str, str, str]]]:
         raise ValueError(f"its columns are not {', '.join(COLUMNS)}, separated by commas, or it is empty")
     runs = {line["run"] for line in lines}
     if len(runs) != 1 or len({line["reviewer"] for line in lines}) != 1:
-        raise ValueError("its rows are of several runs or reviewers")
-    entries = [_entry({**line, "note": _unguarded(_text(line["note"]))}) for line in lines]
-    return runs.pop(), _unguarded(lines[0]["reviewer"]), entries
+        raise ValueError("its rows belong to several runs or reviewers")
+    entries = [_entry({**line, "note": _remove_guard(_text(line["note"]))}) for line in lines]
+    return runs.pop(), _remove_guard(lines[0]["reviewer"]), entries
 
 
 def _entry(item: dict[str, Any]) -> tuple[str, str, str]:
@@ -145,9 +147,9 @@ def _entry(item: dict[str, Any]) -> tuple[str, str, str]:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{str(value)[:40]!r} is no text")
+        raise TypeError(f"{str(value)[:40]!r} is not text")
     return value
 
 
-def _unguarded(note: str) -> str:
+def _remove_guard(note: str) -> str:
     return note[1:] if note.startswith("'") and note[1:].startswith(FORMULA) else note

@@ -1,4 +1,4 @@
-"""A finished run taken apart: lists of what was accepted and what was flagged, and copies of the files where asked for."""
+"""Split a finished run into lists of accepted and flagged files, optionally with copies of the files."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ import os
 import re
 from collections.abc import Generator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from medood.config.schema import ReadConfig
+from medood.detection.conformal import Decision
 from medood.errors import MedoodError
 from medood.output_folder import new_folder
 from medood.progress import Progress
-from medood.reporting.original_scans import CHANGED, GONE, spelled_out
+from medood.reporting.original_scans import CHANGED, GONE, find_escaped
 from medood.scans.scan import RefusedError, UnavailableError
 from medood.scans.sources.dicomweb import is_dicomweb
 from medood.scans.sources.source import Source, find_sources, read_bytes
-from medood.screening.ledger import Ledger, spelled
+from medood.screening.ledger.database import Ledger, escape_name
+from medood.screening.ledger.run_metadata import RunMetadata
 from medood.text import spreadsheet_cell
 
 #: The two lists, and the folders of copies, by decision.
-PARTS = {"in_distribution": "accepted", "out_of_distribution": "flagged"}
-#: Bytes of a name, with room for a number.
+PARTS = {Decision.IN_DISTRIBUTION: "accepted", Decision.OUT_OF_DISTRIBUTION: "flagged"}
+#: Maximum length of a name in bytes, with room for a number.
 _LONGEST = 240
 COLUMNS = ("file", "member", "sha256", "frames", "score", "p_value", "copy")
 
 
 @dataclass(frozen=True)
 class _File:
-    """A file or member with a score: flagged where any frame of it is."""
+    """A scored file or archive member; flagged if any of its frames is."""
 
     source: str
     member: str
@@ -46,11 +46,11 @@ class _File:
 
 @dataclass(frozen=True)
 class Split:
-    """What became of a run's files.
+    """Result of splitting a run.
 
     Attributes:
         files: number of files by ``accepted`` and ``flagged``.
-        left: a sentence for each file that could not be copied.
+        left: a message for each file that could not be copied.
     """
 
     files: dict[str, int]
@@ -58,29 +58,29 @@ class Split:
 
 
 def split(run: Path, out: Path, *, copy: bool = False, progress: Progress | None = None) -> Split:
-    """Write ``accepted.csv`` and ``flagged.csv``, and copy the files into folders of the same names where asked for.
+    """Write ``accepted.csv`` and ``flagged.csv``, and optionally copy the files into folders of the same names.
 
-    A file is flagged where any of its frames is. A member of an archive is copied out of it. Files without a score are in
-    neither list; ``verdicts.csv`` says why.
+    A file is flagged if any of its frames is. An archive member is copied out of its archive. Files without a score are in
+    neither list; ``verdicts.csv`` gives the reason.
 
     Args:
         run: the folder that ``screen`` wrote.
         out: a new folder.
         copy: copy the files too.
-        progress: where to draw; none is quiet.
+        progress: the progress display; None is quiet.
 
     Raises:
-        MedoodError: there is no finished run, the folder is there already, or it cannot be written.
+        MedoodError: the run is missing or unfinished, or the folder already exists or cannot be written.
     """
     progress = progress or Progress(quiet=True)
-    facts = Ledger.facts_of(run)
-    if "finished" not in facts:
+    metadata = Ledger.read_metadata(run)
+    if not metadata.finished:
         raise MedoodError(f"{run} was not finished. Finish it with medood screen --resume first.")
     if out.exists():
         raise MedoodError(f"--out: {out} is there already. Give a new folder.")
-    found = Split(dict.fromkeys(PARTS.values(), 0), [])
+    result = Split(dict.fromkeys(PARTS.values(), 0), [])
     with closing(Ledger(run)) as ledger, new_folder(out), ExitStack() as stack:
-        bar = stack.enter_context(progress.bar(ledger.size(), "copying" if copy else "listing"))
+        bar = stack.enter_context(progress.bar(ledger.count(), "copying" if copy else "listing"))
         writers = {}
         try:
             for part in PARTS.values():
@@ -89,10 +89,10 @@ def split(run: Path, out: Path, *, copy: bool = False, progress: Progress | None
                 writers[part].writerow(COLUMNS)
             files = stack.enter_context(closing(_files(ledger)))
             for source, of_source in groupby(files, key=lambda file: file.source):
-                some = list(of_source)
-                copies = _copied(source, some, out, facts, found.left) if copy else {}
-                for file in some:
-                    found.files[file.part] += 1
+                rows_of_source = list(of_source)
+                copies = _copy_files(source, rows_of_source, out, metadata, result.left) if copy else {}
+                for file in rows_of_source:
+                    result.files[file.part] += 1
                     names = [spreadsheet_cell(text) for text in (file.source, file.member)]
                     target = spreadsheet_cell(copies.get((file.member, file.sha256), ""))
                     figures = [file.frames, f"{file.score:.6g}", f"{file.p_value:.6g}"]
@@ -100,52 +100,56 @@ def split(run: Path, out: Path, *, copy: bool = False, progress: Progress | None
                     bar(file.frames, "")
         except OSError as error:
             raise MedoodError(f"{out} cannot be written: {error.strerror or error}. Free some space.") from error
-    return found
+    return result
 
 
 def _files(ledger: Ledger) -> Generator[_File, None, None]:
-    """The files with a score, in the order in which they were found; frames of one follow each other."""
-    rows = ledger.columns(["source", "member", "sha256", "decision", "score", "p_value"], "status = 'scored'")
-    for (source, member, _), some in groupby(rows, key=lambda row: row[:3]):
-        frames = list(some)
-        part = PARTS["out_of_distribution" if any(row[3] == "out_of_distribution" for row in frames) else "in_distribution"]
+    """The scored files in the order found; the frames of a file are consecutive in the ledger."""
+    rows = ledger.scored_columns("source", "member", "sha256", "decision", "score", "p_value")
+    for (source, member, _), file_rows in groupby(rows, key=lambda row: row[:3]):
+        frames = list(file_rows)
+        part = PARTS[
+            Decision.OUT_OF_DISTRIBUTION
+            if any(row[3] == Decision.OUT_OF_DISTRIBUTION for row in frames)
+            else Decision.IN_DISTRIBUTION
+        ]
         worst = max(frames, key=lambda row: float(row[4]))
         yield _File(source, member, frames[0][2], len(frames), worst[4], worst[5], part)
 
 
-def _copied(
-    source: str, files: list[_File], out: Path, facts: dict[str, Any], left: list[str]
+def _copy_files(
+    source: str, files: list[_File], out: Path, metadata: RunMetadata, problems: list[str]
 ) -> dict[tuple[str, str], str]:
-    """Copy the wanted members of one source; their new names by member and SHA-256. What cannot be copied is said."""
-    read = ReadConfig(**facts.get("read", {}) | {"select": ""})
-    waiting, made, why = {(file.member, file.sha256): file for file in files}, dict[tuple[str, str], str](), GONE
-    wanted = {member for member, _ in waiting}
+    """Copy members of one source; return the copies' paths by member and SHA-256, and add failures to ``problems``."""
+    read = replace(metadata.read, select="")
+    waiting, copies, reason = {(file.member, file.sha256): file for file in files}, dict[tuple[str, str], str](), GONE
+    members = {member for member, _ in waiting}
     try:
-        where = source if is_dicomweb(source) else spelled_out(Path(facts.get("working_directory", ".")) / source)
+        where = source if is_dicomweb(source) else find_escaped(Path(metadata.working_directory) / source)
         for item in find_sources(where, read):
             if not waiting:
                 break
-            if not isinstance(item, Source) or (name := spelled(item.member)) not in wanted:
+            if not isinstance(item, Source) or (name := escape_name(item.member)) not in members:
                 continue
             content = read_bytes(item, read)
             file = waiting.get((name, hashlib.sha256(content).hexdigest()))
             if file is None:
-                why = CHANGED
+                reason = CHANGED
                 continue
             try:
-                target = _write(content, out / file.part, _relative(file, facts["sources"]))
-                made[name, file.sha256] = target.relative_to(out).as_posix()
+                target = _write(content, out / file.part, _relative(file, metadata.sources))
+                copies[name, file.sha256] = target.relative_to(out).as_posix()
             except OSError as error:
-                left.append(f"{source} {name}".strip() + f": {error.strerror or error}")
+                problems.append(f"{source} {name}".strip() + f": {error.strerror or error}")
             del waiting[name, file.sha256]
     except (OSError, RefusedError, UnavailableError) as error:
-        why = GONE if isinstance(error, FileNotFoundError) else getattr(error, "strerror", None) or str(error)
-    left += [f"{source} {member}".strip() + f": {why}" for member, _ in waiting]
-    return made
+        reason = GONE if isinstance(error, FileNotFoundError) else getattr(error, "strerror", None) or str(error)
+    problems += [f"{source} {member}".strip() + f": {reason}" for member, _ in waiting]
+    return copies
 
 
 def _write(content: bytes, folder: Path, inside: Path) -> Path:
-    """Write a copy; where a file stands in the place of a folder of its path, under the last part of its name alone."""
+    """Write a copy; if a file blocks a folder of its path, place it directly in ``folder`` under its last name part."""
     target = folder / inside
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +161,7 @@ def _write(content: bytes, folder: Path, inside: Path) -> Path:
 
 
 def _relative(file: _File, sources: list[str]) -> Path:
-    """Where a copy lies: as below the folder that was screened, and below its archive's name. Never outside."""
+    """Path of a copy, never outside the output: as below the screened folder, and below its archive's name."""
     inside = ""
     for root in (os.path.normpath(source) for source in sources):
         if root == "." and not Path(file.source).is_absolute():
@@ -170,13 +174,13 @@ def _relative(file: _File, sources: list[str]) -> Path:
 
 
 def _plain(part: str) -> str:
-    """A name that every file system takes."""
-    kept = re.sub(r'[\x00-\x1f\x7f<>:"|?*\\/]', "_", part).encode("utf-8", "replace")[-_LONGEST:]
-    return kept.decode("utf-8", "ignore")
+    """A name that every file system accepts."""
+    plain = re.sub(r'[\x00-\x1f\x7f<>:"|?*\\/]', "_", part).encode("utf-8", "replace")[-_LONGEST:]
+    return plain.decode("utf-8", "ignore")
 
 
 def _free(target: Path) -> Path:
-    """The path itself, or with a number where something lies there."""
+    """The path itself, or with a number if it already exists."""
     number, path = 1, target
     while path.exists():
         number += 1

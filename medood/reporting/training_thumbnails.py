@@ -1,4 +1,4 @@
-"""Thumbnails of the scans that a detector learned from, where the user has them: a detector holds no picture."""
+"""Thumbnails of training scans from a folder that the user supplies, since a detector holds no images."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from medood.scans.sources.folder import check_there
 from medood.scans.sources.source import Source, count_sources, find_sources, read_bytes
 
 
-def known_pictures(folder: Path, wanted: set[str], target: Path, progress: Progress) -> dict[str, tuple[str, str]]:
+def training_thumbnails(folder: Path, keys: set[str], target: Path, progress: Progress) -> dict[str, tuple[str, str]]:
     """Find scans by SHA-256 in a folder or archive, and write a thumbnail of each.
 
     Args:
-        folder: where they are looked for.
-        wanted: their SHA-256.
-        target: where the thumbnails go.
-        progress: where to draw.
+        folder: the folder or archive to search.
+        keys: SHA-256 digests of the scans.
+        target: the folder for the thumbnails.
+        progress: the progress display.
 
     Returns:
-        by SHA-256 the name of the scan and the file of its thumbnail, for those that were found.
+        the name and the thumbnail file of each scan found, by SHA-256.
 
     Raises:
         MedoodError: there is no such folder.
@@ -35,22 +35,22 @@ def known_pictures(folder: Path, wanted: set[str], target: Path, progress: Progr
     try:
         check_there(folder)
     except FileNotFoundError as error:
-        raise MedoodError(f"--known: {error}. Give the folder of the scans that the detector learned from.") from error
-    found: dict[str, tuple[str, str]] = {}
+        raise MedoodError(f"--training-scans: {error}. Give the folder of the detector's training scans.") from error
+    thumbnails: dict[str, tuple[str, str]] = {}
     for item in progress.track(find_sources(folder), count_sources(folder), "nearest scans"):
-        if len(found) == len(wanted):
+        if len(thumbnails) == len(keys):
             break
         if not isinstance(item, Source):
             continue
         with contextlib.suppress(OSError, RefusedError):
             digest = hashlib.sha256(read_bytes(item, ReadConfig())).hexdigest()
-            if digest not in wanted or digest in found:
+            if digest not in keys or digest in thumbnails:
                 continue
             scan, *others = itertools.islice(read_source(item), 2)
-            if isinstance(scan, Scan) and not others:  # of several frames it is not known which one was meant
+            if isinstance(scan, Scan) and not others:  # with several frames, the one trained on is unknown
                 name = f"known-{digest[:12]}.jpg"
                 thumbnail(scan).save(target / name, quality=90, optimize=True)
-                found[digest] = (Path(item.member or item.path).name, name)
-    if wanted and not found:
-        progress.say(f"--known: none of the {len(wanted)} nearest scans is in {folder}")
-    return found
+                thumbnails[digest] = (Path(item.member or item.path).name, name)
+    if keys and not thumbnails:
+        progress.say(f"--training-scans: none of the {len(keys)} nearest scans is in {folder}")
+    return thumbnails

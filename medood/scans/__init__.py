@@ -1,1 +1,1 @@
-"""From files to pixels: readers, grey scale, archives, preprocessing and the training cache."""
+"""Read files as scans: readers, grey-scale pipeline, archives, preprocessing and the training cache."""

@@ -1,4 +1,4 @@
-"""Decoded training pictures in one memory-mapped file: made once, keyed by content and preprocessing: raw bytes and JSON."""
+"""Cache of decoded training images: one memory-mapped raw file and a JSON index, keyed by content and preprocessing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from medood.config.schema import PreprocessConfig, ReadConfig
 from medood.errors import MedoodError
-from medood.scans.reader import Seen, check_options, read_source
+from medood.scans.reader import DigestStore, check_options, read_source
 from medood.scans.scan import Refusal
 from medood.scans.sources.source import Source, find_sources
 from medood.scans.transforms import network_input, preprocessing, to_levels
@@ -24,18 +24,18 @@ _FORMAT = 2
 
 
 @dataclass(frozen=True)
-class PictureCache:
-    """Pictures of one folder.
+class ImageCache:
+    """The cached images of one source.
 
     Attributes:
-        pictures: uint8 ``[N, S, S]``, memory-mapped read-only; 255 is 1.0.
-        keys: the N scan keys (``<sha256>:<frame>``), in the order of the pictures.
+        images: uint8 ``[N, S, S]``, memory-mapped read-only; 255 is 1.0.
+        keys: the N scan keys (``<sha256>:<frame>``), in the order of the images.
         patients: the N patient hashes, empty where unknown.
-        refused: how many files gave no picture, by status.
+        refused: number of files without an image, by status.
         native: median of the scans' shorter sides, in pixels.
     """
 
-    pictures: npt.NDArray[np.uint8]
+    images: npt.NDArray[np.uint8]
     keys: list[str]
     patients: list[str]
     refused: dict[str, int]
@@ -48,49 +48,49 @@ def build_cache(
     config: PreprocessConfig,
     size: int,
     *,
-    what: str = "data.root",
+    key: str = "data.root",
     native: int = 0,
     options: ReadConfig | None = None,
     limit: int | None = None,
     track: Callable[[Iterator[Any], int], Iterator[Any]] | None = None,
-) -> PictureCache:
-    """Decode every scan below ``root`` to ``size`` x ``size`` and map the result; a finished cache is used again.
+) -> ImageCache:
+    """Decode every scan below ``root`` to ``size`` x ``size`` and memory-map the result; a finished cache is reused.
 
     Args:
         root: a file, folder, archive, DICOMDIR or CSV manifest of in-distribution scans.
         folder: where the cache is kept.
         config: the detector's preprocessing.
-        size: side of the cached pictures.
-        what: the key that names ``root``, for messages.
-        native: shrink to this side first, so that auxiliary pictures are no sharper than in-distribution ones; 0 does not.
+        size: side of the cached images.
+        key: configuration key of ``root``, for messages.
+        native: shrink to this side first, so that auxiliary images are no sharper than in-distribution ones; 0 skips this.
         options: which frames and objects become scans, and the limits.
-        limit: stop after this many pictures.
+        limit: stop after this many images.
         track: wraps the loop in a progress bar, given the number of sources.
 
     Raises:
-        MedoodError: nothing lies at ``root``, or no file there is a scan.
+        MedoodError: ``root`` does not exist or holds no scan.
     """
     options = options or ReadConfig()
     check_options(options)
     try:
         stamp, count = _stamp([_FORMAT, config.fit, config.equalize, asdict(options), size, limit, native], root, options)
     except FileNotFoundError as error:
-        raise MedoodError(f"{what}: {error}. Give a folder that holds scans.") from error
+        raise MedoodError(f"{key}: {error}. Give a folder that holds scans.") from error
     target = folder / f"{stamp[:16]}.u8"
     if not target.with_suffix(".json").exists():
-        found = find_sources(root, options)
-        chain = preprocessing(config, size, through=native)
-        _decode(track(found, count) if track else found, target, chain, options, limit)
+        sources = find_sources(root, options)
+        chain = preprocessing(config, size, intermediate=native)
+        _decode(track(sources, count) if track else sources, target, chain, options, limit)
     index = json.loads(target.with_suffix(".json").read_text())
     if not index["keys"]:
         counts = ", ".join(f"{n} {status}" for status, n in index["refused"].items()) or "no file at all"
-        raise MedoodError(f"{what}: no scan was found in {root} ({counts}). Expected DICOM, PNG, JPEG, TIFF or NIfTI.")
-    pictures = np.memmap(target, dtype=np.uint8, mode="r", shape=(len(index["keys"]), size, size))
-    return PictureCache(pictures, index["keys"], index["patients"], index["refused"], index["native"])
+        raise MedoodError(f"{key}: no scan was found in {root} ({counts}). Expected DICOM, PNG, JPEG, TIFF or NIfTI.")
+    images = np.memmap(target, dtype=np.uint8, mode="r", shape=(len(index["keys"]), size, size))
+    return ImageCache(images, index["keys"], index["patients"], index["refused"], index["native"])
 
 
 def _stamp(settings: list[Any], root: Path, options: ReadConfig) -> tuple[str, int]:
-    """A digest that changes with the settings and the files, and the number of sources."""
+    """Return a digest of the settings and the files, and the number of sources."""
     digest, count = hashlib.sha256(json.dumps(settings).encode()), 0
     for item in find_sources(root, options):
         digest.update(json.dumps(_signature(item)).encode())
@@ -105,17 +105,17 @@ def _signature(item: Source | Refusal) -> list[str | int]:
     return [str(item.path), item.member, stat.st_size, stat.st_mtime_ns, item.patient, item.sha256]
 
 
-def _decode(found: Iterator[Source | Refusal], target: Path, chain: Any, options: ReadConfig, limit: int | None) -> None:
+def _decode(sources: Iterator[Source | Refusal], target: Path, chain: Any, options: ReadConfig, limit: int | None) -> None:
     keys: list[str] = []
     patients: list[str] = []
     refused: dict[str, int] = {}
     sides: list[int] = []
-    seen = Seen()
+    digests = DigestStore()
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(f".{os.getpid()}.part")  # several processes may decode the same; each replaces all
+    partial = target.with_suffix(f".{os.getpid()}.part")  # several processes may decode the same; each replaces the whole
     with partial.open("wb") as stream:
-        for item in found:
-            for result in [item] if isinstance(item, Refusal) else read_source(item, options, seen):
+        for item in sources:
+            for result in [item] if isinstance(item, Refusal) else read_source(item, options, digests):
                 if isinstance(result, Refusal):
                     refused[result.status] = refused.get(result.status, 0) + 1
                 else:

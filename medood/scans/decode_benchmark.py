@@ -1,4 +1,4 @@
-"""How fast DICOM files become scans, against plain ``pydicom.pixel_array`` of the same files in the same run."""
+"""Benchmark reading DICOM files as scans against plain ``pydicom.pixel_array`` on the same files in the same run."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from medood.scans.reader import read_source
 from medood.scans.scan import Refusal, Scan
 from medood.scans.sources.source import Source, find_sources
 
-#: A timing is of at least so many seconds; small sets of files are read over and over.
+#: Minimum duration of a timing in seconds; small sets of files are read repeatedly to reach it.
 _AT_LEAST = 0.25
 
 
 @dataclass(frozen=True)
 class Speed:
-    """One line of the table; medians over the repeats, the two sides taken in turns.
+    """One row of the table; medians over the repeats, in which the two readers alternate.
 
     Attributes:
         syntax: name of the transfer syntax, or ``all``.
         plugin: the decoder.
-        files: how many.
-        megapixels: of all their frames.
-        medood: files a second, hashing and grey scale included.
-        pixel_array: files a second of ``pydicom.dcmread(path).pixel_array``.
-        ratio: median of the ratios of the repeats.
+        files: number of files.
+        megapixels: total size of all frames.
+        medood: files per second, including hashing and grey scale.
+        pixel_array: files per second with ``pydicom.dcmread(path).pixel_array``.
+        ratio: median over the repeats of the ratio of the two.
     """
 
     syntax: str
@@ -50,7 +50,7 @@ def decode_speed(root: Path, repeats: int = 5) -> Iterator[Speed]:
     """Time each transfer syntax and decoder below ``root``, then all files together.
 
     Raises:
-        MedoodError: nothing there decodes both ways.
+        MedoodError: no file decodes both ways.
     """
     groups: dict[tuple[str, str], list[tuple[Path, float]]] = {}
     for source in find_sources(root):
@@ -67,30 +67,30 @@ def decode_speed(root: Path, repeats: int = 5) -> Iterator[Speed]:
     everything = [item for items in groups.values() for item in items]
     for (syntax, plugin), items in [*sorted(groups.items()), (("all", ""), everything)]:
         paths = [path for path, _ in items]
-        ours, theirs = _alternating(partial(_read_all, paths), partial(_plain_all, paths), repeats)
+        medood_seconds, plain_seconds = _alternating(partial(_read_all, paths), partial(_plain_all, paths), repeats)
         yield Speed(
             syntax,
             plugin,
             len(paths),
             round(sum(size for _, size in items), 2),
-            len(paths) / statistics.median(ours),
-            len(paths) / statistics.median(theirs),
-            statistics.median(t / o for o, t in zip(ours, theirs, strict=True)),
+            len(paths) / statistics.median(medood_seconds),
+            len(paths) / statistics.median(plain_seconds),
+            statistics.median(t / o for o, t in zip(medood_seconds, plain_seconds, strict=True)),
         )
 
 
 def two_process_gain(root: Path, repeats: int = 5) -> float:
-    """How many times as many files a second two processes read as one."""
+    """Return the speedup in files per second of two processes over one."""
     paths = [source.path for source in find_sources(root) if isinstance(source, Source) and not source.member]
     halves = [paths[::2], paths[1::2]]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        list(pool.map(_read_all, halves))  # started and imported before the clock runs
-        both, one = _alternating(lambda: list(pool.map(_read_all, halves)), partial(_read_all, paths), repeats)
-    return statistics.median(o / b for b, o in zip(both, one, strict=True))
+        list(pool.map(_read_all, halves))  # start the processes and import before timing
+        both, single = _alternating(lambda: list(pool.map(_read_all, halves)), partial(_read_all, paths), repeats)
+    return statistics.median(o / b for b, o in zip(both, single, strict=True))
 
 
 def _alternating(first: Callable[[], object], second: Callable[[], object], repeats: int) -> tuple[list[float], list[float]]:
-    """Seconds of each, taken in turns, so that a slow moment of the machine hits both."""
+    """Time both in alternation, so that a slow phase of the machine affects both, and return the seconds of each."""
     passes = max(1, round(_AT_LEAST / max(_seconds(first, 1), 1e-6)))
     _seconds(second, 1)
     times = [(_seconds(first, passes), _seconds(second, passes)) for _ in range(repeats)]
@@ -113,7 +113,7 @@ def _plain(path: Path) -> bool:
         warnings.simplefilter("ignore")
         try:
             return bool(pydicom.dcmread(path).pixel_array.size)
-        except Exception:  # what it cannot read cannot be compared
+        except Exception:  # a file that pydicom cannot read cannot be compared
             return False
 
 

@@ -1,4 +1,4 @@
-"""Which frames, pages or slices of one file become scans."""
+"""Choose which frames, pages or slices of a file become scans."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from medood.scans.scan import RefusedError, Status
 
 
 def wanted_frames(choice: str, count: int, limit: int) -> range:
-    """Frame numbers from 0, rising.
+    """Return the chosen frame numbers, from 0, in ascending order.
 
     Args:
         choice: ``all``, ``first``, ``middle`` or ``every N`` (the first, and every Nth after it).
-        count: how many there are.
-        limit: the most that one file may give.
+        count: number of frames in the file.
+        limit: largest number of scans from one file.
 
     Raises:
         ValueError: the choice is none of these.
-        RefusedError: it gives more than the limit.
+        RefusedError: it selects more frames than the limit.
     """
-    frames = _chosen(choice, count)
+    frames = _choose(choice, count)
     if len(frames) > limit:
         raise RefusedError(
             Status.TOO_LARGE,
-            f"the file would give {len(frames):,} scans, the limit is {limit:,}: choose by --frames, or raise --max-frames",
+            f"the file would give {len(frames):,} scans, the limit is {limit:,}: set --frames, or raise --max-frames",
         )
     return frames
 
 
-def _chosen(choice: str, count: int) -> range:
+def _choose(choice: str, count: int) -> range:
     if choice == "all":
         return range(count)
     if choice == "first":

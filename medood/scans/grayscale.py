@@ -1,6 +1,6 @@
-"""Grey values in the order of DICOM PS3.3: modality LUT, VOI LUT or window, presentation. Pure functions on arrays.
+"""Grey-scale steps in the order of DICOM PS3.3: modality LUT, VOI LUT or window, presentation. Pure functions on arrays.
 
-They end in [0, 1] on a range that the header states, never on the maximum of the data.
+They scale to [0, 1] by a range that the header states, never by the maximum of the data.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ Values = npt.NDArray[np.float64]
 
 #: Values of VOI LUT Function (PS3.3 C.11.2.1.3).
 VOI_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
-#: Percentiles that stand in for a window where the file states none.
+#: Percentiles that replace a window if the file states none.
 DEFAULT_PERCENTILES = (0.5, 99.5)
-#: Pixels painted at a time, so that what is worked on stays in the processor's cache.
+#: Pixels painted at a time, so that the working set stays in the processor's cache.
 _BLOCK = 65_536
 
 
@@ -64,14 +64,14 @@ def look_up(values: npt.NDArray[Any], table: Values, first: int) -> Values:
 
 
 def percentile_window(levels: Values, counts: npt.NDArray[np.int64]) -> Values:
-    """The documented default where the file states no window: 0.5th to 99.5th percentile to [0, 1].
+    """Map the 0.5th to 99.5th percentile to [0, 1], the documented default if the file states no window.
 
     Args:
         levels: ``[L]`` values after the modality step.
-        counts: ``[L]`` how many pixels have each; 0 leaves a level (padding) out of the percentiles.
+        counts: ``[L]`` number of pixels per level; 0 excludes a level (padding) from the percentiles.
 
-    The percentiles are those of the pixels, linear between neighbours, as ``numpy.percentile`` of the whole picture would
-    give them. A picture of one grey value becomes all 0.
+    The percentiles are taken over the pixels with linear interpolation, as ``numpy.percentile`` of the whole image would
+    give them. An image of a single grey value becomes all 0.
     """
     if not counts.any():
         counts = np.ones_like(counts)
@@ -92,57 +92,57 @@ def _quantile(rising: Values, upto: npt.NDArray[np.int64], q: float) -> float:
 
 
 def invert(unit: Values) -> Values:
-    """Turn MONOCHROME1 into MONOCHROME2 sense after the VOI step: ``1 - x`` on [0, 1]."""
+    """Convert MONOCHROME1 to MONOCHROME2 after the VOI step: ``1 - x`` on [0, 1]."""
     return 1.0 - unit
 
 
 def luminance(rgb: npt.NDArray[Any], top: float) -> Pixels:
     """Luminance ``[1, H, W]`` in [0, 1] of RGB ``[H, W, 3]`` in [0, top], by ITU-R BT.601 as in PS3.3 C.7.6.3.1.2."""
     weights = (np.array([0.299, 0.587, 0.114]) / top).astype(np.float32)
-    picture = np.empty((1, *rgb.shape[:2]), dtype=np.float32)
+    image = np.empty((1, *rgb.shape[:2]), dtype=np.float32)
     step = max(1, _BLOCK // max(1, rgb.shape[1]))
     for start in range(0, len(rgb), step):
-        np.matmul(rgb[start : start + step].astype(np.float32), weights, out=picture[0, start : start + step])
-    return np.minimum(picture, np.float32(1.0), out=picture)
+        np.matmul(rgb[start : start + step].astype(np.float32), weights, out=image[0, start : start + step])
+    return np.minimum(image, np.float32(1.0), out=image)
 
 
 class Levels:
-    """The different words of a picture. The grey scale is a function of the stored word alone, so it is worked out once a
-    level and then painted, which is exact and takes one pass over the pixels.
+    """The distinct words of an image. The grey scale depends on the stored word alone, so it is computed once per level
+    and then painted, which is exact and takes one pass over the pixels.
 
     Args:
-        picture: ``[H, W]``, integers or floats.
+        image: ``[H, W]``, integers or floats.
 
     Attributes:
-        words: ``[L]`` rising; every word of the picture, and of 8- and 16-bit pictures those between them too.
+        words: ``[L]`` ascending; every word of the image, and for 8- and 16-bit images also those in between.
     """
 
-    def __init__(self, picture: npt.NDArray[Any]) -> None:
-        if picture.dtype.kind in "iu" and picture.dtype.itemsize <= 2:
-            self._unsigned = np.dtype(f"u{picture.dtype.itemsize}")
-            self._index = np.ascontiguousarray(picture, picture.dtype.newbyteorder("=")).view(self._unsigned)
-            self.words = np.arange(int(picture.min()), int(picture.max()) + 1)
+    def __init__(self, image: npt.NDArray[Any]) -> None:
+        if image.dtype.kind in "iu" and image.dtype.itemsize <= 2:
+            self._unsigned = np.dtype(f"u{image.dtype.itemsize}")
+            self._index = np.ascontiguousarray(image, image.dtype.newbyteorder("=")).view(self._unsigned)
+            self.words = np.arange(int(image.min()), int(image.max()) + 1)
             self._places = self.words.astype(self._unsigned)
         else:
-            self.words, index = np.unique(picture, return_inverse=True)
-            self._index = index.reshape(picture.shape)
+            self.words, index = np.unique(image, return_inverse=True)
+            self._index = index.reshape(image.shape)
             self._places = np.arange(len(self.words))
 
     def counts(self) -> npt.NDArray[np.int64]:
-        """``[L]`` pixels of each word."""
+        """Return ``[L]``, the number of pixels of each word."""
         counts = np.bincount(self._index.ravel(), minlength=int(self._places.max()) + 1)
         return np.asarray(counts[self._places], dtype=np.int64)
 
     def paint(self, unit: Values) -> Pixels:
-        """The picture ``[1, H, W]`` out of ``[L]`` grey values in [0, 1]."""
+        """Paint the image ``[1, H, W]`` with ``[L]`` grey values in [0, 1]."""
         table = np.zeros(int(self._places.max()) + 1, dtype=np.float32)
         table[self._places] = unit
         flat = self._index.ravel()
-        picture = np.empty(flat.size, dtype=np.float32)
+        image = np.empty(flat.size, dtype=np.float32)
         for start in range(0, flat.size, _BLOCK):
             block = slice(start, start + _BLOCK)
-            np.take(table, flat[block], out=picture[block], mode="clip")
-        return picture.reshape(1, *self._index.shape)
+            np.take(table, flat[block], out=image[block], mode="clip")
+        return image.reshape(1, *self._index.shape)
 
 
 def as_pixels(unit: Values) -> Pixels:
@@ -151,16 +151,16 @@ def as_pixels(unit: Values) -> Pixels:
 
 
 def stored_values(raw: npt.NDArray[Any], bits_stored: int, high_bit: int, *, signed: bool) -> npt.NDArray[np.int64]:
-    """Stored values out of unpacked words (PS3.5 section 8.1.1): shift, mask, and extend the sign.
+    """Extract stored values from unpacked words (PS3.5 section 8.1.1): shift, mask, and extend the sign.
 
     Args:
-        raw: integers as they lie in the file.
+        raw: integers as stored in the file.
         bits_stored: Bits Stored.
         high_bit: High Bit; the stored value occupies ``high_bit - bits_stored + 1`` to ``high_bit``.
         signed: Pixel Representation is 1.
 
     Raises:
-        ContradictionError: the bits do not fit.
+        ContradictionError: Bits Stored and High Bit do not fit together.
     """
     shift = high_bit - bits_stored + 1
     if not 1 <= bits_stored <= 64 or shift < 0:

@@ -1,4 +1,4 @@
-"""What was read of a scan, in words and as the picture that a network would see."""
+"""Show what was read from a file, in words and as the image that the network sees."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medood.text import visible
 
 
 def describe(result: Scan | Refusal) -> tuple[str, str]:
-    """A block of lines about one result, and its status in a word."""
+    """Return a block of text on one result, and its status in one word."""
     identity = result.identity
     head = visible(identity.name, keep="") + (f", frame {identity.frame}" if identity.frame else "")
     if isinstance(result, Refusal):
@@ -20,15 +20,15 @@ def describe(result: Scan | Refusal) -> tuple[str, str]:
     spacing = "not stated"
     if result.spacing:
         spacing = f"{result.spacing[0]:.4g} x {result.spacing[1]:.4g} mm ({result.spacing_source})"
-    how = result.grayscale
+    grayscale = result.grayscale
     lines = [
         ("size", f"{height} rows x {width} columns" + ("" if result.aspect == 1 else f", pixels {result.aspect:.4g} : 1")),
         ("spacing", spacing),
-        ("modality step", how.modality_lut),
-        ("voi", how.voi),
-        ("inverted", how.inverted),
-        ("decoder", how.plugin),
-        ("left out", how.ignored),
+        ("modality step", grayscale.modality_lut),
+        ("voi", grayscale.voi),
+        ("inverted", grayscale.inverted),
+        ("decoder", grayscale.plugin),
+        ("left out", grayscale.ignored),
         ("grey values", f"{result.pixels.min():.3f} to {result.pixels.max():.3f}, mean {result.pixels.mean():.3f}"),
         *result.attributes.items(),
         ("sha256", identity.sha256),
@@ -37,12 +37,12 @@ def describe(result: Scan | Refusal) -> tuple[str, str]:
 
 
 def write_picture(result: Scan | Refusal, folder: Path, number: int, preprocess: PreprocessConfig) -> Path | None:
-    """Write what the network would see as an 8-bit PNG, and return its path; none for a refusal.
+    """Write the network's input as an 8-bit PNG and return its path; None for a refusal.
 
     Args:
         result: what was read.
-        folder: where the picture goes; it is made.
-        number: the result's place, for the file's name.
+        folder: folder for the image; created if missing.
+        number: index of the result, for the file name.
         preprocess: how a detector prepares scans.
     """
     if isinstance(result, Refusal):
@@ -56,6 +56,6 @@ def write_picture(result: Scan | Refusal, folder: Path, number: int, preprocess:
         r"[^A-Za-z0-9._-]+", "_", (result.identity.member or result.identity.source).replace("\\", "/").split("/")[-1]
     )
     target = folder / f"{number:06d}_{stem[:80]}_{result.identity.frame}.png"
-    picture = to_levels(network_input(result, preprocessing(preprocess)))[0].numpy()
-    Image.fromarray(picture).save(target)
+    image = to_levels(network_input(result, preprocessing(preprocess)))[0].numpy()
+    Image.fromarray(image).save(target)
     return target

@@ -1,4 +1,4 @@
-"""Rows of decoded pictures, read when asked for."""
+"""Lazily read rows of decoded images."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 
-class Stacked:
-    """Several memory-mapped arrays, one behind the other."""
+class ConcatenatedArray:
+    """Several memory-mapped arrays, concatenated and read on access."""
 
     def __init__(self, parts: list[npt.NDArray[np.uint8]]) -> None:
         self._parts = parts
@@ -21,11 +21,11 @@ class Stacked:
         return np.stack([self._parts[w][i - self._starts[w]] for w, i in zip(which, index, strict=True)])
 
 
-class Rows:
-    """Rows of a memory-mapped array, read when asked for."""
+class RowSubset:
+    """A subset of the rows of a memory-mapped array, read on access."""
 
-    def __init__(self, pictures: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]) -> None:
-        self._pictures = pictures
+    def __init__(self, images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64]) -> None:
+        self._pictures = images
         self._rows = rows
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Scans in other people's MONAI pipelines: ``LoadScand`` beside MONAI's own ``LoadImaged``."""
+"""Load scans in a MONAI pipeline: ``LoadScand``, a counterpart of MONAI's own ``LoadImaged``."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from medood.scans.transforms import ScanToTensor
 
 
 class LoadScand(MapTransform):  # type: ignore[misc]  # MONAI is untyped
-    """Replace a path by the scan there: a float32 ``MetaTensor`` ``[1, H, W]`` in [0, 1], bone white, rows first.
+    """Replace a path by its scan: a float32 ``MetaTensor`` ``[1, H, W]`` in [0, 1], bone white, rows first.
 
     The affine holds the pixel spacing; ``meta`` holds ``filename_or_obj``, ``grayscale`` (how the grey values were made),
-    ``attributes``, ``frame`` and ``sha256``. Of a file with several frames the chosen one is loaded.
+    ``attributes``, ``frame`` and ``sha256``. From a file with several frames, the chosen one is loaded.
 
     Args:
-        keys: of the dictionary's paths.
+        keys: keys of the paths in the dictionary.
         frames: ``first`` or ``middle``.
-        plane: of volumes: ``axial``, ``coronal`` or ``sagittal``.
-        allow_missing_keys: do not mind absent keys.
+        plane: slice plane of volumes: ``axial``, ``coronal`` or ``sagittal``.
+        allow_missing_keys: skip missing keys instead of raising an error.
 
     Raises:
-        MedoodError: when called on a file without a picture; the message is the refusal's sentence.
+        MedoodError: when called on a file without an image; the message gives the reason.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class LoadScand(MapTransform):  # type: ignore[misc]  # MONAI is untyped
             except FileNotFoundError as error:
                 raise MedoodError(f"{error}.") from error
             if not isinstance(result, Scan):
-                raise MedoodError(f"{path} holds no picture: {result.reason if result else 'it is empty'}.")
+                raise MedoodError(f"{path} holds no image: {result.reason if result else 'it is empty'}.")
             tensor = self._to_tensor(result)
             tensor.meta.update(  # type: ignore[attr-defined]
                 filename_or_obj=str(path),

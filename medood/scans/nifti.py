@@ -1,8 +1,7 @@
-"""NIfTI volumes to scans, one a slice, through nibabel."""
+"""Read NIfTI volumes with nibabel, one scan per slice."""
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -17,11 +16,10 @@ from medood.scans import grayscale
 from medood.scans.frames import wanted_frames
 from medood.scans.scan import Grayscale, Identity, RefusedError, Scan, Status
 
-# nibabel logs what it corrects in a header; what matters here ends in a refusal
-logging.getLogger("nibabel.global").setLevel(logging.CRITICAL + 1)
+# nibabel logs its header corrections; anything that matters here becomes a refusal
 
-#: Per plane, of a volume turned to right-anterior-superior: the axis sliced, that of the rows, that of the columns.
-#: Rows run towards the feet or the back, columns towards the patient's left, or from front to back: as on a film.
+#: For each plane, in a volume oriented right-anterior-superior: the slice axis, the row axis and the column axis.
+#: As on a radiograph, rows run towards the feet or the back, columns towards the patient's left or from front to back.
 PLANES = {"axial": (2, 1, 0), "coronal": (1, 2, 0), "sagittal": (0, 2, 1)}
 _CIFTI = range(3000, 3100)
 _SINGLE = {348: (344, b"n+1\0"), 540: (4, b"n+2\0\r\n\x1a\n")}
@@ -29,7 +27,7 @@ _PAIR = {348: (344, b"ni1\0"), 540: (4, b"ni2\0\r\n\x1a\n")}
 
 
 def is_nifti(content: bytes) -> bool:
-    """True where the bytes begin like a NIfTI-1, NIfTI-2 or Analyze header."""
+    """Return whether the bytes begin like a NIfTI-1, NIfTI-2 or Analyze header."""
     return len(content) >= 348 and _header_size(content) in _SINGLE
 
 
@@ -39,23 +37,23 @@ def _header_size(content: bytes) -> int:
 
 
 def read_nifti(content: bytes, identity: Identity, options: ReadConfig | None = None) -> Iterator[Scan]:
-    """Yield one scan a slice, from the feet up, from the back forward or from left to right; times follow each other.
+    """Yield one scan per slice, from feet to head, back to front or left to right, one time point after another.
 
-    Grey values are over the header's ``cal_min`` to ``cal_max`` where it states them, else over the 0.5th to 99.5th
-    percentile of the whole volume, so that slices can be compared.
+    Grey values are scaled by the header's ``cal_min`` to ``cal_max`` if stated, else by the 0.5th to 99.5th percentile
+    of the whole volume, so that slices can be compared.
 
     Args:
         content: the bytes of a single-file NIfTI, unpacked.
-        identity: of the file; the frame number is filled in.
-        options: the plane, which slices, the largest picture.
+        identity: identity of the file; the frame number is filled in.
+        options: the plane, the slices to read and the largest image.
 
     Raises:
-        RefusedError: there is no volume that can be read.
+        RefusedError: the file holds no readable volume.
     """
     options = options or ReadConfig()
-    image = _parse(content)
-    volume, affine_stated = _volume(image, content), _has_orientation(image)
-    array, sizes = _turned(volume, image.affine)
+    volume_image = _parse(content)
+    volume, affine_stated = _volume(volume_image, content), _has_orientation(volume_image)
+    array, sizes = _orient(volume, volume_image.affine)
     colour = array.dtype.names is not None
     plane = _plane(array, options.plane)
     axis, down, across = PLANES[plane]
@@ -65,19 +63,19 @@ def read_nifti(content: bytes, identity: Identity, options: ReadConfig | None = 
             Status.TOO_LARGE,
             f"a slice has {array.shape[down]} x {array.shape[across]} pixels; the limit is {options.max_pixels:,}",
         )
-    modality_lut, low, high, voi = ("none", 0.0, 1.0, "full range") if colour else _window(image, array)
+    modality_lut, low, high, voi = ("none", 0.0, 1.0, "full range") if colour else _window(volume_image, array)
     spacing, source = _spacing(sizes[down], sizes[across]) if affine_stated else (None, "none")
     attributes = {"Format": "NIfTI", "Plane": plane, "Slices": str(slices), "Times": str(times)}
     if not affine_stated:
         attributes["Orientation"] = "not stated"
     for frame in wanted_frames(options.frames, slices * times, options.max_frames):
         time, place = divmod(frame, slices)
-        picture = np.take(array[..., time], place, axis=axis).T[::-1, ::-1]
+        image = np.take(array[..., time], place, axis=axis).T[::-1, ::-1]
         if colour:
-            rgb = np.stack([picture[name] for name in ("R", "G", "B")], axis=-1)
+            rgb = np.stack([image[name] for name in ("R", "G", "B")], axis=-1)
             unit = grayscale.luminance(rgb, 255.0)[0].astype(np.float64)
         else:
-            unit = np.clip((picture.astype(np.float64) - low) / (high - low or 1.0), 0.0, 1.0)
+            unit = np.clip((image.astype(np.float64) - low) / (high - low or 1.0), 0.0, 1.0)
         yield Scan(
             identity=Identity(identity.source, identity.member, frame, identity.sha256),
             pixels=grayscale.as_pixels(np.nan_to_num(unit)),
@@ -89,10 +87,10 @@ def read_nifti(content: bytes, identity: Identity, options: ReadConfig | None = 
         )
 
 
-def _plane(array: npt.NDArray[Any], wanted: str) -> str:
-    """The plane that slices are taken in: a volume one voxel deep along a single axis has one, whichever is wanted."""
+def _plane(array: npt.NDArray[Any], plane: str) -> str:
+    """Return the slice plane: that of the volume if it is one voxel deep along a single axis, else the requested one."""
     thin = [name for name, (axis, _, _) in PLANES.items() if array.shape[axis] == 1]
-    return thin[0] if len(thin) == 1 else wanted
+    return thin[0] if len(thin) == 1 else plane
 
 
 def _parse(content: bytes) -> Any:
@@ -115,12 +113,12 @@ def _parse(content: bytes) -> Any:
     except Exception as error:  # nibabel raises many kinds on damaged headers
         raise RefusedError(Status.UNREADABLE, "the NIfTI header is damaged") from error
     if int(image.header["intent_code"]) in _CIFTI:
-        raise RefusedError(Status.NOT_AN_IMAGE, "this is a CIFTI matrix over a brain's surface, not a picture")
+        raise RefusedError(Status.NOT_AN_IMAGE, "this is a CIFTI matrix on the brain's surface, not an image")
     return image
 
 
 def _volume(image: Any, content: bytes) -> npt.NDArray[Any]:
-    """The stored values ``[X, Y, Z, ...]``, unscaled; refused before anything is allocated where the file is too short."""
+    """Return the unscaled stored values ``[X, Y, Z, ...]``; a file that is too short is refused before any allocation."""
     shape = [int(n) for n in image.shape]
     offset, needed = int(image.dataobj.offset), int(image.header.get_data_dtype().itemsize)
     for length in shape:
@@ -131,7 +129,7 @@ def _volume(image: Any, content: bytes) -> npt.NDArray[Any]:
         raise RefusedError(
             Status.UNREADABLE, f"the header describes {offset + needed:,} bytes, the file holds {len(content):,}; it is cut"
         )
-    raw = type(image.header)(content[: _header_size(content)], check=False)  # as it is in the file, not as nibabel mends it
+    raw = type(image.header)(content[: _header_size(content)], check=False)  # as stored, without nibabel's corrections
     if int(raw["bitpix"]) != 8 * image.header.get_data_dtype().itemsize:
         raise RefusedError(Status.UNREADABLE, "datatype and bitpix of the NIfTI header contradict each other")
     if any(content[offset + needed :]):
@@ -148,7 +146,7 @@ def _has_orientation(image: Any) -> bool:
 
 
 def _window(image: Any, array: npt.NDArray[Any]) -> tuple[str, float, float, str]:
-    """Modality step in words, and the stored values that become 0 and 1."""
+    """Return the modality step in words, the stored values that become 0 and 1, and the VOI step in words."""
     if array.dtype.kind not in "iuf":
         raise RefusedError(Status.UNREADABLE, f"the volume's values are of the type {array.dtype}; expected numbers or RGB")
     slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)  # nibabel clears them in the header it read
@@ -160,7 +158,7 @@ def _window(image: Any, array: npt.NDArray[Any]) -> tuple[str, float, float, str
         return words, (low - intercept) / slope, (high - intercept) / slope, f"window cal_min={low:g} cal_max={high:g}"
     finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array
     if finite.size == 0:
-        raise RefusedError(Status.UNREADABLE, "the volume holds no number")
+        raise RefusedError(Status.UNREADABLE, "the volume holds no finite value")
     first, last = grayscale.DEFAULT_PERCENTILES if slope > 0 else grayscale.DEFAULT_PERCENTILES[::-1]
     low, high = (float(v) for v in np.percentile(finite, (first, last)))
     if low == high:
@@ -168,18 +166,18 @@ def _window(image: Any, array: npt.NDArray[Any]) -> tuple[str, float, float, str
     return words, low, high, "percentile 0.5-99.5 of the volume"
 
 
-def _turned(volume: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> tuple[npt.NDArray[Any], list[float]]:
-    """The volume ``[X, Y, Z, times]`` with axes to the right, the front and the head, and its voxel sizes in mm."""
+def _orient(volume: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> tuple[npt.NDArray[Any], list[float]]:
+    """Return the volume ``[X, Y, Z, times]`` reoriented to right-anterior-superior, and its voxel sizes in mm."""
     try:
         orientation = nibabel.io_orientation(affine)
         if not np.isfinite(orientation).all():
             raise ValueError("an axis has no direction")
         sizes = voxel_sizes(affine)
-        turned = nibabel.apply_orientation(volume, orientation)
+        orientations = nibabel.apply_orientation(volume, orientation)
     except Exception as error:  # a singular or non-finite affine fails in linear algebra
         raise RefusedError(Status.UNREADABLE, "the affine of the NIfTI header is damaged") from error
     of_axis = [float(sizes[int(np.flatnonzero(orientation[:, 0] == axis)[0])]) for axis in range(3)]
-    return turned.reshape(*turned.shape[:3], -1), of_axis
+    return orientations.reshape(*orientations.shape[:3], -1), of_axis
 
 
 def _spacing(row: float, column: float) -> tuple[tuple[float, float] | None, str]:

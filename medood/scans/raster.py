@@ -1,4 +1,4 @@
-"""PNG, JPEG and TIFF to scans: Pillow decodes PNG and JPEG, tifffile TIFF, imagecodecs what Pillow would cut to 8 bits."""
+"""Read PNG and JPEG with Pillow, TIFF with tifffile, and with imagecodecs what Pillow would reduce to 8 bits."""
 
 from __future__ import annotations
 
@@ -24,56 +24,53 @@ _PNG_CHANNELS = (2, 4, 6)
 #: The EXIF tag Orientation.
 _ORIENTATION = 274
 
-# the limit is ReadConfig.max_pixels, held against the header before anything is decoded
-Image.MAX_IMAGE_PIXELS = None
-
 
 def is_raster(content: bytes) -> bool:
-    """True where the first bytes are those of a PNG, JPEG, TIFF or BigTIFF."""
+    """Return whether the first bytes are those of a PNG, JPEG, TIFF or BigTIFF."""
     return content.startswith((_PNG, _JPEG, *TIFF_MAGIC))
 
 
 def read_raster(content: bytes, identity: Identity, options: ReadConfig | None = None) -> Iterator[Scan]:
-    """Yield the picture, or one scan a page of a TIFF.
+    """Yield the image as a scan, or one scan per page of a TIFF.
 
-    Unsigned values of up to 8 bits are taken over their full range; others, whose real range the format does not state, over
+    Unsigned values of up to 8 bits are scaled by their full range; others, whose actual range the format does not state, by
     their 0.5th to 99.5th percentile. Colour becomes luminance; transparency is ignored.
 
     Args:
         content: the bytes of the file.
-        identity: of the file; the page is filled in as the frame number.
-        options: which pages, and the largest picture.
+        identity: identity of the file; the page becomes the frame number.
+        options: which pages to read, and the largest image.
 
     Raises:
-        RefusedError: the picture is damaged, too large or of a kind that is not read.
+        RefusedError: the image is damaged, too large or of an unsupported kind.
     """
     options = options or ReadConfig()
     is_tiff = content.startswith(TIFF_MAGIC)
     for page, image in read_tiff(content, options) if is_tiff else [(0, _picture(content, options.max_pixels))]:
-        pixels, how = image.grey()
-        yield Scan(Identity(identity.source, identity.member, page, identity.sha256), pixels, how)
+        pixels, grayscale_record = image.grey()
+        yield Scan(Identity(identity.source, identity.member, page, identity.sha256), pixels, grayscale_record)
 
 
 def _picture(content: bytes, max_pixels: int) -> RasterImage:
     if content.startswith(_JPEG):
         _check_jpeg(content)
     with _decoding():
-        picture = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
-        width, height = picture.size
+        image = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
+        width, height = image.size
         if width * height > max_pixels:
             raise RefusedError(
-                Status.TOO_LARGE, f"the picture has {height} x {width} pixels; the limit is {max_pixels:,} pixels"
+                Status.TOO_LARGE, f"the image has {height} x {width} pixels; the limit is {max_pixels:,} pixels"
             )
-        ignored = _left_out(picture)
+        ignored = _left_out(image)
         if content.startswith(_PNG) and content[24] == 16 and content[25] in _PNG_CHANNELS:
             return _deep_png(content, ignored)
-        picture.load()
-        plugin = f"pillow {picture.format}"
-        if picture.mode.startswith("I"):
-            return RasterImage(np.asarray(picture), plugin, None, ignored=ignored)
-        if picture.mode in ("L", "1"):
-            return RasterImage(np.asarray(picture.convert("L")), plugin, ignored=ignored)
-        return RasterImage(np.asarray(picture.convert("RGB")), plugin, ignored=ignored)
+        image.load()
+        plugin = f"pillow {image.format}"
+        if image.mode.startswith("I"):
+            return RasterImage(np.asarray(image), plugin, None, ignored=ignored)
+        if image.mode in ("L", "1"):
+            return RasterImage(np.asarray(image.convert("L")), plugin, ignored=ignored)
+        return RasterImage(np.asarray(image.convert("RGB")), plugin, ignored=ignored)
 
 
 def _deep_png(content: bytes, ignored: str) -> RasterImage:
@@ -87,37 +84,37 @@ def _deep_png(content: bytes, ignored: str) -> RasterImage:
 
 
 def _check_jpeg(content: bytes) -> None:
-    """Refuse a JPEG that Pillow does not read and would call damaged."""
+    """Refuse a JPEG of a kind that Pillow cannot read and would report as damaged."""
     try:
-        found = describe(content)
-    except ContradictionError:  # it is damaged, and Pillow will say so
+        header = describe(content)
+    except ContradictionError:  # the file is damaged, which Pillow will report
         return
-    if found.precision != 8 or found.kind in ("JPEG lossless", "JPEG-LS"):
+    if header.precision != 8 or header.kind in ("JPEG lossless", "JPEG-LS"):
         raise RefusedError(
             Status.UNSUPPORTED_SYNTAX,
-            f"the file is {found.kind} of {found.precision} bits, which is read in DICOM files alone; convert it to PNG",
+            f"the file is {header.kind} of {header.precision} bits, which is read only in DICOM files; convert it to PNG",
         )
 
 
 @contextmanager
 def _decoding() -> Iterator[None]:
-    """Turn what a decoder raises on a damaged picture into a refusal."""
+    """Turn a decoder's exception on a damaged image into a refusal."""
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
     except RefusedError:
         raise
-    except Exception as error:  # they raise many kinds
+    except Exception as error:  # decoders raise many exception types
         is_cut = "truncat" in str(error).lower() or isinstance(error, (EOFError, struct.error))
-        why = "it ends too soon; the file is cut" if is_cut else "it is damaged"
-        raise RefusedError(Status.UNREADABLE, f"the picture cannot be decoded: {why}") from error
+        problem = "it ends too early; the file is cut" if is_cut else "it is damaged"
+        raise RefusedError(Status.UNREADABLE, f"the image cannot be decoded: {problem}") from error
 
 
-def _left_out(picture: Image.Image) -> str:
-    """What the file asks for and is not done, in words."""
+def _left_out(image: Image.Image) -> str:
+    """List in words what the file requests and the reader ignores."""
     words = []
-    if picture.getexif().get(_ORIENTATION, 1) != 1:
+    if image.getexif().get(_ORIENTATION, 1) != 1:
         words.append("EXIF orientation")
-    if picture.format == "PNG" and getattr(picture, "n_frames", 1) > 1:
+    if image.format == "PNG" and getattr(image, "n_frames", 1) > 1:
         words.append("animation after the first frame")
     return ", ".join(words)

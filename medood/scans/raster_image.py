@@ -1,4 +1,4 @@
-"""A decoded raster picture, whatever its format, and its grey values."""
+"""Decoded raster images of any format, and their grey values."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from medood.scans.scan import Grayscale, Pixels, RefusedError, Status
 
 @dataclass(frozen=True)
 class RasterImage:
-    """One picture or page.
+    """One image or page.
 
     Attributes:
-        values: ``[H, W]`` grey values or ``[H, W, 3]`` colours, as they are stored.
-        plugin: what decoded them.
-        bits: of a value where that is its range: up to 8, unsigned. None where the format does not state how much of a
-            deeper range was used.
+        values: ``[H, W]`` grey values or ``[H, W, 3]`` colours, as stored.
+        plugin: the decoder.
+        bits: bits per value if they define the range: up to 8, unsigned. None for deeper values, whose actual range the
+            format does not state.
         white_is_zero: 0 is white.
-        ignored: what the file asks for and is not done, in words.
+        ignored: what the file requests and the reader ignores, in words.
     """
 
     values: npt.NDArray[Any]
@@ -32,28 +32,28 @@ class RasterImage:
     ignored: str = ""
 
     def grey(self) -> tuple[Pixels, Grayscale]:
-        """Grey values ``[1, H, W]`` in [0, 1] and how they were made.
+        """Return grey values ``[1, H, W]`` in [0, 1] and the record of how they were made.
 
         Raises:
             RefusedError: no value is a finite number.
         """
         inverted = "TIFF WhiteIsZero" if self.white_is_zero else "no"
         voi = "percentile 0.5-99.5" if self.bits is None else "full range"
-        how = Grayscale(voi=voi, inverted=inverted, plugin=self.plugin, ignored=self.ignored)
+        grayscale_record = Grayscale(voi=voi, inverted=inverted, plugin=self.plugin, ignored=self.ignored)
         values, top = self.values, float(2 ** (self.bits or 0) - 1)
         if values.ndim == 3:
             if self.bits is not None:
-                return grayscale.luminance(values, top), how
-            # in float64, so that colours of three equal values order as those values do
+                return grayscale.luminance(values, top), grayscale_record
+            # in float64, so that colours with three equal channels keep the order of their values
             values = np.round(values.astype(np.float64) @ np.array([0.299, 0.587, 0.114]), 6)
         levels = grayscale.Levels(values)
         finite = np.isfinite(levels.words)
         if not finite.any():
-            raise RefusedError(Status.UNREADABLE, "the picture holds no finite number")
+            raise RefusedError(Status.UNREADABLE, "the image holds no finite value")
         if self.bits is not None:
             unit = levels.words / top
         else:
             words = np.where(finite, levels.words, 0).astype(np.float64)
             unit = grayscale.percentile_window(words, np.where(finite, levels.counts(), 0))
         unit = grayscale.invert(unit) if self.white_is_zero else unit
-        return levels.paint(np.where(finite, unit, 0.0)), how
+        return levels.paint(np.where(finite, unit, 0.0)), grayscale_record

@@ -1,4 +1,4 @@
-"""Sources to scans: the reader that the first bytes ask for, and one refusal for whatever cannot be read."""
+"""Read sources as scans: the first bytes choose the reader, and whatever cannot be read becomes a refusal."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from medood.errors import MedoodError
 from medood.scans.dicom.parser import is_dicom
 from medood.scans.dicom.reader import read_dicom
 from medood.scans.frames import wanted_frames
+from medood.scans.library_settings import with_library_settings
 from medood.scans.nifti import PLANES, is_nifti, read_nifti
 from medood.scans.raster import is_raster, read_raster
 from medood.scans.scan import Identity, Refusal, RefusedError, Scan, Status, UnavailableError, sha256_of
 from medood.scans.selection import parse_selection
-from medood.scans.sources.compression import is_compressed, is_tar, unpacked
+from medood.scans.sources.compression import is_compressed, is_tar, unpack
 from medood.scans.sources.source import Source, find_sources, read_bytes
 from medood.scans.sources.zip_archive import is_zip
 
 
-class Seen:
-    """The contents met so far in a run. On disk beyond a few megabytes, so that an archive of any size can be told over."""
+class DigestStore:
+    """Digests of the contents seen so far in a run, on disk beyond a few megabytes, so that an archive can have any size."""
 
     def __init__(self) -> None:
         self._database = sqlite3.connect("", isolation_level=None)  # a private temporary file, gone when closed
@@ -30,17 +31,17 @@ class Seen:
         self._database.execute("CREATE TABLE seen (sha256 BLOB PRIMARY KEY, name TEXT) WITHOUT ROWID")
 
     def first(self, sha256: str, name: str) -> str | None:
-        """Where these bytes were met before; none if this is the first time, and then it is noted."""
+        """Return the name under which these bytes were first seen, or None and record the name if they are new."""
         digest = bytes.fromhex(sha256)
-        added = self._database.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (digest, _text(name))).rowcount
-        if added:
+        inserted = self._database.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (digest, _text(name))).rowcount
+        if inserted:
             return None
         return str(self._database.execute("SELECT name FROM seen WHERE sha256 = ?", (digest,)).fetchone()[0])
 
     def has(self, sha256: str) -> bool:
-        """Whether these bytes were met before."""
-        found = self._database.execute("SELECT 1 FROM seen WHERE sha256 = ?", (bytes.fromhex(sha256),))
-        return found.fetchone() is not None
+        """Return whether these bytes were seen before."""
+        cursor = self._database.execute("SELECT 1 FROM seen WHERE sha256 = ?", (bytes.fromhex(sha256),))
+        return cursor.fetchone() is not None
 
 
 def _text(name: str) -> str:
@@ -48,10 +49,10 @@ def _text(name: str) -> str:
 
 
 def check_options(options: ReadConfig) -> None:
-    """Find a mistake in the options before anything is read.
+    """Check the options before anything is read.
 
     Raises:
-        MedoodError: an option has no meaning; the message names it.
+        MedoodError: an option is invalid; the message names it.
     """
     try:
         wanted_frames(options.frames, 1, 1)
@@ -71,38 +72,38 @@ def read_scans(path: str | Path, options: ReadConfig | None = None) -> Iterator[
 
     Args:
         path: what to read.
-        options: which frames and objects, and the limits.
+        options: the frames and objects to read, and the limits.
 
     Yields:
-        A :class:`Scan` for each frame of each picture, a :class:`Refusal` for each file without one.
+        a :class:`Scan` for each frame of each image, a :class:`Refusal` for each file without an image.
 
     Raises:
-        FileNotFoundError: nothing lies at ``path``.
-        MedoodError: an option has no meaning.
+        FileNotFoundError: ``path`` does not exist.
+        MedoodError: an option is invalid.
     """
     options = options or ReadConfig()
     check_options(options)
-    seen = Seen()
-    for found in find_sources(path, options):
-        if isinstance(found, Refusal):
-            yield found
+    digests = DigestStore()
+    for source in find_sources(path, options):
+        if isinstance(source, Refusal):
+            yield source
         else:
-            yield from read_source(found, options, seen)
+            yield from read_source(source, options, digests)
 
 
 def read_source(
     source: Source,
     options: ReadConfig | None = None,
-    seen: Seen | None = None,
-    wanted: Callable[[str], bool] | None = None,
+    digests: DigestStore | None = None,
+    in_shard: Callable[[str], bool] | None = None,
 ) -> Iterator[Scan | Refusal]:
-    """The scans of one source, or the one refusal that says why there is none. Never raises for bad input.
+    """Yield the scans of one source, or one refusal that says why there is none. Never raises on bad input.
 
     Args:
         source: what to read.
-        options: which frames and objects, and the limits.
-        seen: refuse contents that were met before as duplicates, and note these.
-        wanted: asked with the SHA-256 of the bytes, before they are decoded; where it says no, there is no result at all.
+        options: the frames and objects to read, and the limits.
+        digests: store used to refuse contents seen before as duplicates; new contents are added.
+        in_shard: predicate on the SHA-256 of the bytes, called before decoding; if false, nothing is yielded.
     """
     options = options or ReadConfig()
     identity = source.identity
@@ -111,32 +112,32 @@ def read_source(
         if not content:
             raise RefusedError(Status.UNREADABLE, "the file is empty (0 bytes)")
         identity = replace(identity, sha256=sha256_of(content))
-        if wanted is not None and not wanted(identity.sha256):
+        if in_shard is not None and not in_shard(identity.sha256):
             return
         if source.sha256 and source.sha256 != identity.sha256:
             raise RefusedError(Status.UNREADABLE, "the bytes are not those that the manifest states (SHA-256 differs)")
-        first = seen.first(identity.sha256, identity.name) if seen is not None else None
+        first = digests.first(identity.sha256, identity.name) if digests is not None else None
         if first is not None:
             raise RefusedError(Status.DUPLICATE, f"the same bytes as {first}")
-        for scan in read_content(content, identity, options):
+        for scan in with_library_settings(read_content(content, identity, options)):
             yield replace(scan, patient=source.patient) if source.patient else scan
             identity = replace(identity, frame=scan.identity.frame + 1)
     except RefusedError as refused:
         yield Refusal(identity, refused.status, refused.reason)
     except UnavailableError:
         raise
-    except Exception:  # a parser or decoder may raise anything on a damaged file, and no file may stop a run
+    except Exception:  # a parser or decoder may raise anything on a damaged file, which must not stop the run
         yield Refusal(identity, Status.UNREADABLE, "the file cannot be read; it is damaged")
 
 
 def read_content(content: bytes, identity: Identity, options: ReadConfig) -> Iterator[Scan]:
-    """Hand the bytes to the reader that their first bytes ask for.
+    """Read the bytes with the reader for their format, which the first bytes identify.
 
     Raises:
-        RefusedError: no reader takes them, or the reader found no picture.
+        RefusedError: no reader supports the format, or the reader found no image.
     """
     if is_compressed(content):
-        content, behind = _unpacked(content, options)
+        content, behind = _unpack(content, options)
         yield from read_content(content, identity, options)
         if behind:
             raise RefusedError(Status.UNREADABLE, behind)
@@ -145,27 +146,27 @@ def read_content(content: bytes, identity: Identity, options: ReadConfig) -> Ite
         yield from read_dicom(content, identity, options)
         return
     if options.select:
-        raise RefusedError(Status.NOT_SELECTED, f"left out by the selection {options.select}: no DICOM file")
+        raise RefusedError(Status.NOT_SELECTED, f"left out by the selection {options.select}: not a DICOM file")
     if is_raster(content):
         yield from read_raster(content, identity, options)
     elif is_nifti(content):
         yield from read_nifti(content, identity, options)
     else:
         raise RefusedError(
-            Status.NOT_AN_IMAGE, "the file is none of DICOM, PNG, JPEG, TIFF or NIfTI (its first bytes say so, not its name)"
+            Status.NOT_AN_IMAGE, "the file is not DICOM, PNG, JPEG, TIFF or NIfTI (judged by its first bytes, not its name)"
         )
 
 
-def _unpacked(content: bytes, options: ReadConfig) -> tuple[bytes, str]:
-    """The first file that compressed bytes hold, and a sentence on what follows it; empty where nothing does."""
-    plain = unpacked(content, options)
+def _unpack(content: bytes, options: ReadConfig) -> tuple[bytes, str]:
+    """Unpack the first file in compressed bytes; also return a sentence on what follows it, empty if nothing does."""
+    plain = unpack(content, options)
     if is_zip(plain.content) or is_compressed(plain.content) or is_tar(plain.content):
         raise RefusedError(Status.NOT_AN_IMAGE, "it is packed more than one level deep; unpack it first")
-    for start in plain.starts:  # packed files that were joined; one file may be packed in several streams too
+    for start in plain.starts:  # several joined files, or one file packed as several streams
         if start and _begins_file(plain.content[start:]):
-            return plain.content[:start], "further files are packed behind the first one; they were not read"
+            return plain.content[:start], "further files are packed after the first one; they were not read"
     if plain.behind:
-        return plain.content, f"{plain.behind:,} bytes follow the packed file that are not packed; they were not read"
+        return plain.content, f"{plain.behind:,} uncompressed bytes follow the compressed file; they were not read"
     return plain.content, ""
 
 

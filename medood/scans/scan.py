@@ -1,4 +1,4 @@
-"""The two things that can come out of a file: a :class:`Scan`, or a :class:`Refusal` that says why there is none."""
+"""The two possible results of reading a file: a :class:`Scan`, or a :class:`Refusal` that says why there is none."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Pixels = npt.NDArray[np.float32]
 
 
 class Status(StrEnum):
-    """What became of a file. ``scored`` is the only status that carries a score."""
+    """The outcome for a file. Only ``scored`` comes with a score."""
 
     SCORED = "scored"
     UNREADABLE = "unreadable"
@@ -34,13 +34,13 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Identity:
-    """Where a picture came from.
+    """Where an image came from.
 
     Attributes:
         source: path as given on the command line, or as found inside a given folder.
         member: name inside an archive, empty for a plain file.
         frame: frame number, counted from 0.
-        sha256: hex digest of the file's (or member's) bytes, empty where they could not be read.
+        sha256: hex digest of the file's (or member's) bytes, empty if they could not be read.
     """
 
     source: str
@@ -55,20 +55,20 @@ class Identity:
 
     @property
     def name(self) -> str:
-        """The place as a person writes it: ``source`` or ``source!member``."""
+        """The readable location: ``source`` or ``source!member``."""
         return f"{self.source}!{self.member}" if self.member else self.source
 
 
 @dataclass(frozen=True)
 class Grayscale:
-    """How the grey values of a scan were made, step by step, in words that go into the ledger.
+    """Record of how a scan's grey values were made, step by step, in words for the ledger.
 
     Attributes:
         modality_lut: ``none``, ``rescale slope=1 intercept=-1024``, ``modality lut`` or ``palette``.
         voi: ``window 1/2 center=40 width=400 LINEAR``, ``voi lut 1/1``, ``percentile 0.5-99.5`` or ``full range``.
         inverted: ``no``, or the attribute that asked for it (``MONOCHROME1``, ``PresentationLUTShape INVERSE``).
         plugin: the decoder that unpacked the pixels.
-        ignored: what the file asks for and the grey values leave out, such as overlays; empty where there is nothing.
+        ignored: what the file requests and the grey values omit, such as overlays; empty if nothing.
     """
 
     modality_lut: str = "none"
@@ -80,20 +80,20 @@ class Grayscale:
 
 @dataclass(frozen=True)
 class Scan:
-    """One 2-D picture.
+    """One 2-D image.
 
     Attributes:
         identity: where it came from.
         pixels: float32 ``[1, H, W]`` in [0, 1], rows first, bone white.
         grayscale: how the grey values were made.
-        spacing: (row, column) spacing in mm: how far the rows lie apart, how far the columns; or none.
+        spacing: distances between rows and between columns, in mm; None if unknown.
         spacing_source: the attribute it was taken from (``PixelSpacing``, ``ImagerPixelSpacing``, ``NIfTI affine``, ...), or
             ``none``.
-        aspect: height of a pixel over its width; 1 where nothing is stated.
+        aspect: height of a pixel over its width; 1 if not stated.
         attributes: the DICOM attributes kept; never a patient's name or identifier.
-        patient: a hash of PatientID, for telling patients apart; empty where it is unknown. Whoever can guess the identifier
-            can check the guess, so it is kept out of ledgers, detectors and reports.
-        month: of acquisition, ``YYYY-MM``; empty where it is unknown. It is kept out of ledger rows likewise.
+        patient: a hash of PatientID that distinguishes patients; empty if unknown. An identifier can be guessed and checked
+            against it, so it is kept out of ledgers, detectors and reports.
+        month: month of acquisition, ``YYYY-MM``; empty if unknown. It is kept out of ledger rows too.
     """
 
     identity: Identity
@@ -109,12 +109,12 @@ class Scan:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A file, member or frame without a picture.
+    """A file, member or frame without an image.
 
     Attributes:
         identity: where it came from.
         status: the kind of refusal.
-        reason: one sentence for a person: what was wrong and what was expected.
+        reason: one readable sentence: what was wrong and what was expected.
     """
 
     identity: Identity
@@ -132,16 +132,16 @@ class RefusedError(Exception):
 
 
 class UnavailableError(MedoodError):
-    """Where scans come from as a whole cannot be read now: no row would be true, so the run ends, and can go on later."""
+    """The whole source is unavailable for now: any row would be wrong, so the run ends and can be resumed later."""
 
 
 class ContradictionError(ValueError):
-    """What a file says does not hold together. Its words are ours and can be shown; those of a parser or decoder may quote
-    a patient's name, and only their kind is told."""
+    """A file contradicts itself. This message is our own and safe to show; that of a parser or decoder may quote a
+    patient's name, so a general one replaces it."""
 
 
 def describe_error(error: Exception, otherwise: str) -> str:
-    """An error in words that can be shown and logged: its own where they are ours, else ``otherwise``."""
+    """Return an error message that is safe to show and log: the error's own if it is one of ours, else ``otherwise``."""
     return str(error) if isinstance(error, ContradictionError) else otherwise
 
 
@@ -151,7 +151,7 @@ def sha256_of(content: bytes) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """Hex digest of a file of any size; empty where it cannot be read."""
+    """Hex SHA-256 digest of a file of any size; empty if it cannot be read."""
     try:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -160,5 +160,5 @@ def file_sha256(path: Path) -> str:
 
 
 def patient_hash(patient: str) -> str:
-    """16 hex digits that tell patients apart without naming them; empty for an empty identifier."""
+    """16 hex digits that distinguish patients without naming them; empty for an empty identifier."""
     return hashlib.sha256(patient.encode("utf-8", "replace")).hexdigest()[:16] if patient else ""

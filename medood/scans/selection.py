@@ -1,4 +1,4 @@
-"""Which DICOM objects to take: a small language over attributes, parsed by a grammar and never evaluated as code.
+"""Select DICOM objects with a small expression language over attributes, parsed by a grammar and never run as code.
 
 ``Modality in (CR, DX) and BodyPartExamined == CHEST and not (ViewPosition == LL) and PatientAge >= 18``
 """
@@ -51,15 +51,15 @@ class Selection:
     """A parsed selection.
 
     Attributes:
-        text: as it was written.
-        test: what it means.
+        text: the selection as written.
+        test: the predicate on a data set.
     """
 
     text: str
     test: Test
 
     def matches(self, dataset: pydicom.Dataset) -> bool:
-        """True where the object is selected. An absent attribute equals nothing, and is neither larger nor smaller."""
+        """Return whether the object is selected. An absent attribute is not equal to, larger or smaller than any value."""
         return self.test(dataset)
 
 
@@ -67,22 +67,22 @@ class Selection:
 def parse_selection(text: str) -> Selection:
     """Parse a selection.
 
-    Comparisons are of numbers where both sides are numbers (an age such as ``045Y`` is its years), else of text without
-    regard to case. Of an attribute with several values one is enough.
+    Values are compared as numbers if both sides are numbers (an age such as ``045Y`` in years), else as text, ignoring
+    case. If an attribute has several values, one match is enough.
 
     Raises:
-        MedoodError: the text is no selection, or names an attribute that DICOM does not know.
+        MedoodError: the text is not a selection, or names an attribute that DICOM does not define.
     """
     try:
         if len(text) > _MAX_LENGTH:
-            raise MedoodError(f"The selection has {len(text):,} characters; at most {_MAX_LENGTH:,} are read.")
+            raise MedoodError(f"The selection has {len(text):,} characters; the limit is {_MAX_LENGTH:,}.")
         return Selection(text, _Meaning().transform(_PARSER.parse(text)))
     except UnexpectedInput as error:
         ended = getattr(getattr(error, "token", None), "type", "") == "$END" or error.pos_in_stream is None
         near = "its end" if ended else repr(text[error.pos_in_stream :][:20])
         raise MedoodError(f"The selection {text[:200]!r} cannot be read at {near}. Expected e.g. {_EXAMPLE}.") from error
     except RecursionError as error:
-        raise MedoodError("The selection has too many brackets inside brackets.") from error
+        raise MedoodError("The selection nests too many brackets.") from error
     except VisitError as error:
         if isinstance(error.orig_exc, MedoodError):
             raise error.orig_exc from error
@@ -91,7 +91,7 @@ def parse_selection(text: str) -> Selection:
 
 @v_args(inline=True)
 class _Meaning(Transformer[Token, Test]):
-    """The parse tree from its leaves up to one test."""
+    """Turn the parse tree, from the leaves up, into one predicate."""
 
     def any(self, *tests: Test) -> Test:
         return lambda dataset: any(test(dataset) for test in tests)
@@ -105,13 +105,15 @@ class _Meaning(Transformer[Token, Test]):
     def compare(self, name: Token, operator: Token, value: str) -> Test:
         read = _reader(name)
         if operator == "!=":
-            return lambda dataset: not any(_compare(found, value) == 0 for found in read(dataset))
-        wanted = {"==": (0,), "<": (-1,), ">": (1,), "<=": (-1, 0), ">=": (0, 1)}[operator]
-        return lambda dataset: any(_compare(found, value) in wanted for found in read(dataset))
+            return lambda dataset: not any(_compare(attribute_value, value) == 0 for attribute_value in read(dataset))
+        outcomes = {"==": (0,), "<": (-1,), ">": (1,), "<=": (-1, 0), ">=": (0, 1)}[operator]
+        return lambda dataset: any(_compare(attribute_value, value) in outcomes for attribute_value in read(dataset))
 
     def among(self, name: Token, *values: str) -> Test:
         read = _reader(name)
-        return lambda dataset: any(_compare(found, value) == 0 for found in read(dataset) for value in values)
+        return lambda dataset: any(
+            _compare(attribute_value, value) == 0 for attribute_value in read(dataset) for value in values
+        )
 
     def outside(self, name: Token, *values: str) -> Test:
         among = self.among(name, *values)
@@ -129,11 +131,11 @@ _PARSER = Lark(_GRAMMAR, parser="lalr")
 
 
 def _reader(name: Token) -> Callable[[pydicom.Dataset], list[str]]:
-    """What reads the attribute's values off a data set, as text; empty where it is absent or cannot be parsed."""
+    """Return a function that reads an attribute's values from a data set as text; empty if absent or unparsable."""
     keyword = str(name)
     if keyword not in keyword_dict:
         nearest = difflib.get_close_matches(keyword, keyword_dict, n=1, cutoff=0.0)
-        raise MedoodError(f"The selection names {keyword!r}, which is no DICOM attribute. Did you mean {nearest[0]!r}?")
+        raise MedoodError(f"The selection names {keyword!r}, which is not a DICOM attribute. Did you mean {nearest[0]!r}?")
 
     def read(dataset: pydicom.Dataset) -> list[str]:
         meta = getattr(dataset, "file_meta", None)
@@ -143,17 +145,17 @@ def _reader(name: Token) -> Callable[[pydicom.Dataset], list[str]]:
                 value = meta.get(keyword)
             values = value if isinstance(value, (list, pydicom.multival.MultiValue)) else [value]
             return [str(v).strip() for v in values if v not in (None, "")]
-        except Exception:  # a value that cannot be parsed is no value
+        except Exception:  # an unparsable value counts as absent
             return []
 
     return read
 
 
-def _compare(found: str, value: str) -> int | None:
-    """-1, 0 or 1; none where they cannot be compared."""
-    left, right = _number(found), _number(value)
+def _compare(attribute_value: str, value: str) -> int | None:
+    """Compare two values: -1, 0 or 1; None if they cannot be compared."""
+    left, right = _number(attribute_value), _number(value)
     if left is None or right is None:
-        first, second = found.casefold(), value.casefold()
+        first, second = attribute_value.casefold(), value.casefold()
         return (first > second) - (first < second)
     return (left > right) - (left < right)
 

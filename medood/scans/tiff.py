@@ -1,9 +1,8 @@
-"""TIFF and BigTIFF pages to raster pictures, through tifffile."""
+"""Read TIFF and BigTIFF pages as raster images with tifffile."""
 
 from __future__ import annotations
 
 import io
-import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,28 +15,27 @@ from medood.scans.frames import wanted_frames
 from medood.scans.raster_image import RasterImage
 from medood.scans.scan import RefusedError, Status
 
-# tifffile logs what it skips in a damaged file; what matters here ends in a refusal
-logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
+# tifffile logs what it skips in a damaged file; anything that matters here becomes a refusal
 
 #: TIFF and BigTIFF in either byte order.
 MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
-#: Photometric interpretations that are read, and the samples per pixel that each needs.
+#: Supported photometric interpretations, and the samples per pixel that each needs.
 _COLOURS = {_WHITE_IS_ZERO: 1, _BLACK_IS_ZERO: 1, _RGB: 3, _PALETTE: 1, _YCBCR: 3}
-#: Compressions that hold whole pictures, whose decoders turn YCbCr into RGB.
+#: Compressions that hold complete JPEG images, whose decoders convert YCbCr to RGB.
 _JPEG = (6, 7, 34892)
 _ORIENTATION = 274
 
 
 def read_tiff(content: bytes, options: ReadConfig) -> Iterator[tuple[int, RasterImage]]:
-    """Yield the wanted pages with their numbers.
+    """Yield the requested pages with their numbers.
 
     Args:
         content: the bytes of the file.
-        options: which pages, and the largest picture.
+        options: which pages to read, and the largest image.
 
     Raises:
-        RefusedError: a page is damaged, too large, or of a kind that is not read.
+        RefusedError: a page is damaged, too large or of an unsupported kind.
     """
     try:
         file = tifffile.TiffFile(io.BytesIO(content))
@@ -45,7 +43,7 @@ def read_tiff(content: bytes, options: ReadConfig) -> Iterator[tuple[int, Raster
     except RefusedError:
         raise
     except Exception as error:  # damaged directories fail in many ways
-        raise RefusedError(Status.UNREADABLE, "the picture cannot be decoded: its header is damaged or cut") from error
+        raise RefusedError(Status.UNREADABLE, "the image cannot be decoded: its header is damaged or cut") from error
     stacked = int((file.imagej_metadata or {}).get("images", 1)) if file.is_imagej else 1
     for number in wanted_frames(options.frames, count, options.max_frames):
         try:
@@ -53,14 +51,14 @@ def read_tiff(content: bytes, options: ReadConfig) -> Iterator[tuple[int, Raster
         except RefusedError:
             raise
         except Exception as error:  # as above
-            raise RefusedError(Status.UNREADABLE, "the picture cannot be decoded: it is damaged or cut") from error
+            raise RefusedError(Status.UNREADABLE, "the image cannot be decoded: it is damaged or cut") from error
     if stacked > count and options.frames != "first":
-        why = f"{stacked - count:,} further pictures of an ImageJ stack have no page of their own and were not read"
-        raise RefusedError(Status.UNSUPPORTED_SYNTAX, f"{why}; save the stack as a BigTIFF or as single pictures")
+        problem = f"{stacked - count:,} further images of an ImageJ stack have no page of their own and were not read"
+        raise RefusedError(Status.UNSUPPORTED_SYNTAX, f"{problem}; save the stack as a BigTIFF or as single images")
 
 
 def _pages(file: tifffile.TiffFile, options: ReadConfig) -> int:
-    """Number of pages, and a few at most where only the first is wanted: finding the next one takes time."""
+    """Count the pages, or return 1 if only the first is wanted: finding each further page takes time."""
     count = 1
     while options.frames != "first" and count <= 10 * options.max_frames:
         try:
@@ -74,16 +72,14 @@ def _pages(file: tifffile.TiffFile, options: ReadConfig) -> int:
 def _page(page: Any, size: int, max_pixels: int) -> RasterImage:
     rows, columns = int(page.imagelength), int(page.imagewidth)
     if rows * columns > max_pixels:
-        raise RefusedError(
-            Status.TOO_LARGE, f"the picture has {rows} x {columns} pixels; the limit is {max_pixels:,} pixels"
-        )
+        raise RefusedError(Status.TOO_LARGE, f"the image has {rows} x {columns} pixels; the limit is {max_pixels:,} pixels")
     photometric, samples = int(page.photometric), int(page.samplesperpixel)
     colours = _COLOURS.get(photometric)
     _check_supported(page, colours)
     assert colours is not None
     if samples < colours or rows < 1 or columns < 1:
-        raise RefusedError(Status.UNREADABLE, "the picture cannot be decoded: it holds too few samples, rows or columns")
-    values = _decoded(page, size, max_pixels)[..., :colours]
+        raise RefusedError(Status.UNREADABLE, "the image cannot be decoded: it holds too few samples, rows or columns")
+    values = _decode(page, size, max_pixels)[..., :colours]
     notes = ["EXIF orientation"] if page.tags.valueof(_ORIENTATION, 1) != 1 else []
     if samples > colours:
         notes.append("transparency" if samples == colours + 1 else f"{samples - colours} further samples")
@@ -93,8 +89,8 @@ def _page(page: Any, size: int, max_pixels: int) -> RasterImage:
     if photometric == _PALETTE:
         colormap = np.asarray(page.colormap)
         if int(values.max()) >= colormap.shape[1]:
-            raise RefusedError(Status.UNREADABLE, "the picture cannot be decoded: its palette is too short")
-        shift = 8 if int(colormap.max()) > 255 else 0  # some writers fill 8 of the 16 bits
+            raise RefusedError(Status.UNREADABLE, "the image cannot be decoded: its palette is too short")
+        shift = 8 if int(colormap.max()) > 255 else 0  # some writers use only 8 of the 16 bits
         return RasterImage((colormap.T[values[..., 0]] >> shift).astype(np.uint8), plugin, 8, ignored=ignored)
     if colours == 3:
         return RasterImage(values, plugin, depth, ignored=ignored)
@@ -102,7 +98,7 @@ def _page(page: Any, size: int, max_pixels: int) -> RasterImage:
 
 
 def _check_supported(page: Any, colours: int | None) -> None:
-    """Refuse what would be read wrongly or not at all, by the name of what is missing."""
+    """Refuse a page that would be read wrongly or not at all, and name the unsupported feature."""
     missing = ""
     compression = getattr(page.compression, "name", str(page.compression))
     if colours is None:
@@ -110,7 +106,7 @@ def _check_supported(page: Any, colours: int | None) -> None:
     elif int(page.photometric) == _YCBCR and int(page.compression) not in _JPEG:
         missing = "YCbCr without JPEG compression"
     elif colours == 1 and int(page.samplesperpixel) - len(page.extrasamples) > 1:
-        missing = "several grey samples a pixel"
+        missing = "several grey samples per pixel"
     elif page.dtype is None or page.dtype.kind not in "buif" or not isinstance(page.bitspersample, int):
         missing = "samples of this number of bits and format"
     elif page.imagedepth > 1:
@@ -119,12 +115,12 @@ def _check_supported(page: Any, colours: int | None) -> None:
         missing = f"the compression {compression}"
     if missing:
         raise RefusedError(
-            Status.UNSUPPORTED_SYNTAX, f"the TIFF holds {missing}, which is not read; convert it to 16-bit grey"
+            Status.UNSUPPORTED_SYNTAX, f"the TIFF holds {missing}, which is not supported; convert it to 16-bit grey"
         )
 
 
-def _decoded(page: Any, size: int, max_pixels: int) -> npt.NDArray[Any]:
-    """``[H, W, samples]``; unlike ``TiffPage.asarray`` it takes no missing or short strip for black."""
+def _decode(page: Any, size: int, max_pixels: int) -> npt.NDArray[Any]:
+    """Decode a page to ``[H, W, samples]``; unlike ``TiffPage.asarray``, never fill a missing or short strip with black."""
     segment = (
         page.tilelength * page.tilewidth if page.is_tiled else min(page.rowsperstrip, page.imagelength) * page.imagewidth
     )
@@ -135,14 +131,14 @@ def _decoded(page: Any, size: int, max_pixels: int) -> npt.NDArray[Any]:
         raise RefusedError(Status.UNREADABLE, f"the file is cut after {size:,} of {max(ends):,} bytes")
     planes, _, rows, columns, samples = page.shaped
     values = np.empty((planes, rows, columns, samples), page.dtype)
-    left = planes * rows * columns
+    remaining = planes * rows * columns
     for strip, (plane, _, top, start, _), shape in page.segments(maxworkers=1):
         height, width = min(rows - top, shape[1]), min(columns - start, shape[2])
         part = strip[0, :height, :width]
         if part.shape != (height, width, samples):
             raise ValueError("a strip or tile holds too few pixels")
         values[plane, top : top + height, start : start + width] = part
-        left -= height * width
-    if left:
+        remaining -= height * width
+    if remaining:
         raise ValueError("strips or tiles are missing")
     return values[0] if planes == 1 else np.moveaxis(values[..., 0], 0, -1)

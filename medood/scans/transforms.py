@@ -1,4 +1,4 @@
-"""MONAI transforms from a source to the network's input. Training and screening go through the same ones."""
+"""MONAI transforms from a scan to the network's input, shared by training and screening."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medood.scans.scan import Scan
 
 
 class ScanToTensor(Transform):  # type: ignore[misc]  # MONAI is untyped
-    """``Scan`` to a float32 ``MetaTensor`` ``[1, H, W]`` in [0, 1], whose affine holds the spacing (or the aspect alone)."""
+    """Convert a ``Scan`` to a float32 ``MetaTensor`` ``[1, H, W]`` in [0, 1]; its affine holds the spacing or the aspect."""
 
     def __call__(self, scan: Scan) -> Tensor:
         """Return the pixels without a copy."""
@@ -23,18 +23,18 @@ class ScanToTensor(Transform):  # type: ignore[misc]  # MONAI is untyped
 
 
 class Letterbox(Transform):  # type: ignore[misc]  # MONAI is untyped
-    """Fit into a square with pixels made square, the rest black, evenly on both sides."""
+    """Fit the image into a square with square pixels and pad it evenly with black."""
 
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def __call__(self, picture: Tensor) -> Tensor:
+    def __call__(self, image: Tensor) -> Tensor:
         """``[1, H, W]`` to ``[1, size, size]``."""
-        row, column = (float(v) for v in picture.pixdim[:2])  # type: ignore[attr-defined]
-        height, width = square_shape(picture.shape[-2], picture.shape[-1], row / column)
+        row, column = (float(v) for v in image.pixdim[:2])  # type: ignore[attr-defined]
+        height, width = square_shape(image.shape[-2], image.shape[-1], row / column)
         scale = self.size / max(height, width)
         inner = (max(1, round(height * scale)), max(1, round(width * scale)))
-        fitted = resized(picture, inner)
+        fitted = resize(image, inner)
         padded: Tensor = SpatialPad(spatial_size=(self.size, self.size), method="symmetric", mode="constant")(fitted)
         return padded
 
@@ -45,20 +45,20 @@ class ResizeTo(Transform):  # type: ignore[misc]  # MONAI is untyped
     def __init__(self, size: int) -> None:
         self.size = size
 
-    def __call__(self, picture: Tensor) -> Tensor:
+    def __call__(self, image: Tensor) -> Tensor:
         """``[1, H, W]`` to ``[1, size, size]``."""
-        return resized(picture, (self.size, self.size))
+        return resize(image, (self.size, self.size))
 
 
-def resized(picture: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Resize by area where a side shrinks, so that nothing aliases, else bilinear."""
-    shrinks = picture.shape[-2] > shape[0] or picture.shape[-1] > shape[1]
-    result: Tensor = Resize(shape, mode="area" if shrinks else "bilinear")(picture)
+def resize(image: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Resize by area if a side shrinks, to avoid aliasing, else bilinearly."""
+    shrinks = image.shape[-2] > shape[0] or image.shape[-1] > shape[1]
+    result: Tensor = Resize(shape, mode="area" if shrinks else "bilinear")(image)
     return result
 
 
 def square_shape(height: int, width: int, aspect: float) -> tuple[float, float]:
-    """The sides of a picture whose pixels are made square, none of them shrunk.
+    """Return an image's height and width after resampling to square pixels, with no side shrunk.
 
     Args:
         height: rows.
@@ -68,17 +68,17 @@ def square_shape(height: int, width: int, aspect: float) -> tuple[float, float]:
     return height * max(1.0, aspect), width * max(1.0, 1.0 / aspect)
 
 
-def preprocessing(config: PreprocessConfig, size: int | None = None, through: int = 0) -> Compose:
-    """The chain from a ``Scan`` to the network's input ``[1, size, size]`` in [0, 1].
+def preprocessing(config: PreprocessConfig, size: int | None = None, intermediate: int = 0) -> Compose:
+    """Build the chain from a ``Scan`` to the network's input ``[1, size, size]`` in [0, 1].
 
     Args:
         config: the detector's preprocessing.
-        size: another side than the network's, for the training cache.
-        through: a side to bring the picture to on the way, where that is smaller; 0 for none.
+        size: side of the result if not the network's, for the training cache.
+        through: intermediate side to resize to first, if it is smaller; 0 for none.
     """
     size = size or config.size
     fit = Letterbox if config.fit == "letterbox" else ResizeTo
-    steps = [ScanToTensor(), fit(through), ResizeTo(size)] if 0 < through < size else [ScanToTensor(), fit(size)]
+    steps = [ScanToTensor(), fit(intermediate), ResizeTo(size)] if 0 < intermediate < size else [ScanToTensor(), fit(size)]
     if config.equalize:
         steps.append(HistogramNormalize(num_bins=256, min=0, max=1))
     return Compose(steps)
@@ -87,13 +87,13 @@ def preprocessing(config: PreprocessConfig, size: int | None = None, through: in
 def network_input(scan: Scan, chain: Compose) -> Tensor:
     """Run ``chain`` and return a plain tensor ``[1, size, size]`` on the 256 grey levels 0, 1/255, ..., 1.
 
-    The levels make a picture from the training cache and the same picture at screening equal, bit for bit.
+    Rounding to these levels makes an image from the training cache bit-identical to the same image at screening.
     """
     result = chain(scan)
     plain: Tensor = result.as_tensor() if hasattr(result, "as_tensor") else result
     return to_levels(plain).float() / 255.0
 
 
-def to_levels(picture: Tensor) -> Tensor:
-    """[0, 1] to uint8 grey levels, rounded."""
-    return (picture.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
+def to_levels(image: Tensor) -> Tensor:
+    """Round values in [0, 1] to uint8 grey levels."""
+    return (image.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)

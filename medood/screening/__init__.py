@@ -1,1 +1,1 @@
-"""Archives, whole: what was found, what was decided, one row each."""
+"""Archive screening: each image, duplicate or refused file gets one row with its verdict or the reason."""

@@ -1,7 +1,7 @@
-"""A DICOM storage provider (C-STORE SCP) in front of a watched folder: what arrives is kept, screened and in the ledger.
+"""A DICOM storage provider (C-STORE SCP) that writes received objects to a watched folder, where they are screened.
 
-Each object becomes a file of the run's folder ``incoming``, on the disk and not in its cache alone, before its sender is
-told that it is stored. ``medood[pacs]`` installs what it needs.
+Each object is written to the run's folder ``incoming`` and synced to disk before the success status is returned to the
+sender. ``medood[pacs]`` installs the dependencies.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from medood.output_folder import new_folder
 from medood.progress import Progress
 from medood.screening.finalize import Summary
 from medood.screening.metrics import Metrics
-from medood.screening.run import Work, screen
+from medood.screening.run import RunOptions, screen
 from medood.screening.run_lock import locked
 
 #: Statuses of PS3.4 table B.2-1.
 _STORED, _OUT_OF_RESOURCES, _CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
 
-#: Permanent, by the service user, no reason given (PS3.8 section 9.3.4).
+#: Association rejection: permanent, by the service user, no reason given (PS3.8 section 9.3.4).
 _NOT_YOU = (1, 1, 1)
-#: How an object ends that is not whole yet.
+#: Suffix of an object that is still being written.
 _PARTIAL = ".part"
 
 
 @dataclass(frozen=True)
-class Doors:
-    """Who may store, and how much.
+class ScpConfig:
+    """Addresses, access rules and limits of the storage provider.
 
     Attributes:
-        port: of the storage provider; 0 takes a free one.
-        bind: the one address that is listened on.
-        title: our application entity title; whoever calls another one is refused.
-        callers: titles that may call; empty is all.
-        peers: addresses that may connect; empty is all.
-        associations: at once.
-        largest: bytes of an object.
-        reserve: bytes that stay free on the disk.
-        health_port: of the health page; none has none, 0 takes a free one.
+        port: port of the storage provider; 0 picks a free one.
+        bind: address to listen on.
+        title: our application entity title; an association request that calls another title is rejected.
+        callers: calling AE titles that are accepted; empty accepts all.
+        peers: addresses that may connect; empty accepts all.
+        associations: maximum number of simultaneous associations.
+        largest: maximum size of an object in bytes.
+        reserve: disk space to keep free, in bytes.
+        health_port: port of the health page; ``None`` disables it, 0 picks a free one.
     """
 
     port: int
@@ -78,28 +78,28 @@ class _Counts:
 
 
 def listen(
-    doors: Doors,
+    doors: ScpConfig,
     detector: str | Path,
     out: Path,
     *,
-    work: Work,
+    options: RunOptions,
     progress: Progress,
-    opened: Callable[[int, int], None] = lambda port, health: None,
-    **options: Any,
+    on_open: Callable[[int, int], None] = lambda port, health: None,
+    **settings: Any,
 ) -> Summary:
-    """Take objects in and screen them, until ``work.stopped`` says yes.
+    """Receive DICOM objects and screen them until ``options.stopped`` returns true.
 
     Args:
-        doors: who may store, and how much.
+        doors: addresses, access rules and limits.
         detector: as in :func:`medood.screening.run.screen`.
         out: the run's folder.
-        work: as there; ``watch`` and ``resume`` are set.
-        progress: where to draw.
-        opened: called with the ports, once both listen.
-        options: of :func:`medood.screening.run.screen`.
+        options: as in :func:`medood.screening.run.screen`; ``watch`` and ``resume`` are always set.
+        progress: progress display.
+        opened: called with the two ports (0 for no health page) once the servers listen.
+        options: further options of :func:`medood.screening.run.screen`.
 
     Raises:
-        MedoodError: pynetdicom is missing, a port is taken, or the run cannot go on.
+        MedoodError: pynetdicom is missing, a port is in use, or the run cannot be resumed.
     """
     try:
         from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
@@ -110,14 +110,14 @@ def listen(
         incoming = out / "incoming"
         incoming.mkdir(parents=True, exist_ok=True)
         with locked(out):
-            for left in out.glob(f".*{_PARTIAL}"):  # of a process that was killed as an object came
-                left.unlink()
+            for leftover in out.glob(f".*{_PARTIAL}"):  # left by a process killed while receiving
+                leftover.unlink()
         counts = _Counts()
         try:
             entity = AE(doors.title)
             entity.require_calling_aet = list(doors.callers)
         except ValueError as error:
-            raise MedoodError(f"--title and --caller are 1 to 16 characters each: {error}.") from error
+            raise MedoodError(f"--title and --caller must be 1 to 16 characters each: {error}.") from error
         entity.require_called_aet = True
         entity.maximum_associations = doors.associations
         entity.add_supported_context(Verification)
@@ -125,7 +125,7 @@ def listen(
             entity.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES)
 
         def store(event: Any) -> int:
-            status = _stored(event, incoming, doors)
+            status = _store(event, incoming, doors)
             if status == _STORED:
                 keep()
             return counts.note(status)
@@ -138,15 +138,15 @@ def listen(
         try:
             server = entity.start_server((doors.bind, doors.port), block=False, evt_handlers=handlers)
         except (OSError, ValueError) as error:
-            raise MedoodError(f"{doors.bind}:{doors.port} cannot be listened on: {error}.") from error
+            raise MedoodError(f"Cannot listen on {doors.bind}:{doors.port}: {error}.") from error
         health = None
         try:
             if doors.health_port is not None:
-                health = _health(doors, incoming, counts, work.metrics)
+                health = _health(doors, incoming, counts, options.metrics)
             assert server is not None
-            opened(server.server_address[1], health.server_port if health else 0)
+            on_open(server.server_address[1], health.server_port if health else 0)
             return screen(
-                [incoming], detector, out, work=replace(work, watch=True, resume=True), progress=progress, **options
+                [incoming], detector, out, options=replace(options, watch=True, resume=True), progress=progress, **settings
             )
         finally:
             entity.shutdown()
@@ -155,11 +155,11 @@ def listen(
                 health.server_close()
 
 
-def _stored(event: Any, incoming: Path, doors: Doors) -> int:
-    """Keep an object under the digest of its bytes: the same object sent again is the same file."""
+def _store(event: Any, incoming: Path, doors: ScpConfig) -> int:
+    """Store an object under the SHA-256 of its bytes, so that resending it overwrites the same file."""
     try:
         content = event.encoded_dataset()
-    except Exception:  # the sender's data may be wrong in any way
+    except Exception:  # malformed data can raise anything
         return _CANNOT_UNDERSTAND
     if len(content) > doors.largest or shutil.disk_usage(incoming).free < doors.reserve + len(content):
         return _OUT_OF_RESOURCES
@@ -174,7 +174,7 @@ def _stored(event: Any, incoming: Path, doors: Doors) -> int:
     except OSError:
         partial.unlink(missing_ok=True)
         return _OUT_OF_RESOURCES
-    with contextlib.suppress(OSError):  # not every file system can
+    with contextlib.suppress(OSError):  # not every file system supports syncing a folder
         folder = os.open(incoming, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -183,18 +183,18 @@ def _stored(event: Any, incoming: Path, doors: Doors) -> int:
     return _STORED
 
 
-def _health(doors: Doors, incoming: Path, counts: _Counts, metrics: Metrics) -> ThreadingHTTPServer:
-    """A page that says whether objects are taken (200) or not for want of space (503), and one with the run's figures."""
+def _health(doors: ScpConfig, incoming: Path, counts: _Counts, metrics: Metrics) -> ThreadingHTTPServer:
+    """Start an HTTP server: ``/health`` returns 200, or 503 when disk space is short; ``/metrics`` returns the metrics."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             free = shutil.disk_usage(incoming).free
-            told = {"stored": counts.stored, "refused": counts.refused, "free_bytes": free}
+            body = {"stored": counts.stored, "refused": counts.refused, "free_bytes": free}
             if self.path == "/metrics":
                 self._answer(200, "text/plain; version=0.0.4", metrics.text())
             elif self.path == "/health":
                 code, word = (200, "ok") if free > doors.reserve else (503, "no space")
-                self._answer(code, "application/json", json.dumps({"status": word, **told}).encode())
+                self._answer(code, "application/json", json.dumps({"status": word, **body}).encode())
             else:
                 self._answer(404, "text/plain", b"/health or /metrics\n")
 
@@ -211,6 +211,6 @@ def _health(doors: Doors, incoming: Path, counts: _Counts, metrics: Metrics) -> 
     try:
         server = ThreadingHTTPServer((doors.bind, doors.health_port or 0), Handler)
     except OSError as error:
-        raise MedoodError(f"{doors.bind}:{doors.health_port} cannot be listened on: {error.strerror}.") from error
+        raise MedoodError(f"Cannot listen on {doors.bind}:{doors.health_port}: {error.strerror}.") from error
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server

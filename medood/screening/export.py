@@ -1,32 +1,33 @@
-"""A run's verdicts in the formats that other programs read."""
+"""Export a run's verdicts as CSV, JSON lines or Parquet."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from medood.errors import MedoodError
-from medood.screening.ledger import VERDICT_COLUMNS, Ledger, Row
+from medood.screening.ledger.database import VERDICT_COLUMNS, Ledger, Row
 
-#: Version of the columns, in the metadata of Parquet and in each line of JSON; new columns raise the second number.
+#: Version of the columns, stored in the Parquet metadata and in each JSON line; new columns raise the minor number.
 VERDICTS_VERSION = "1.0"
 _BATCH = 10_000
 
 
 def export(run: Path, target: Path) -> Path:
-    """Write a run's verdicts as ``.csv``, ``.jsonl`` or ``.parquet``; whole, or not at all.
+    """Write a run's verdicts as ``.csv``, ``.jsonl`` or ``.parquet``; the file is replaced atomically.
 
     The columns are ``VERDICT_COLUMNS``. Where a row has no score, ``score`` and ``p_value`` are null (empty in CSV).
 
     Args:
         run: the folder that ``screen`` wrote.
-        target: the file; its ending says the format.
+        target: the output file; its extension selects the format.
 
     Raises:
-        MedoodError: there is no run, the ending is another one, pyarrow is missing, or the file cannot be written.
+        MedoodError: there is no run, the extension is unknown, pyarrow is missing, or the file cannot be written.
     """
     writers = {".jsonl": _jsonl, ".parquet": _parquet}
     endings = (".csv", *writers)
@@ -37,14 +38,12 @@ def export(run: Path, target: Path) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.suffix == ".csv":
-            ledger.write_csv(target)  # by way of a partial file too
+            ledger.write_csv(target)  # also writes to a partial file first
         else:
             writers[target.suffix](ledger, partial)
             partial.replace(target)
     except OSError as error:
-        raise MedoodError(
-            f"{target} cannot be written: {error.strerror or error}. Name a place that can be written to."
-        ) from error
+        raise MedoodError(f"{target} cannot be written: {error.strerror or error}. Give a writable location.") from error
     finally:
         ledger.close()
         with contextlib.suppress(OSError):
@@ -63,13 +62,11 @@ def _parquet(ledger: Ledger, target: Path) -> None:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise MedoodError(
-            "Parquet needs pyarrow, which is not installed. Install medood[parquet] or take .jsonl."
-        ) from error
+        raise MedoodError("Parquet needs pyarrow, which is not installed. Install medood[parquet] or use .jsonl.") from error
     kinds = {"frame": pyarrow.int32(), "score": pyarrow.float64(), "p_value": pyarrow.float64()}
     schema = pyarrow.schema(
         [(name, kinds.get(name, pyarrow.string())) for name in VERDICT_COLUMNS],
-        metadata={"medood_verdicts": VERDICTS_VERSION, "medood_run": json.dumps(ledger.run().get("detector", {}))},
+        metadata={"medood_verdicts": VERDICTS_VERSION, "medood_run": json.dumps(asdict(ledger.metadata().detector))},
     )
     with pyarrow.parquet.ParquetWriter(target, schema, compression="zstd") as writer:
         for batch in _batches(ledger):

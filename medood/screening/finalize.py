@@ -1,31 +1,31 @@
-"""The end of a run: decisions over the archive as a whole, what is said of it, the CSV."""
+"""Finalize a run: decisions and statistics over the whole archive, and the CSV."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from medood.detection.conformal import flagged_at_fdr, reachable, threshold
+from medood.detection.conformal import Decision, flagged_at_fdr, reachable, threshold
 from medood.detection.detector import Detector
 from medood.progress import Progress
 from medood.scans.scan import Status
-from medood.screening.archive_statistics import Whole
-from medood.screening.ledger import Ledger
+from medood.screening.archive_statistics import ArchiveStatistics
+from medood.screening.ledger.database import Ledger
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a screening found.
+    """Counts of a screening run.
 
     Attributes:
         scanned: rows in the ledger.
-        flagged: scans decided out of distribution.
-        accepted: scans decided in distribution.
-        refused: rows without a score, but for those left out.
-        left_out: rows that the selection left out.
+        flagged: scans classified as out-of-distribution.
+        accepted: scans classified as in-distribution.
+        refused: rows without a score, except those left out.
+        left_out: rows left out by the selection.
     """
 
     scanned: int
@@ -35,70 +35,70 @@ class Summary:
     left_out: int
 
 
-def conclude(
+def finalize(
     ledger: Ledger,
     detector: Detector,
     fdr: float | None,
     progress: Progress,
     *,
     is_shard: bool = False,
-    goes_on: bool = False,
+    resumable: bool = False,
 ) -> Summary:
-    """Decide what is decided over all scans, note what is to be said of them, and write ``verdicts.csv``.
+    """Make the archive-wide decisions, store the archive statistics, and write ``verdicts.csv``.
 
-    A shard keeps what it gathered for ``medood merge``, and its scans are decided by their own p-values alone. So does a run
-    that may go on keep it, but for the digests of patients.
+    A shard keeps its statistics for ``medood merge``, and its scans are decided by their p-values alone. A run that may be
+    resumed also keeps its statistics, except the patient digests.
     """
-    whole, found = Whole(ledger), dict[str, Any]()
+    results: dict[str, Any] = {}
     if is_shard:
-        whole.count_patients()
+        ledger.statistics.count_patients()
     else:
         if fdr is not None:
             _decide(ledger, detector, fdr, progress)
-        known = {"calibration": detector.calibration.keys, "training": detector.learned.keys}
-        found = {
-            "whole": whole.conclude(detector.calibration),
+        keys_by_use = {"calibration": detector.calibration.keys, "training": detector.learned.keys}
+        results = {
+            "whole": asdict(ArchiveStatistics(ledger).finalize(detector.calibration)),
             "uncalibrated": ledger.uncalibrated(),
             "seen_before": {
-                name: ledger.scored_among(bytes(key).hex() for key in keys.numpy()) for name, keys in known.items()
+                name: ledger.scored_among(bytes(key).hex() for key in keys.numpy()) for name, keys in keys_by_use.items()
             },
         }
     ledger.write_csv(ledger.path.parent / "verdicts.csv")
-    ledger.state(**found, finished=datetime.now(UTC).isoformat(timespec="seconds"))  # all at once
-    if not (is_shard or goes_on):
-        whole.forget()
+    ledger.set_metadata(**results, finished=datetime.now(UTC).isoformat(timespec="seconds"))  # one transaction
+    if not (is_shard or resumable):
+        ledger.statistics.delete()
     return summary(ledger)
 
 
 def summary(ledger: Ledger) -> Summary:
-    """Count a ledger."""
+    """Count the rows of a ledger by outcome."""
     counts = ledger.counts()
-    flagged = counts.get((Status.SCORED, "out_of_distribution"), 0)
-    accepted = counts.get((Status.SCORED, "in_distribution"), 0)
+    flagged = counts.get((Status.SCORED, Decision.OUT_OF_DISTRIBUTION), 0)
+    accepted = counts.get((Status.SCORED, Decision.IN_DISTRIBUTION), 0)
     total = sum(counts.values())
     left_out = sum(count for (status, _), count in counts.items() if status == Status.NOT_SELECTED)
     return Summary(total, flagged, accepted, total - flagged - accepted - left_out, left_out)
 
 
 def _decide(ledger: Ledger, detector: Detector, fdr: float, progress: Progress) -> None:
-    """Benjamini and Hochberg over the whole ledger."""
-    p = np.array([value for (value,) in ledger.columns(["p_value"], "status = 'scored'")])
+    """Apply the Benjamini-Hochberg procedure to the whole ledger."""
+    p = np.array(ledger.p_values())
     flagged = flagged_at_fdr(p, fdr)
     limit = float(p[flagged].max()) if flagged.any() else 0.0
     ledger.decide(limit, f"the limit for a false-discovery rate of {fdr:g} over {len(p)} scans is {limit:.2g}")
     reference = detector.calibration
     score = None if reference.by or not limit else threshold(reference.scores, limit)
-    ledger.state(limit=limit, threshold=score)
+    ledger.set_metadata(limit=limit, threshold=score)
     most = max(reference.counts().values())
     least = reachable(len(p), most, fdr)
     if least > len(p):
         progress.say(
             f"false-discovery rate {fdr:g}: with {most} calibration scans nothing can be flagged among {len(p)} scans; "
-            "calibrate with more, or ask for a higher rate"
+            "calibrate with more scans, or set a higher rate"
         )
     elif least > 1:
         progress.say(
             f"false-discovery rate {fdr:g}: with {most} calibration scans"
-            f"{' in the largest stratum' if reference.by else ''}, at least {least} of {len(p)} scans have to score above "
-            "all of them before any is flagged"
+            f"{' in the largest stratum' if reference.by else ''}, at least {least} of {len(p)} scans must score above "
+            "all of them before any scan is flagged"
         )

@@ -1,4 +1,4 @@
-"""The parts of an archive that were screened apart, put together into one run."""
+"""Merge the runs of an archive's shards into one run."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import heapq
 import itertools
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from medood.config.resources import find_detector
 from medood.detection.detector import Detector
@@ -15,107 +15,109 @@ from medood.errors import MedoodError
 from medood.output_folder import new_folder
 from medood.progress import Progress
 from medood.scans.scan import Status
-from medood.screening.archive_statistics import Whole
-from medood.screening.finalize import Summary, conclude
-from medood.screening.ledger import UNFINISHED, Ledger, Row, taken
+from medood.screening.finalize import Summary, finalize
+from medood.screening.ledger.database import UNFINISHED, Ledger, Row, folder_taken
+from medood.screening.ledger.run_metadata import RunMetadata
 from medood.screening.run_lock import locked
 
 _BATCH = 1000
-#: Statuses of sources whose contents were never known, and so neither which part has them.
+#: Statuses of sources whose contents were never read, so that no shard could be determined for them.
 _UNREAD = (Status.WORKER_DIED, Status.TIMED_OUT)
-#: Facts of the parts that must be the same.
-_SAME = ("medood", "sources", "fpr", "fdr", "read", "calibration")
+#: Metadata that must be equal in all shards.
+_COMMON = ("medood", "sources", "fpr", "fdr", "read", "calibration")
 
 
 def merge(
     parts: Sequence[Path], out: Path, *, detector: str | Path | None = None, progress: Progress | None = None
 ) -> Summary:
-    """Put the runs of all shards together into one run, with decisions and statements over the archive as a whole.
+    """Merge the runs of all shards into one run, with decisions and statistics over the whole archive.
 
-    Rows stand in the order of the listing, as if the archive had been screened at once.
+    Rows keep the listing order, as if the archive had been screened in one run.
 
     Args:
         parts: folders of the shards' runs, each once.
         out: the new run's folder; it must not hold a run.
-        detector: the detector's folder, where it is no longer the one noted in the ledgers.
-        progress: where to draw; none is quiet.
+        detector: the detector's folder, if it has moved since the ledgers recorded it.
+        progress: progress display; ``None`` is quiet.
 
     Raises:
-        MedoodError: a part is missing, twice, unfinished or of another run.
+        MedoodError: a part is missing, given twice, unfinished or from another run.
     """
     progress = progress or Progress(quiet=True)
-    facts = [Ledger.facts_of(part) for part in parts]
-    _check(parts, facts)
-    folder = detector or facts[0]["detector"]["folder"]
+    metadata = [Ledger.read_metadata(part) for part in parts]
+    _check(parts, metadata)
+    folder = detector or metadata[0].detector.folder
     if not folder or not (find_detector(folder) / "detector.json").is_file():
         raise MedoodError(f"The detector of {parts[0]} is no longer at {folder or 'any known place'}. Give --detector.")
-    loaded = Detector.load(folder, facts[0]["calibration"]["name"])
-    if loaded.sha256 != facts[0]["detector"]["sha256"]:
+    loaded = Detector.load(folder, metadata[0].calibration.name)
+    if loaded.sha256 != metadata[0].detector.sha256:
         raise MedoodError(f"{parts[0]} was scored by another detector than {folder}. Give the right one with --detector.")
     with new_folder(out), locked(out):
         if (out / "ledger.sqlite").exists():
-            raise taken(out)
+            raise folder_taken(out)
         unfinished = out / UNFINISHED
         shutil.rmtree(unfinished, ignore_errors=True)
-        found = _merged(parts, facts, unfinished, loaded, progress)
-        for name in ("ledger.sqlite-wal", "ledger.sqlite-shm"):  # of a ledger that was taken away
+        summary = _merge_parts(parts, metadata, unfinished, loaded, progress)
+        for name in ("ledger.sqlite-wal", "ledger.sqlite-shm"):  # left by a ledger that was removed
             (out / name).unlink(missing_ok=True)
-        for name in ("verdicts.csv", "ledger.sqlite"):  # the latter makes it a run
+        for name in ("verdicts.csv", "ledger.sqlite"):  # the ledger last: it makes the folder a run
             (unfinished / name).replace(out / name)
         unfinished.rmdir()
-    return found
+    return summary
 
 
-def _merged(
-    parts: Sequence[Path], facts: list[dict[str, Any]], out: Path, detector: Detector, progress: Progress
+def _merge_parts(
+    parts: Sequence[Path], metadata: list[RunMetadata], out: Path, detector: Detector, progress: Progress
 ) -> Summary:
     ledger = Ledger(out, create=True)
     ledgers = [Ledger(part) for part in parts]
     try:
-        known = {name: value for name, value in facts[0].items() if name not in ("finished", "shard", "listing")}
-        ledger.state(**known | {"started": min(some["started"] for some in facts), "shard": "", "shards": len(parts)})
+        started = min(shard.started for shard in metadata)
+        merged = replace(metadata[0], started=started, shard="", shards=len(parts), listing=None, finished=None)
+        ledger.set_metadata(**merged.to_dict())
         rows = _each_once(heapq.merge(*map(_with_part, range(len(ledgers)), ledgers), key=lambda pair: _place(pair[1])))
-        with progress.bar(sum(some.size() for some in ledgers), "merging") as bar:
+        with progress.bar(sum(shard.count() for shard in ledgers), "merging") as bar:
             for batch in _batches(rows):
                 ledger.add(batch)
                 bar(len(batch), "")
-        whole = Whole(ledger)
-        for some in ledgers:
-            whole.take(some)
-        found = conclude(ledger, detector, known["fdr"], progress)
-        ledger.fold()
-        return found
+        for shard in ledgers:
+            ledger.statistics.add_shard(shard.statistics)
+        summary = finalize(ledger, detector, merged.fdr, progress)
+        ledger.merge_write_ahead_log()
+        return summary
     finally:
-        for some in [ledger, *ledgers]:
-            some.close()
+        for opened in [ledger, *ledgers]:
+            opened.close()
 
 
-def _check(parts: Sequence[Path], facts: list[dict[str, Any]]) -> None:
-    for part, some in zip(parts, facts, strict=True):
-        if "finished" not in some:
-            raise MedoodError(f"{part} was not finished. Go on with its command and --resume, then merge.")
-        if not some.get("shard"):
-            raise MedoodError(f"{part} is a whole run, not a part of one (medood screen --shard I/N).")
-        for name in _SAME:
-            if some[name] != facts[0][name]:
-                raise MedoodError(f"{part} and {parts[0]} differ in {name}: {some[name]!r} and {facts[0][name]!r}.")
-        if some["detector"]["sha256"] != facts[0]["detector"]["sha256"]:
+def _check(parts: Sequence[Path], metadata: list[RunMetadata]) -> None:
+    for part, part_metadata in zip(parts, metadata, strict=True):
+        if not part_metadata.finished:
+            raise MedoodError(f"{part} is not finished. Resume it with its command and --resume, then merge.")
+        if not part_metadata.shard:
+            raise MedoodError(f"{part} is a complete run, not a shard of one (medood screen --shard I/N).")
+        for name in _COMMON:
+            values = [stored.to_dict()[name] for stored in (part_metadata, metadata[0])]
+            if values[0] != values[1]:
+                raise MedoodError(f"{part} and {parts[0]} differ in {name}: {values[0]!r} and {values[1]!r}.")
+        if part_metadata.detector.sha256 != metadata[0].detector.sha256:
             raise MedoodError(f"{part} and {parts[0]} were scored by different detectors.")
-        if some.get("listing") != facts[0].get("listing"):
+        if part_metadata.listing != metadata[0].listing:
             raise MedoodError(
-                f"{part} and {parts[0]} did not find the same files ({_files(some)}, {_files(facts[0])}): some came or went "
-                "or were renamed. Screen the parts anew, on a CSV manifest of the files or a folder that stays as it is."
+                f"{part} and {parts[0]} did not find the same files ({_files(part_metadata)}, {_files(metadata[0])}): some "
+                "came, went or were renamed. Screen the parts anew, on a CSV manifest of the files or a folder that does "
+                "not change."
             )
-    count = int(facts[0]["shard"].partition("/")[2])
-    there = sorted(some["shard"] for some in facts)
-    wanted = sorted(f"{i + 1}/{count}" for i in range(count))
-    if there != wanted:
-        missing = ", ".join(sorted(set(wanted) - set(there))) or "none"
-        raise MedoodError(f"These are the parts {', '.join(there)}; each of {count} is needed once. Missing: {missing}.")
+    count = int(metadata[0].shard.partition("/")[2])
+    present = sorted(part_metadata.shard for part_metadata in metadata)
+    expected = sorted(f"{i + 1}/{count}" for i in range(count))
+    if present != expected:
+        missing = ", ".join(sorted(set(expected) - set(present))) or "none"
+        raise MedoodError(f"These are the parts {', '.join(present)}; each of {count} is needed once. Missing: {missing}.")
 
 
-def _files(facts: dict[str, Any]) -> str:
-    return str(facts.get("listing")).partition(",")[0]
+def _files(metadata: RunMetadata) -> str:
+    return str(metadata.listing).partition(",")[0]
 
 
 def _with_part(part: int, ledger: Ledger) -> Iterator[tuple[int, Row]]:
@@ -127,12 +129,12 @@ def _place(row: Row) -> tuple[int, int]:
 
 
 def _each_once(rows: Iterator[tuple[int, Row]]) -> Iterator[Row]:
-    """The rows of each source of one part alone: one that could not be read has a row in every part that tried."""
+    """Rows of each source from one part only: a source that could not be read has a row in every part that tried it."""
     for _, group in itertools.groupby(rows, key=lambda pair: _place(pair[1])):
-        some = list(group)
-        read = [part for part, row in some if row.status not in _UNREAD]
-        chosen = read[0] if read else some[0][0]
-        yield from (row for part, row in some if part == chosen)
+        copies = list(group)
+        read = [part for part, row in copies if row.status not in _UNREAD]
+        chosen = read[0] if read else copies[0][0]
+        yield from (row for part, row in copies if part == chosen)
 
 
 def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:

@@ -1,4 +1,4 @@
-"""What a run tells machines while it goes on: figures for Prometheus, events as JSON lines; no file or person is named."""
+"""Monitoring of a run: metrics for Prometheus and events as JSON lines, without names of files or patients."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest, write_to_textfile
 
+from medood.detection.conformal import Decision
 from medood.errors import MedoodError
-from medood.screening.ledger import Row
-from medood.screening.throughput import Pace
+from medood.screening.ledger.database import Row
+from medood.screening.throughput import Throughput
 
-#: Seconds between two writings of the figures, at least.
+#: Minimum interval between two writes of the metrics file, in seconds.
 _EVERY = 5.0
 
 
 class Metrics:
-    """Figures and events of one run.
+    """Metrics and events of one run.
 
     Args:
-        figures: a file that is written anew every few seconds, whole each time, in Prometheus' text format; or none.
-        events: a file that lines of JSON are added to; none writes none.
+        figures: metrics file in Prometheus text format, replaced atomically every few seconds; ``None`` writes none.
+        events: file to which events are appended as JSON lines; ``None`` writes none.
     """
 
     def __init__(self, figures: Path | None = None, events: Path | None = None) -> None:
@@ -31,40 +32,40 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._rows = Counter("medood_rows", "Rows written", ["status", "decision"], registry=self._registry)
         self._seconds = Counter("medood_seconds", "Seconds spent, over all processes", ["stage"], registry=self._registry)
-        self._waiting = Gauge("medood_waiting_share", "Share of the time waited", ["stage"], registry=self._registry)
+        self._waiting = Gauge("medood_waiting_share", "Share of time spent waiting", ["stage"], registry=self._registry)
         self._rate = Gauge(
-            "medood_scans_per_second", "Scans a second since the run began or went on", registry=self._registry
+            "medood_scans_per_second", "Scans per second since the run started or resumed", registry=self._registry
         )
-        self._last = Gauge("medood_last_row_timestamp_seconds", "When rows were written last", registry=self._registry)
+        self._last = Gauge("medood_last_row_timestamp_seconds", "Time of the last rows written", registry=self._registry)
 
     def check(self) -> None:
-        """Find out early that a file cannot be written.
+        """Check early that the folders of both files exist.
 
         Raises:
-            MedoodError: it cannot.
+            MedoodError: a folder is missing.
         """
         for option, file in (("--metrics", self._figures), ("--log", self._events)):
             if file is not None and not file.parent.is_dir():
                 raise MedoodError(f"{option} {file} cannot be written: there is no folder {file.parent}.")
 
-    def rows(self, rows: Sequence[Row], pace: Pace) -> None:
-        """Rows have been committed."""
+    def rows(self, rows: Sequence[Row], throughput: Throughput) -> None:
+        """Record committed rows."""
         for row in rows:
             self._rows.labels(row.status, row.decision).inc()
             self._seconds.labels("read").inc(row.read_seconds)
             self._seconds.labels("network").inc(row.score_seconds)
-        for stage, share in pace.shares().items():
+        for stage, share in throughput.shares().items():
             self._waiting.labels(stage).set(share)
-        self._rate.set(pace.rate())
+        self._rate.set(throughput.rate())
         self._last.set(time.time())
         faults = sum(row.status in ("worker_died", "timed_out") for row in rows)
-        flagged = sum(row.decision == "out_of_distribution" for row in rows)
-        self.event("rows", count=len(rows), flagged=flagged, faults=faults, scans_per_second=round(pace.rate(), 2))
+        flagged = sum(row.decision == Decision.OUT_OF_DISTRIBUTION for row in rows)
+        self.event("rows", count=len(rows), flagged=flagged, faults=faults, scans_per_second=round(throughput.rate(), 2))
         if time.monotonic() > self._written + _EVERY:
             self.write()
 
     def event(self, name: str, **figures: float | str) -> None:
-        """Note an event.
+        """Append an event to the log.
 
         Raises:
             MedoodError: the file cannot be written.
@@ -79,7 +80,7 @@ class Metrics:
             raise MedoodError(f"--log {self._events} cannot be written: {error.strerror or error}.") from error
 
     def write(self) -> None:
-        """Write the figures.
+        """Write the metrics file.
 
         Raises:
             MedoodError: the file cannot be written.
@@ -93,5 +94,5 @@ class Metrics:
             raise MedoodError(f"--metrics {self._figures} cannot be written: {error.strerror or error}.") from error
 
     def text(self) -> bytes:
-        """The figures, in Prometheus' text format."""
+        """The metrics in Prometheus text format."""
         return bytes(generate_latest(self._registry))

@@ -1,4 +1,4 @@
-"""From a source to what the network and the ledger need of it: done in this process, in a worker process or on a cluster."""
+"""Read a source into network inputs and ledger fields, in this process, a worker process or on a cluster."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from medood.scans.transforms import network_input, preprocessing, to_levels
 
 @dataclass(frozen=True)
 class Shard:
-    """One of several parts that an archive is screened in: the files whose contents' digest falls to it.
+    """One part of an archive that is screened in several parts; the SHA-256 of its contents assigns each file to a part.
 
     Attributes:
-        index: from 0.
+        index: number of this part, from 0.
         count: number of parts.
     """
 
@@ -40,10 +40,10 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """``2/8`` is the second of eight.
+        """Parse ``I/N``; ``2/8`` is the second of eight parts.
 
         Raises:
-            MedoodError: it is no such text.
+            MedoodError: the text is malformed or out of range.
         """
         index, slash, count = text.partition("/")
         if not (slash and index.isascii() and count.isascii() and index.isdigit() and count.isdigit()):
@@ -53,23 +53,23 @@ class Shard:
         return cls(int(index) - 1, int(count))
 
     def holds(self, sha256: str) -> bool:
-        """Whether contents with this digest are of this part."""
+        """Whether contents with this digest belong to this part."""
         return int(sha256[:16], 16) % self.count == self.index
 
     def holds_unread(self, name: str) -> bool:
-        """The same for what has no digest, by its name, so that just one part has its row."""
+        """Whether a source without a digest belongs to this part, by its name, so that exactly one part has its row."""
         return self.holds(hashlib.sha256(name.encode("utf-8", "backslashreplace")).hexdigest())
 
 
 @dataclass(frozen=True)
-class Reading:
+class ReadSpec:
     """How sources are read in a run.
 
     Attributes:
         options: which frames and objects become scans, and the limits.
-        preprocess: from a scan to the network's input.
-        by: DICOM attributes that part scans into strata.
-        shard: the part of the archive that is read.
+        preprocess: preprocessing from scan to network input.
+        by: DICOM attributes that divide scans into strata.
+        shard: the part of the archive to read.
     """
 
     options: ReadConfig
@@ -84,8 +84,8 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a source stands in the listing of a run.
+class ListingPosition:
+    """Position of a source in the listing of a run.
 
     Attributes:
         file: number of the file, from 0.
@@ -96,35 +96,35 @@ class Place:
     item: int
 
 
-#: A source with its place in the listing.
-Placed = tuple[Place, Source | Refusal]
-#: What a listing yields: sources, and in a watched folder that there is no other at present.
-Listed = Placed | None
+#: A source with its position in the listing.
+IndexedSource = tuple[ListingPosition, Source | Refusal]
+#: Item of a listing: a source, or ``None`` while a watched folder has no new file.
+NextSource = IndexedSource | None
 
 
 @dataclass(frozen=True)
 class Result:
-    """What was read: one picture, or a refusal.
+    """Result of reading: one image, or a refusal.
 
     Attributes:
         identity: where it came from.
-        status: ``scored`` for a picture that will be, else the refusal's.
-        reason: the refusal's sentence.
-        picture: uint8 ``[1, S, S]``, the network's input; none for a refusal.
-        facts: what the ledger keeps of the scan.
-        month: of acquisition; see :class:`medood.scans.scan.Scan`.
-        patient: likewise.
-        stratum: of the calibration.
-        disk_seconds: spent on getting the bytes.
-        decode_seconds: spent on decoding and preparing.
+        status: ``scored`` for an image to be scored, else the refusal's status.
+        reason: the refusal's reason.
+        image: uint8 ``[1, S, S]``, the network's input; ``None`` for a refusal.
+        metadata: scan metadata for the ledger.
+        month: month of acquisition; see :class:`medood.scans.scan.Scan`.
+        patient: see :class:`medood.scans.scan.Scan`.
+        stratum: calibration stratum.
+        disk_seconds: time spent reading the bytes.
+        decode_seconds: time spent decoding and preprocessing.
         host: the machine that read it.
     """
 
     identity: Identity
     status: Status
     reason: str = ""
-    picture: Tensor | None = None
-    facts: dict[str, Any] | None = None
+    image: Tensor | None = None
+    metadata: dict[str, Any] | None = None
     month: str = ""
     patient: str = ""
     stratum: str = ""
@@ -134,50 +134,50 @@ class Result:
 
     @property
     def network_input(self) -> Tensor:
-        """float32 ``[1, S, S]`` in [0, 1]."""
-        assert self.picture is not None
-        return self.picture.float() / 255.0
+        """The image as float32 ``[1, S, S]`` in [0, 1]."""
+        assert self.image is not None
+        return self.image.float() / 255.0
 
 
-#: What an engine yields: a source's place and all that was read of it, or none where it waits for another source.
-Readout = tuple[Place, list[Result]] | None
+#: Item that an engine yields: a source's position and all its results, or ``None`` while it waits for the next source.
+Readout = tuple[ListingPosition, list[Result]] | None
 
 
-def read_results(source: Source | Refusal, reading: Reading) -> list[Result]:
-    """All that is read of a source, in order; nothing where another shard has it. Never raises for bad input."""
+def read_results(source: Source | Refusal, reading: ReadSpec) -> list[Result]:
+    """All results of a source, in order; empty if it belongs to another shard. Never raises for bad input."""
     if isinstance(source, Refusal):
-        mine = reading.shard.holds_unread(source.identity.name)
-        return [Result(source.identity, source.status, source.reason)] if mine else []
+        in_shard = reading.shard.holds_unread(source.identity.name)
+        return [Result(source.identity, source.status, source.reason)] if in_shard else []
     started = time.perf_counter()
     try:
         source = replace(source, content=read_bytes(source, reading.options))
     except RefusedError as refused:
         return read_results(Refusal(source.identity, refused.status, refused.reason), reading)
-    except MedoodError as error:  # it is no matter of this source
+    except MedoodError as error:  # not the fault of this source
         raise UnavailableError(str(error)) from error
-    except Exception:  # a damaged archive fails in many ways
-        why = "the file cannot be read; it is damaged"
-        return read_results(Refusal(source.identity, Status.UNREADABLE, why), reading)
+    except Exception:  # a damaged archive can raise anything
+        reason = "the file cannot be read; it is damaged"
+        return read_results(Refusal(source.identity, Status.UNREADABLE, reason), reading)
     disk = time.perf_counter() - started
-    found = []
+    results = []
     started = time.perf_counter()
-    for result in read_source(source, reading.options, wanted=reading.shard.holds):
-        prepared = _prepared(result, reading)
-        found.append(replace(prepared, disk_seconds=disk, decode_seconds=time.perf_counter() - started))
+    for result in read_source(source, reading.options, in_shard=reading.shard.holds):
+        prepared = _prepare(result, reading)
+        results.append(replace(prepared, disk_seconds=disk, decode_seconds=time.perf_counter() - started))
         started, disk = time.perf_counter(), 0.0
-    if found and not found[0].identity.sha256 and not reading.shard.holds_unread(source.identity.name):
+    if results and not results[0].identity.sha256 and not reading.shard.holds_unread(source.identity.name):
         return []
-    return found
+    return results
 
 
-def _prepared(result: Scan | Refusal, reading: Reading) -> Result:
+def _prepare(result: Scan | Refusal, reading: ReadSpec) -> Result:
     if isinstance(result, Refusal):
         return Result(result.identity, result.status, result.reason)
     try:
-        picture = to_levels(network_input(result, reading.chain))
+        image = to_levels(network_input(result, reading.chain))
     except (RuntimeError, ValueError):
-        return Result(result.identity, Status.UNREADABLE, "the picture cannot be resized")
-    facts = {
+        return Result(result.identity, Status.UNREADABLE, "the image cannot be resized")
+    metadata = {
         "grayscale": asdict(result.grayscale),
         "attributes": result.attributes,
         "spacing": result.spacing,
@@ -186,11 +186,11 @@ def _prepared(result: Scan | Refusal, reading: Reading) -> Result:
         "shape": list(result.pixels.shape[1:]),
     }
     kind = stratum(result.attributes, reading.by)
-    return Result(result.identity, Status.SCORED, "", picture, facts, result.month, result.patient, kind)
+    return Result(result.identity, Status.SCORED, "", image, metadata, result.month, result.patient, kind)
 
 
 def source_to_bytes(source: Source | Refusal) -> tuple[bytes, bytes | None]:
-    """A source as JSON, and its contents where they are here: apart, so that large ones are not copied."""
+    """Serialize a source to JSON; return its contents, if loaded, separately so that large ones are not copied."""
     if isinstance(source, Refusal):
         return json.dumps({"refusal": asdict(source)}).encode(), None
     fields = asdict(replace(source, content=None)) | {"path": str(source.path), "content": source.content is not None}
@@ -198,57 +198,57 @@ def source_to_bytes(source: Source | Refusal) -> tuple[bytes, bytes | None]:
 
 
 def source_from_bytes(message: bytes, content: Callable[[], bytes | None]) -> Source | Refusal:
-    """What :func:`source_to_bytes` wrote.
+    """Deserialize the output of :func:`source_to_bytes`.
 
     Args:
         message: the JSON.
-        content: called for the contents where there are some.
+        content: returns the contents; called only if the source carries any.
     """
-    told = json.loads(message)
-    if "refusal" in told:
-        fields = told["refusal"]
+    body = json.loads(message)
+    if "refusal" in body:
+        fields = body["refusal"]
         return Refusal(Identity(**fields["identity"]), Status(fields["status"]), fields["reason"])
-    fields = told["source"]
+    fields = body["source"]
     zipped = ZippedMember(**fields["zipped"]) if fields["zipped"] else None
-    here = content() if fields["content"] else None
-    return Source(**fields | {"path": Path(fields["path"]), "zipped": zipped, "content": here})
+    content_bytes = content() if fields["content"] else None
+    return Source(**fields | {"path": Path(fields["path"]), "zipped": zipped, "content": content_bytes})
 
 
 def results_to_parts(results: list[Result] | UnavailableError) -> Iterator[bytes]:
-    """Results, or why none can be had, as JSON, and then the grey levels of each picture by itself."""
+    """Serialize results: one part of JSON (or the reason the source is unavailable), then each image's raw grey levels."""
     if isinstance(results, UnavailableError):
         yield json.dumps({"unavailable": str(results)}).encode()
         return
-    plain = [asdict(replace(result, picture=None)) for result in results]
-    shapes = [None if result.picture is None else list(result.picture.shape) for result in results]
+    plain = [asdict(replace(result, image=None)) for result in results]
+    shapes = [None if result.image is None else list(result.image.shape) for result in results]
     yield json.dumps({"results": plain, "shapes": shapes}).encode()
     del plain
     for result in results:
-        if result.picture is not None:
-            yield result.picture.numpy().tobytes()
+        if result.image is not None:
+            yield result.image.numpy().tobytes()
 
 
 def results_from_parts(part: Callable[[], bytes]) -> list[Result]:
-    """What :func:`results_to_parts` gave.
+    """Deserialize the output of :func:`results_to_parts`.
 
     Args:
-        part: gives the next part at each call.
+        part: returns the next part at each call.
 
     Raises:
-        UnavailableError: it was this.
-        ValueError: a picture is of another size than stated.
+        UnavailableError: the parts hold an ``UnavailableError``.
+        ValueError: an image does not have the stated size.
     """
-    told = json.loads(part())
-    if "unavailable" in told:
-        raise UnavailableError(told["unavailable"])
+    body = json.loads(part())
+    if "unavailable" in body:
+        raise UnavailableError(body["unavailable"])
     return [
         Result(
             **fields
             | {
                 "identity": Identity(**fields["identity"]),
                 "status": Status(fields["status"]),
-                "picture": None if shape is None else torch.frombuffer(bytearray(part()), dtype=torch.uint8).reshape(shape),
+                "image": None if shape is None else torch.frombuffer(bytearray(part()), dtype=torch.uint8).reshape(shape),
             }
         )
-        for fields, shape in zip(told["results"], told["shapes"], strict=True)
+        for fields, shape in zip(body["results"], body["shapes"], strict=True)
     ]

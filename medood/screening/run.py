@@ -1,8 +1,7 @@
-"""Sources in, ledger out: list, read, batch, embed, judge, write. Bad input becomes a row and never stops the run.
+"""The screening pipeline: list, read, batch, embed, judge, write. Bad input becomes a ledger row and never stops the run.
 
-What is read arrives in the order of the listing and is judged in batches of ``BATCH`` results, counted from the run's begin.
-A batch is committed whole. A run that goes on therefore makes the same batches as one that was never stopped, and the same
-scores to the last bit.
+Results arrive in listing order and are judged in batches of ``BATCH``, counted from the start of the run. Each batch is
+committed as a whole, so a resumed run forms the same batches as an uninterrupted one, and its scores match to the last bit.
 """
 
 from __future__ import annotations
@@ -11,17 +10,16 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from medood.config.resources import find_detector
 from medood.config.schema import ReadConfig
-from medood.detection.conformal import check_rate, threshold, true_rate
+from medood.detection.conformal import Decision, check_rate, fpr_interval, threshold
 from medood.detection.detector import Detector, Verdict
 from medood.detection.detector_folder import TRAINING, calibration_names
 from medood.errors import MedoodError, StoppedError
@@ -30,42 +28,43 @@ from medood.progress import Bar, Progress
 from medood.scans.reader import check_options
 from medood.scans.scan import Status, UnavailableError
 from medood.scans.sources.dicomweb import is_dicomweb
-from medood.screening.archive_statistics import Whole
+from medood.screening.archive_statistics import ArchiveStatistics
 from medood.screening.execution.base import Embedded, Engine
 from medood.screening.execution.engines import check_engine, make_engine
-from medood.screening.finalize import Summary, conclude, summary
-from medood.screening.ledger import End, Ledger, Row
+from medood.screening.finalize import Summary, finalize, summary
+from medood.screening.ledger.database import Ledger, ResumePoint, Row
+from medood.screening.ledger.run_metadata import CalibrationInfo, DetectorInfo, RunMetadata
 from medood.screening.metrics import Metrics
-from medood.screening.read_worker import Listed, Place, Reading, Result, Shard
+from medood.screening.read_worker import ListingPosition, NextSource, ReadSpec, Result, Shard
 from medood.screening.run_lock import locked
-from medood.screening.source_listing import Listing
-from medood.screening.throughput import Pace
+from medood.screening.source_listing import SourceListing
+from medood.screening.throughput import Throughput
 
 BATCH = 32
-#: Batches that are embedded, or wait for it, while the next are read: for each worker, and besides.
+#: Batches embedding or queued while the next ones are read, in addition to one per worker.
 _AHEAD = 1
-#: Statuses of a source's only row, or last one: nothing more comes of it.
-_ALONE = (Status.DUPLICATE, Status.WORKER_DIED, Status.TIMED_OUT)
-#: The longest time limit for a source, in seconds: a day.
+#: Statuses that end a source: no further rows follow.
+_FINAL_STATUSES = (Status.DUPLICATE, Status.WORKER_DIED, Status.TIMED_OUT)
+#: Longest allowed time limit per source, in seconds (one day).
 _LONGEST = 86_400.0
-#: Facts of a run that must be the same where it goes on.
-_SAME = ("medood", "sources", "fpr", "fdr", "read", "calibration", "detector", "shard", "watch")
+#: Metadata of a run that must not change where it is resumed.
+_FIXED_SETTINGS = ("medood", "sources", "fpr", "fdr", "read", "calibration", "detector", "shard", "watch")
 
 
 @dataclass(frozen=True)
-class Work:
-    """How a run is worked through; none of it changes a verdict.
+class RunOptions:
+    """How a run is executed; none of these options changes a verdict.
 
     Attributes:
-        workers: processes that read; 0 reads in this one, where a decoder that crashes ends the run.
-        timeout: seconds that one source may take, where there are workers.
+        workers: number of reader processes; 0 reads in this process, where a crashing decoder ends the run.
+        timeout: time limit per source in seconds; applies only with workers.
         engine: ``local``, or ``dask`` for a cluster.
         scheduler: address of an existing Dask cluster; empty starts one on this machine.
-        shard: screen this part alone, ``I/N``; empty is all. ``medood merge`` puts the parts together.
-        resume: go on with the run in the folder, or begin it where there is none.
-        watch: take files that come later too, until asked to end; the run is concluded then, and can go on.
-        metrics: where figures and events go.
-        stopped: asked now and then; where it says yes the run ends after the last whole batch.
+        shard: screen only this part, ``I/N``; empty screens everything. ``medood merge`` combines the parts.
+        resume: resume the run in the folder, or start one if there is none.
+        watch: also screen files that arrive later, until stopped; the run is then finalized and can be resumed.
+        metrics: receives metrics and events.
+        stopped: polled regularly; once it returns true, the run ends after the last complete batch.
     """
 
     workers: int = 0
@@ -88,7 +87,7 @@ def screen(
     fdr: float | None = None,
     calibration: str = TRAINING,
     read: ReadConfig | None = None,
-    work: Work | None = None,
+    options: RunOptions | None = None,
     progress: Progress | None = None,
 ) -> Summary:
     """Screen files, folders, archives, DICOMDIRs, CSV manifests and PACS into a folder: ``ledger.sqlite``, ``verdicts.csv``.
@@ -96,22 +95,22 @@ def screen(
     Args:
         sources: what to screen.
         detector: a detector, its folder, or the name of a shipped one.
-        out: the run's folder; it must not hold a run, but where one is resumed.
+        out: the run's folder; it must not hold a run unless that run is resumed.
         fpr: share of in-distribution scans that may be flagged.
-        fdr: decide over the archive as a whole instead: share of the flagged scans that may be in-distribution.
-        calibration: name of the detector's calibration to decide with, where ``detector`` is a folder.
+        fdr: decide over the whole archive instead: share of the flagged scans that may be in-distribution.
+        calibration: name of the detector's calibration to use, if ``detector`` is a folder.
         read: which frames and objects become scans, and the limits.
-        work: processes, time limits, shards, resuming.
-        progress: where to draw; none is quiet.
+        options: execution options: workers, time limit, shard, resume.
+        progress: progress display; ``None`` is quiet.
 
     Raises:
-        MedoodError: a source is missing, the detector is damaged, the rate cannot be reached, the folder is taken, or the
-            run that is resumed was another one.
-        StoppedError: it was asked to end.
+        MedoodError: a source is missing, the detector is damaged, the rate cannot be reached, the folder already holds a
+            run, or the resumed run had other settings.
+        StoppedError: the run was stopped.
     """
-    progress, read, work = progress or Progress(quiet=True), read or ReadConfig(), work or Work()
+    progress, read, options = progress or Progress(quiet=True), read or ReadConfig(), options or RunOptions()
     check_options(read)
-    shard = Shard.parse(work.shard) if work.shard else Shard()
+    shard = Shard.parse(options.shard) if options.shard else Shard()
     out = Path(out)
     folder = "" if isinstance(detector, Detector) else str(find_detector(detector).resolve())
     loaded = detector if isinstance(detector, Detector) else Detector.load(detector, calibration)
@@ -120,36 +119,32 @@ def screen(
         reference.check(fpr)
     else:
         check_rate(fdr, len(reference.scores), "--fdr")
-    facts = {
-        "medood": version("medood"),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "sources": [str(source) for source in sources],
-        "working_directory": str(Path.cwd()),
-        "fpr": fpr if fdr is None else None,
-        "fdr": fdr,
-        "limit": fpr,
-        "read": asdict(read),
-        "shard": f"{shard.index + 1}/{shard.count}" if work.shard else "",
-        "watch": work.watch,
-        "threshold": None if reference.by else threshold(reference.scores, fpr),
-        "true_rate": None if fdr is not None else list(true_rate(min(reference.counts().values()), fpr)),
-        "calibration": reference.stated(),
-        "detector": {
-            "folder": folder,
-            "sha256": loaded.sha256,
-            "name": loaded.facts.get("config", {}).get("name", ""),
-            "score": loaded.score_name,
-            "training_scans": loaded.facts.get("data", {}).get("training_scans"),
-        },
-    }
-    if work.watch and (work.shard or any(is_dicomweb(source) for source in sources)):
-        raise MedoodError("--watch is for folders, without --shard.")
-    listing = Listing(sources, out, read, digested=bool(work.shard))
-    if not 0 < work.timeout <= _LONGEST:
-        raise MedoodError(f"--timeout is {work.timeout:g}; expected seconds up to {_LONGEST:g}, a day.")
-    check_engine(work.engine, work.scheduler)
-    work.metrics.check()
-    total = listing.check(empty=work.watch)
+    metadata = RunMetadata(
+        medood=version("medood"),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        sources=[str(source) for source in sources],
+        working_directory=str(Path.cwd()),
+        fpr=fpr if fdr is None else None,
+        fdr=fdr,
+        limit=fpr,
+        read=read,
+        shard=f"{shard.index + 1}/{shard.count}" if options.shard else "",
+        watch=options.watch,
+        threshold=None if reference.by else threshold(reference.scores, fpr),
+        fpr_interval=None if fdr is not None else list(fpr_interval(min(reference.counts().values()), fpr)),
+        calibration=CalibrationInfo(**reference.to_dict()),
+        detector=DetectorInfo(
+            folder, loaded.sha256, loaded.metadata.name, loaded.score_name, loaded.metadata.data.get("training_scans")
+        ),
+    )
+    if options.watch and (options.shard or any(is_dicomweb(source) for source in sources)):
+        raise MedoodError("--watch works on folders only and cannot be combined with --shard.")
+    listing = SourceListing(sources, out, read, digested=bool(options.shard))
+    if not 0 < options.timeout <= _LONGEST:
+        raise MedoodError(f"--timeout is {options.timeout:g}; expected seconds above 0, up to {_LONGEST:g} (one day).")
+    check_engine(options.engine, options.scheduler)
+    options.metrics.check()
+    total = listing.check(empty=options.watch)
     if len(names := calibration_names(Path(folder)) if folder else []) > 1:
         progress.say(
             f"calibrations of this detector: {', '.join(f'{n} (used)' if n == reference.name else n for n in names)}"
@@ -157,55 +152,59 @@ def screen(
     for line in listing.manifests():
         progress.say(line)
     with new_folder(out) as keep, locked(out):
-        ledger = Ledger(out, create=True, resume=work.resume)
+        ledger = Ledger(out, create=True, resume=options.resume)
         try:
-            known = ledger.run()
-            if known:
-                _check_same(known, facts, out)
-            if "finished" in known and not work.watch:
-                if not work.shard:
-                    Whole(ledger).forget()
-                progress.say(f"{out} is finished already")
+            previous = ledger.metadata()
+            if previous.medood:
+                _check_same(previous, metadata, out)
+            if previous.finished and not options.watch:
+                if not options.shard:
+                    ledger.statistics.delete()
+                progress.say(f"{out} is already finished")
                 return summary(ledger)
-            if known:
-                ledger.forget("finished")
+            if previous.medood:
+                ledger.delete_metadata("finished")
             else:
-                ledger.state(**facts)
-            reading = Reading(read, loaded.preprocess, reference.by, shard)
-            work.metrics.event("resumed" if known else "started", rows=ledger.size())
-            engine = make_engine(work.engine, reading, loaded, work.workers, work.timeout, work.scheduler)
+                ledger.set_metadata(**metadata.to_dict())
+            reading = ReadSpec(read, loaded.preprocess, reference.by, shard)
+            options.metrics.event("resumed" if previous.medood else "started", rows=ledger.count())
+            engine = make_engine(options.engine, reading, loaded, options.workers, options.timeout, options.scheduler)
             try:
-                listing.freeze(progress, work.stopped)
+                listing.freeze(progress, options.stopped)
                 keep()
                 with progress.bar(total, "screening") as bar:
-                    _Run(ledger, loaded, fpr, engine, work, bar).through(listing)
+                    _Run(ledger, loaded, fpr, engine, options, bar).process(listing)
             except UnavailableError as error:
-                raise UnavailableError(f"{error}. Then go on with the same command and --resume.") from error
+                raise UnavailableError(f"{error}. Then resume with the same command and --resume.") from error
             finally:
                 engine.close()
-                work.metrics.write()
-            if work.stopped() and not work.watch:
+                options.metrics.write()
+            if options.stopped() and not options.watch:
                 raise StoppedError(
-                    f"Asked to end; {out} holds {ledger.size()} rows. Go on with the same command and --resume."
+                    f"Asked to end; {out} holds {ledger.count()} rows. Go on with the same command and --resume."
                 )
-            if work.shard:
-                ledger.state(listing=listing.digest)
-            found = conclude(ledger, loaded, fdr, progress, is_shard=bool(work.shard), goes_on=work.watch)
-            work.metrics.event("finished", rows=found.scanned, flagged=found.flagged)
-            return found
+            if options.shard:
+                ledger.set_metadata(listing=listing.digest)
+            result = finalize(ledger, loaded, fdr, progress, is_shard=bool(options.shard), resumable=options.watch)
+            options.metrics.event("finished", rows=result.scanned, flagged=result.flagged)
+            return result
         finally:
             ledger.close()
 
 
-def _check_same(known: dict[str, Any], facts: dict[str, Any], out: Path) -> None:
-    """A run goes on as what it was begun."""
-    for name in _SAME:
-        before, now = known.get(name), json.loads(json.dumps(facts[name]))
-        if name == "detector":
-            before, now = known["detector"]["sha256"], facts["detector"]["sha256"]
-        if before != now:
+def _check_same(previous: RunMetadata, metadata: RunMetadata, out: Path) -> None:
+    """Refuse to resume a run with other settings than it began with.
+
+    Raises:
+        MedoodError: a setting differs.
+    """
+    before, now = previous.to_dict(), json.loads(json.dumps(metadata.to_dict()))
+    before["detector"], now["detector"] = previous.detector.sha256, metadata.detector.sha256
+    for name in _FIXED_SETTINGS:
+        if before[name] != now[name]:
             raise MedoodError(
-                f"{out} was begun with another {name}: {before!r}, now {now!r}. Give another folder with --out."
+                f"{out} was started with a different {name}: {before[name]!r}, now {now[name]!r}. Give another folder "
+                "with --out."
             )
 
 
@@ -214,105 +213,109 @@ class _Run:
 
     Args:
         ledger: where rows go.
-        detector: that judges.
+        detector: scores and judges images.
         fpr: the limit on p-values.
-        engine: that reads and embeds.
-        work: how it is worked through.
-        bar: moves by one a source.
+        engine: reads sources and embeds batches.
+        options: execution options.
+        bar: progress bar, advanced by one per source.
     """
 
-    def __init__(self, ledger: Ledger, detector: Detector, fpr: float, engine: Engine, work: Work, bar: Bar) -> None:
+    def __init__(
+        self, ledger: Ledger, detector: Detector, fpr: float, engine: Engine, options: RunOptions, bar: Bar
+    ) -> None:
         self._ledger, self._detector, self._fpr, self._bar = ledger, detector, fpr, bar
-        self._engine, self._work = engine, work
-        self._whole = Whole(ledger)
-        self._met: dict[str, str] = {}  # contents whose rows are not in the ledger yet
-        self._embedding: deque[tuple[list[tuple[Place, Result]], Future[Embedded] | None]] = deque()
-        self._pace = Pace()
+        self._engine, self._options = engine, options
+        self._whole = ArchiveStatistics(ledger)
+        self._met: dict[str, str] = {}  # SHA-256 to name, for rows not yet in the ledger
+        self._embedding: deque[tuple[list[tuple[ListingPosition, Result]], Future[Embedded] | None]] = deque()
+        self._throughput = Throughput()
 
-    def through(self, listing: Listing) -> None:
-        """Read, embed, judge and write all that is not in the ledger yet; whole batches alone where it is asked to end."""
-        end = self._ledger.end()
+    def process(self, listing: SourceListing) -> None:
+        """Read, embed, judge and write everything not yet in the ledger; if stopped, write complete batches only."""
+        end = self._ledger.resume_point()
         self._bar(end.file if end else 0, "")  # most files hold one source
-        listed: Iterator[Listed] = listing.watched(end, self._ledger.knows) if self._work.watch else listing.placed(end)
-        pending: list[tuple[Place, Result]] = []
-        for found in self._pace.waiting(self._engine.read(listed, self._work.stopped)):
-            if found is None:  # nothing else to do than what waits
+        listed: Iterator[NextSource] = (
+            listing.watch_sources(end, self._ledger.has_source) if self._options.watch else listing.enumerate_sources(end)
+        )
+        pending: list[tuple[ListingPosition, Result]] = []
+        for readout in self._throughput.waiting(self._engine.read(listed, self._options.stopped)):
+            if readout is None:  # no new source at present: flush the pending results
                 self._finish(pending)
                 pending = []
                 continue
-            place, results = found
+            place, results = readout
             resumed = end is not None and (place.file, place.item) == (end.file, end.item)
-            for result in _rest(results, end) if end and resumed else self._told_over(results):
-                self._pace.read(result)
+            for result in _remaining(results, end) if end and resumed else self._replace_duplicates(results):
+                self._throughput.read(result)
                 pending.append((place, result))
                 if len(pending) == BATCH:
                     self._embed(pending)
                     pending = []
-            self._bar(1, self._pace.told())
-        if not self._work.stopped() or self._work.watch:
+            self._bar(1, self._throughput.summary())
+        if not self._options.stopped() or self._options.watch:
             self._finish(pending)
 
-    def _finish(self, pending: list[tuple[Place, Result]]) -> None:
-        """Write everything that was read."""
+    def _finish(self, pending: list[tuple[ListingPosition, Result]]) -> None:
+        """Embed and write all pending results."""
         if pending:
             self._embed(pending)
         while self._embedding:
             self._write()
 
-    def _told_over(self, results: list[Result]) -> list[Result]:
-        """The results, or that the same bytes were read before."""
+    def _replace_duplicates(self, results: list[Result]) -> list[Result]:
+        """The results, or a single ``duplicate`` result if the same bytes were read before."""
         if not results or not (sha256 := results[0].identity.sha256):
             return results
         identity = results[0].identity
-        first = self._met.get(sha256) or self._ledger.first(sha256)
+        first = self._met.get(sha256) or self._ledger.first_occurrence(sha256)
         if first is not None:
             return [Result(identity, Status.DUPLICATE, f"the same bytes as {first}", host=results[0].host)]
         if results[0].status != Status.UNREADABLE:
             self._met[sha256] = identity.name
         return results
 
-    def _embed(self, pending: list[tuple[Place, Result]]) -> None:
-        pictures = [result.network_input for _, result in pending if result.picture is not None]
-        future = self._engine.embed(torch.stack(pictures)) if pictures else None
+    def _embed(self, pending: list[tuple[ListingPosition, Result]]) -> None:
+        images = [result.network_input for _, result in pending if result.image is not None]
+        future = self._engine.embed(torch.stack(images)) if images else None
         self._embedding.append((pending, future))
-        while len(self._embedding) > self._work.workers + _AHEAD or (self._embedding and _is_done(self._embedding[0][1])):
+        while len(self._embedding) > self._options.workers + _AHEAD or (self._embedding and _is_done(self._embedding[0][1])):
             self._write()
 
     def _write(self) -> None:
         """Judge the oldest batch and commit its rows."""
         pending, future = self._embedding.popleft()
         verdicts: list[Verdict] = []
-        scored = [result for _, result in pending if result.picture is not None]
+        scored = [result for _, result in pending if result.image is not None]
         seconds = 0.0
         if future is not None:
-            features, seconds = self._pace.embedded(future)
+            features, seconds = self._throughput.embedded(future)
             verdicts = self._detector.judge(features, self._fpr, [result.stratum for result in scored])
-        judged = iter(verdicts)
+        remaining_verdicts = iter(verdicts)
         share = seconds / max(1, len(scored))
         with self._ledger.writing():
             for i, (result, verdict) in enumerate(zip(scored, verdicts, strict=True)):
                 row = features.features[i]
                 self._whole.add(result.identity.sha256, result.patient, row, result.month, verdict.p_value)
             rows = [
-                _row(place, result, next(judged) if result.picture is not None else None, self._fpr, share)
+                _row(place, result, next(remaining_verdicts) if result.image is not None else None, self._fpr, share)
                 for place, result in pending
             ]
             self._ledger.add(rows)
-        self._work.metrics.rows(rows, self._pace)
+        self._options.metrics.rows(rows, self._throughput)
         for _, result in pending:
             self._met.pop(result.identity.sha256, None)
 
 
-def _rest(results: list[Result], end: End) -> list[Result]:
-    """What is still to come of the source that a run stopped in.
+def _remaining(results: list[Result], end: ResumePoint) -> list[Result]:
+    """The results still missing from the source in which the run stopped.
 
     Raises:
-        MedoodError: the source holds other bytes now.
+        MedoodError: the source's bytes have changed.
     """
-    if end.status in _ALONE or not results:
+    if end.status in _FINAL_STATUSES or not results:
         return []
     last = results[-1]
-    if last.status in _ALONE:  # it could not be read once more
+    if last.status in _FINAL_STATUSES:  # this time it could not be read
         return [replace(last, identity=replace(last.identity, frame=end.rows))]
     if end.sha256 and last.identity.sha256 != end.sha256:
         name = results[0].identity.name
@@ -324,7 +327,7 @@ def _is_done(future: Future[Embedded] | None) -> bool:
     return future is None or future.done()
 
 
-def _row(place: Place, result: Result, verdict: Verdict | None, fpr: float, seconds: float) -> Row:
+def _row(place: ListingPosition, result: Result, verdict: Verdict | None, fpr: float, seconds: float) -> Row:
     identity = result.identity
     row = Row(
         identity.source,
@@ -333,7 +336,7 @@ def _row(place: Place, result: Result, verdict: Verdict | None, fpr: float, seco
         identity.sha256,
         result.status,
         result.reason,
-        facts=result.facts or {},
+        metadata=result.metadata or {},
         read_seconds=round(result.disk_seconds + result.decode_seconds, 6),
         file=place.file,
         item=place.item,
@@ -341,23 +344,23 @@ def _row(place: Place, result: Result, verdict: Verdict | None, fpr: float, seco
     )
     if verdict is None:
         return row
-    flagged = verdict.decision == "out_of_distribution"
-    facts = {**row.facts, "nearest": [round(v, 4) for v in verdict.nearest], "nearest_keys": verdict.nearest_keys}
+    flagged = verdict.decision == Decision.OUT_OF_DISTRIBUTION
+    metadata = {**row.metadata, "nearest": [round(v, 4) for v in verdict.nearest], "nearest_keys": verdict.nearest_keys}
     if verdict.stratum:
-        facts["stratum"] = verdict.stratum
+        metadata["stratum"] = verdict.stratum
     reason = (
         f"at most {verdict.p_value:.2g} of in-distribution scans score this high; the limit is {fpr:g}" if flagged else ""
     )
     if not verdict.calibrated:
-        told = f"no calibration scan is of its kind ({verdict.stratum}), so only what all other kinds would flag is flagged"
-        facts["uncalibrated"] = told
-        reason = f"{reason}; {told}" if reason else told
+        note = f"no calibration scans in its stratum ({verdict.stratum}); flagged only if all other strata would flag it"
+        metadata["uncalibrated"] = note
+        reason = f"{reason}; {note}" if reason else note
     return replace(
         row,
         reason=reason,
         score=min(verdict.score, 1e308),
         p_value=verdict.p_value,
         decision=verdict.decision,
-        facts=facts,
+        metadata=metadata,
         score_seconds=round(seconds, 6),
     )

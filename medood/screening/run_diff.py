@@ -1,4 +1,4 @@
-"""Runs looked at from outside: which there are, what one holds, and what changed between two."""
+"""List runs in a folder, summarize each, and compare the verdicts of two."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medood.detection.conformal import Decision
 from medood.errors import MedoodError
 from medood.scans.scan import Status
-from medood.screening.ledger import UNFINISHED, Ledger
+from medood.screening.ledger.database import UNFINISHED, Ledger
+from medood.screening.ledger.run_metadata import CalibrationInfo, DetectorInfo
+from medood.screening.ledger.run_pair import COLUMNS, RunPair
 from medood.text import spreadsheet_cell
 
-#: What a scan is in a run that does not hold it.
-ABSENT = "absent"
-#: Facts of a run that explain why its verdicts differ from another's, and their names in the ledger.
+#: Settings that can explain why the verdicts of two runs differ, and their names in the ledger.
 _SETTINGS = {
     "detector": "detector",
     "calibration": "calibration",
@@ -26,44 +27,22 @@ _SETTINGS = {
     "threshold": "threshold",
     "medood": "medood",
 }
-#: Columns of the changes as CSV; the rows' names are those of the second run, or of the first where the second lacks them.
-COLUMNS = ("source", "member", "frame", "sha256", "before", "after", "score_before", "score_after", "p_before", "p_after")
-
-_ROWS = f"""
-CREATE TEMP TABLE {{0}}_rows (key TEXT, frame INTEGER, source TEXT, member TEXT, sha256 TEXT, state TEXT, score REAL,
-    p_value REAL, PRIMARY KEY (key, frame)) WITHOUT ROWID;
-INSERT OR IGNORE INTO {{0}}_rows SELECT CASE sha256 WHEN '' THEN source || char(10) || member ELSE sha256 END, frame, source,
-    member, sha256, CASE decision WHEN '' THEN status ELSE decision END, score, p_value
-    FROM {{0}}.scans WHERE status NOT IN ('{Status.DUPLICATE}', '{Status.NOT_SELECTED}')
-"""  # noqa: S608 - our own words
-#: A view ``pairs`` over two attached ledgers, with the columns of ``COLUMNS``; in two halves: older SQLite has no full join.
-_PAIRS = f"""
-{_ROWS.format("before")};{_ROWS.format("after")};
-CREATE TEMP VIEW pairs AS
-SELECT coalesce(a.source, b.source) AS source, coalesce(a.member, b.member) AS member, frame, b.sha256 AS sha256,
-    b.state AS before, coalesce(a.state, '{ABSENT}') AS after, b.score AS score_before, a.score AS score_after,
-    b.p_value AS p_before, a.p_value AS p_after
-    FROM before_rows AS b LEFT JOIN after_rows AS a USING (key, frame)
-UNION ALL
-SELECT a.source, a.member, frame, a.sha256, '{ABSENT}', a.state, NULL, a.score, NULL, a.p_value
-    FROM after_rows AS a LEFT JOIN before_rows AS b USING (key, frame) WHERE b.state IS NULL
-"""  # noqa: S608
 
 
 @dataclass(frozen=True)
-class RunLine:
+class RunListEntry:
     """One run in a list.
 
     Attributes:
-        folder: where it lies.
-        started: when, in UTC.
-        finished: when; empty where it was not.
-        rows: in its ledger.
-        flagged: of them.
-        detector: name and the beginning of its SHA-256.
-        calibration: its name.
-        rate: what it was decided at, as the option says it.
-        damaged: why its ledger cannot be read; empty where it can.
+        folder: the run's folder.
+        started: start time in UTC.
+        finished: end time in UTC; empty if unfinished.
+        rows: number of rows in its ledger.
+        flagged: number of flagged scans.
+        detector: name and first digits of its SHA-256.
+        calibration: name of the calibration.
+        rate: rate used for the decisions, ``fpr`` or ``fdr`` and its value.
+        damaged: why its ledger cannot be read; empty if it can.
     """
 
     folder: Path
@@ -78,12 +57,12 @@ class RunLine:
 
 
 @dataclass(frozen=True)
-class Compared:
+class RunDiff:
     """What changed from one run to another.
 
     Attributes:
-        counts: scans by (decision or status before, after); ``absent`` where a run does not hold them.
-        settings: what the runs were made with where it differs: name, before, after.
+        counts: number of scans by (decision or status before, after); ``absent`` if a run does not contain them.
+        settings: settings that differ, each as (name, before, after).
     """
 
     counts: dict[tuple[str, str], int]
@@ -91,76 +70,72 @@ class Compared:
 
     @property
     def changed(self) -> int:
-        """Scans whose decision or status is another one, or that only one run holds."""
+        """Number of scans whose decision or status changed, or that only one run contains."""
         return sum(count for (before, after), count in self.counts.items() if before != after)
 
 
-def find_runs(folder: Path) -> Iterator[RunLine]:
-    """Every run in a folder, to any depth, by path.
+def find_runs(folder: Path) -> Iterator[RunListEntry]:
+    """All runs in a folder and its subfolders, sorted by path.
 
     Raises:
         MedoodError: there is no such folder.
     """
     if not folder.is_dir():
-        raise MedoodError(f"{folder} is not a folder. Give the one that holds the runs of medood screen --out.")
+        raise MedoodError(f"{folder} is not a folder. Give the folder that contains the runs of medood screen --out.")
     for path in sorted(folder.rglob("ledger.sqlite")):
         if path.parent.name == UNFINISHED:
             continue
         try:
             ledger = Ledger(path.parent)
             try:
-                facts, counts = ledger.run(), ledger.counts()
+                metadata, counts = ledger.metadata(), ledger.counts()
             finally:
                 ledger.close()
-            yield RunLine(
+            yield RunListEntry(
                 path.parent,
-                facts.get("started", ""),
-                facts.get("finished", ""),
+                metadata.started,
+                metadata.finished or "",
                 sum(counts.values()),
-                counts.get((Status.SCORED, "out_of_distribution"), 0),
-                _told(facts.get("detector", {})),
-                facts.get("calibration", {}).get("name", ""),
-                f"fdr {facts['fdr']:g}" if facts.get("fdr") is not None else f"fpr {facts.get('fpr', 0):g}",
+                counts.get((Status.SCORED, Decision.OUT_OF_DISTRIBUTION), 0),
+                _short_name(metadata.detector),
+                metadata.calibration.name,
+                f"fdr {metadata.fdr:g}" if metadata.fdr is not None else f"fpr {metadata.fpr:g}",
             )
         except (MedoodError, sqlite3.Error, ValueError) as error:
-            yield RunLine(path.parent, damaged=str(error))
+            yield RunListEntry(path.parent, damaged=str(error))
 
 
-def compare(first: Path, second: Path, changes: Path | None = None) -> Compared:
-    """Hold the verdicts of two runs against each other. Scans are told by their SHA-256 and frame, wherever they lie; files
-    whose bytes could not be read by their names. Duplicates and what a selection left out do not count.
+def diff_runs(first: Path, second: Path, changes: Path | None = None) -> RunDiff:
+    """Compare the verdicts of two runs.
+
+    Scans are matched by SHA-256 and frame, whatever their paths; unreadable files are matched by name. Duplicates and scans
+    left out by the selection are ignored.
 
     Args:
-        first: the run's folder.
-        second: the other's.
-        changes: a CSV file to write, a row for each scan that changed.
+        first: folder of the first run.
+        second: folder of the second run.
+        changes: CSV file to write, with one row per changed scan.
 
     Raises:
         MedoodError: there is no run, or the file cannot be written.
     """
-    facts = [Ledger.facts_of(run) for run in (first, second)]
-    with contextlib.closing(sqlite3.connect("", uri=True)) as database:
-        for name, run in (("before", first), ("after", second)):
-            database.execute(f"ATTACH ? AS {name}", (f"{(run / 'ledger.sqlite').absolute().as_uri()}?mode=ro",))
-        for statement in _PAIRS.split(";"):
-            database.execute(statement)
-        counted = database.execute("SELECT before, after, count(*) FROM pairs GROUP BY 1, 2 ORDER BY 1, 2")
-        counts = {(before, after): count for before, after, count in counted}
+    metadata = [Ledger.read_metadata(run) for run in (first, second)]
+    with contextlib.closing(RunPair(first, second)) as pair:
+        counts = pair.counts()
         if changes is not None:
-            listed = "SELECT * FROM pairs WHERE before != after ORDER BY source, member, frame"
-            _write(changes, database.execute(listed))
-    values = [(name, facts[0].get(fact), facts[1].get(fact)) for name, fact in _SETTINGS.items()]
-    return Compared(counts, [(name, _told(a), _told(b)) for name, a, b in values if _contents(a) != _contents(b)])
+            _write(changes, pair.changes())
+    values = [(name, getattr(metadata[0], item), getattr(metadata[1], item)) for name, item in _SETTINGS.items()]
+    return RunDiff(counts, [(name, _short_name(a), _short_name(b)) for name, a, b in values if _contents(a) != _contents(b)])
 
 
 def _contents(value: Any) -> Any:
-    """What tells a detector or a calibration from another, whatever its name is."""
-    return value.get("sha256") if isinstance(value, dict) else value
+    """The digest of a detector or a calibration, whatever its name; any other value unchanged."""
+    return value.sha256 if isinstance(value, DetectorInfo | CalibrationInfo) else value
 
 
-def _told(value: Any) -> Any:
-    """A detector or a calibration by its name and the beginning of its SHA-256; anything else as it is."""
-    return f"{value.get('name', '')} {value.get('sha256', '')[:12]}".strip() if isinstance(value, dict) else value
+def _short_name(value: Any) -> Any:
+    """The name of a detector or a calibration and the first digits of its SHA-256; any other value unchanged."""
+    return f"{value.name} {value.sha256[:12]}".strip() if isinstance(value, DetectorInfo | CalibrationInfo) else value
 
 
 def _write(target: Path, rows: Iterator[Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a run screens, in an order that holds: files as they lie, and what a PACS has as it was when the run began."""
+"""The sources of a run in a stable order: files as found on disk, and PACS instances as listed when the run started."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from pathlib import Path
 from medood.config.schema import ReadConfig
 from medood.errors import MedoodError
 from medood.progress import Progress
-from medood.scans.reader import Seen
+from medood.scans.reader import DigestStore
 from medood.scans.scan import Refusal, UnavailableError
 from medood.scans.sources.csv_manifest import is_manifest, manifest_table
 from medood.scans.sources.csv_table import TableError
 from medood.scans.sources.dicomweb import check_address, find_instances, is_dicomweb
 from medood.scans.sources.folder import File, check_there, find_files
 from medood.scans.sources.source import count_sources, open_file
-from medood.screening.ledger import End, spelled
-from medood.screening.read_worker import Listed, Place, Placed
+from medood.screening.ledger.database import ResumePoint, escape_name
+from medood.screening.read_worker import IndexedSource, ListingPosition, NextSource
 
-#: Seconds between two looks at a watched folder, at least.
+#: Minimum interval between two scans of a watched folder, in seconds.
 _LOOK = 1.0
 
 
-class Listing:
+class SourceListing:
     """The sources of a run.
 
     Args:
-        sources: files, folders, archives, lists and addresses of PACS.
-        out: the run's folder; what a PACS has is noted there.
-        options: limits of archives.
-        digested: make a digest of what is found.
+        sources: files, folders, archives, manifests and PACS addresses.
+        out: the run's folder; the instance list of each PACS is stored there.
+        options: limits for archives.
+        digested: compute a digest of the files found.
 
     Attributes:
-        digest: number of files, and SHA-256 of their names and sizes, once :meth:`placed` has ended; empty before.
+        digest: number of files and SHA-256 of their names and sizes, set when :meth:`placed` is exhausted; empty before.
     """
 
     def __init__(self, sources: Sequence[str | Path], out: Path, options: ReadConfig, *, digested: bool = False) -> None:
@@ -45,13 +45,13 @@ class Listing:
         self.digest = ""
 
     def check(self, *, empty: bool = False) -> int | None:
-        """Find out early that a source is missing, or that all are empty; how many there are, where that can be told.
+        """Check early that the sources exist and are not all empty; return the number of sources, or ``None`` if unknown.
 
         Args:
-            empty: they may be.
+            empty: whether the sources may be empty.
 
         Raises:
-            MedoodError: nothing lies there.
+            MedoodError: a source is missing, or no source holds a file.
         """
         counts: list[int | None] = []
         for source in self._sources:
@@ -62,7 +62,7 @@ class Listing:
             try:
                 check_there(Path(source))
             except FileNotFoundError as error:
-                raise MedoodError(f"{error}. Give a file, a folder or an archive that is there.") from error
+                raise MedoodError(f"{error}. Give an existing file, folder or archive.") from error
             counts.append(count_sources(Path(source)))
         total = None if None in counts else sum(count or 0 for count in counts)
         if total == 0 and not empty:
@@ -70,136 +70,136 @@ class Listing:
         return None if empty else total
 
     def manifests(self) -> Iterator[str]:
-        """A line on each source that is a CSV manifest: which of its columns are used."""
+        """One line per CSV manifest that states which of its columns are used."""
         for source in self._sources:
             if not is_dicomweb(source) and is_manifest(Path(source)):
-                with contextlib.suppress(OSError, TableError):  # it will be a row
+                with contextlib.suppress(OSError, TableError):  # the run reports it as a row
                     yield str(manifest_table(Path(source)))
 
     def freeze(self, progress: Progress, stopped: Callable[[], bool] = lambda: False) -> None:
-        """Note what each PACS has, once: a run that goes on finds the same in the same order.
+        """Store the instance list of each PACS once, so that a resumed run finds the same instances in the same order.
 
         Args:
-            progress: where to draw.
-            stopped: asked now and then; where it says yes, nothing is noted.
+            progress: progress display.
+            stopped: polled regularly; once it returns true, the list in progress is discarded.
 
         Raises:
             MedoodError: a PACS does not answer, or nothing matches.
         """
-        for source, noted in zip(self._sources, self._noted(), strict=True):
-            if noted is None or noted.exists():
+        for source, snapshot in zip(self._sources, self._snapshots(), strict=True):
+            if snapshot is None or snapshot.exists():
                 continue
-            partial, count = noted.with_suffix(".part"), 0
-            with partial.open("w", encoding="utf-8") as stream, progress.bar(None, "asking the PACS") as bar:
+            partial, count = snapshot.with_suffix(".part"), 0
+            with partial.open("w", encoding="utf-8") as stream, progress.bar(None, "querying the PACS") as bar:
                 for address in find_instances(str(source)):
                     stream.write(address + "\n")
                     count += 1
                     bar(1, "")
                     if stopped():
-                        raise UnavailableError("Asked to end while the PACS was still listing")
+                        raise UnavailableError("Stopped while the PACS was still listing its instances")
             if not count:
                 partial.unlink()
                 raise MedoodError(f"Nothing matches {source}.")
-            partial.replace(noted)
+            partial.replace(snapshot)
 
-    def placed(self, end: End | None = None) -> Iterator[Placed]:
-        """Every source with its place, from where a run stopped on; files before that are not opened.
+    def enumerate_sources(self, end: ResumePoint | None = None) -> Iterator[IndexedSource]:
+        """All sources with their positions, starting where the run stopped; earlier files are not opened.
 
         Args:
-            end: the source that the run stopped in.
+            end: the source in which the run stopped.
 
         Raises:
-            MedoodError: there is another source at that place.
+            MedoodError: another source is at that position now.
         """
-        first, found = end.file if end else 0, False
+        first, resumed = end.file if end else 0, False
         names = _Names()
-        files = map(names.noted, self._files()) if self._digested else self._files()
+        files = map(names.add, self._files()) if self._digested else self._files()
         for number, file in itertools.islice(enumerate(files), first, None):
-            found = True
+            resumed = True
             if end and number == first:
-                yield from self._continued(file, end)
+                yield from self._resume_file(file, end)
                 continue
             for item, source in enumerate(open_file(file, self._options)):
-                yield Place(number, item), source
-        if end and not found:
-            raise MedoodError(_changed(first, end.source, "no longer there"))
-        self.digest = names.told() if self._digested else ""
+                yield ListingPosition(number, item), source
+        if end and not resumed:
+            raise MedoodError(_change_message(first, end.source, "no longer there"))
+        self.digest = names.summary() if self._digested else ""
 
-    def watched(self, end: End | None, known: Callable[[str], bool]) -> Iterator[Listed]:
-        """Every file once it is complete, for ever; none where there is no new one at present.
+    def watch_sources(self, end: ResumePoint | None, has_rows: Callable[[str], bool]) -> Iterator[NextSource]:
+        """Yield the sources of each new file once it is complete, indefinitely; yield ``None`` while there is no new file.
 
-        A file is complete when a second look finds its size and time of change as the first did.
+        A file is complete when two successive scans find the same size and modification time.
 
         Args:
-            end: the source that the run stopped in; what is left of its file comes first.
-            known: whether a file is in the ledger.
+            end: the source in which the run stopped; the rest of its file comes first.
+            has_rows: whether a file is in the ledger.
         """
-        number, handed, growing, then = end.file + 1 if end else 0, Seen(), dict[str, tuple[int, int]](), 0.0
+        number, yielded, unstable, last_scan = end.file + 1 if end else 0, DigestStore(), dict[str, tuple[int, int]](), 0.0
         if end:
             for file in self._files():
                 if _name(file) == end.source:
-                    yield from self._continued(file, end)
+                    yield from self._resume_file(file, end)
         while True:
-            if time.monotonic() < then:
+            if time.monotonic() < last_scan:
                 yield None
                 continue
-            began, seen, handing = time.monotonic(), dict[str, tuple[int, int]](), 0.0
+            began, sizes, handing = time.monotonic(), dict[str, tuple[int, int]](), 0.0
             for file in self._files():
                 name = _name(file)
                 digest = sha256(name.encode()).hexdigest()
-                if handed.has(digest) or known(name):
+                if yielded.has(digest) or has_rows(name):
                     continue
                 if isinstance(file, File):
                     try:
-                        there = file.path.lstat()
-                    except OSError:  # gone again
+                        stat = file.path.lstat()
+                    except OSError:  # deleted meanwhile
                         continue
-                    seen[name] = (there.st_size, there.st_mtime_ns)
-                    if growing.get(name) != seen[name]:
+                    sizes[name] = (stat.st_size, stat.st_mtime_ns)
+                    if unstable.get(name) != sizes[name]:
                         continue
-                handed.first(digest, name)
+                yielded.first(digest, name)
                 since = time.monotonic()
                 for item, source in enumerate(open_file(file, self._options)):
-                    yield Place(number, item), source
-                handing += time.monotonic() - since  # until what was handed on has been read, which is no part of a look
+                    yield ListingPosition(number, item), source
+                handing += time.monotonic() - since  # the consumer's time, not part of the scan
                 number += 1
-            looked = time.monotonic() - began - handing
-            growing, then = seen, time.monotonic() + max(_LOOK, 10 * looked)
+            scan_seconds = time.monotonic() - began - handing
+            unstable, last_scan = sizes, time.monotonic() + max(_LOOK, 10 * scan_seconds)
 
-    def _continued(self, file: File | Refusal, end: End) -> Iterator[Placed]:
-        """The sources of the file that a run stopped in, from that source on."""
+    def _resume_file(self, file: File | Refusal, end: ResumePoint) -> Iterator[IndexedSource]:
+        """The remaining sources of the file in which the run stopped, starting with the source it stopped in."""
         if _name(file) != end.source:
-            raise MedoodError(_changed(end.file, end.source, _name(file)))
+            raise MedoodError(_change_message(end.file, end.source, _name(file)))
         for item, source in enumerate(open_file(file, self._options)):
-            if item == end.item and spelled(source.identity.member) != end.member:
-                raise MedoodError(f"{end.source} has changed since the run stopped. Screen it anew, with another --out.")
+            if item == end.item and escape_name(source.identity.member) != end.member:
+                raise MedoodError(f"{end.source} has changed since the run stopped. Screen it again with another --out.")
             if item >= end.item:
-                yield Place(end.file, item), source
+                yield ListingPosition(end.file, item), source
 
-    def _noted(self) -> list[Path | None]:
-        """Where the instances of each source are noted, of those that are a PACS."""
+    def _snapshots(self) -> list[Path | None]:
+        """Path of each source's stored instance list; ``None`` for sources that are not a PACS."""
         return [
             self._out / f"instances-{number}.txt" if is_dicomweb(source) else None
             for number, source in enumerate(self._sources)
         ]
 
     def _files(self) -> Iterator[File | Refusal]:
-        for source, noted in zip(self._sources, self._noted(), strict=True):
-            if noted is None:
+        for source, snapshot in zip(self._sources, self._snapshots(), strict=True):
+            if snapshot is None:
                 yield from find_files(source)
             else:
-                with noted.open(encoding="utf-8") as stream:
+                with snapshot.open(encoding="utf-8") as stream:
                     for line in stream:
                         yield File("", url=line.rstrip("\n"))
 
 
 class _Names:
-    """A digest of files' names and sizes as they go by."""
+    """Computes a digest of file names and sizes while files are listed."""
 
     def __init__(self) -> None:
         self._count, self._digest = 0, sha256()
 
-    def noted(self, file: File | Refusal) -> File | Refusal:
+    def add(self, file: File | Refusal) -> File | Refusal:
         self._count += 1
         size = 0
         if isinstance(file, File) and not file.url:
@@ -208,16 +208,16 @@ class _Names:
         self._digest.update(f"{_name(file)}\0{size}\0".encode())
         return file
 
-    def told(self) -> str:
+    def summary(self) -> str:
         return f"{self._count} files, {self._digest.hexdigest()}"
 
 
 def _name(file: File | Refusal) -> str:
-    return spelled(file.name if isinstance(file, File) else file.identity.source)
+    return escape_name(file.name if isinstance(file, File) else file.identity.source)
 
 
-def _changed(number: int, expected: str, found: str) -> str:
+def _change_message(number: int, expected: str, actual: str) -> str:
     return (
-        f"File {number + 1} was {expected} when the run stopped, now it is {found}: files were added or taken away. Screen "
+        f"File {number + 1} was {expected} when the run stopped, now it is {actual}: files were added or removed. Screen "
         "them as a new run, with another --out."
     )

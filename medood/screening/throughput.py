@@ -1,4 +1,4 @@
-"""How fast a run goes, and what it waits for."""
+"""Throughput of a run, and the time it spends waiting."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ T = TypeVar("T")
 A = TypeVar("A")
 
 
-class Pace:
-    """Seconds spent on waiting for readers and for the network, and what the readers spent theirs on."""
+class Throughput:
+    """Measures time spent waiting for readers and the network, and the readers' time for disk and decoding."""
 
     def __init__(self) -> None:
         self.began = time.perf_counter()
@@ -23,37 +23,37 @@ class Pace:
         self.for_readers = self.for_network = 0.0
 
     def waiting(self, results: Iterable[T]) -> Iterator[T]:
-        """Pass results on, and measure how long each was waited for."""
+        """Yield the results unchanged, and measure the time spent waiting for each."""
         source = iter(results)
         while True:
             started = time.perf_counter()
             try:
-                found = next(source)
+                item = next(source)
             except StopIteration:
                 return
             finally:
                 self.for_readers += time.perf_counter() - started
-            yield found
+            yield item
 
     def read(self, result: Result) -> None:
-        """A result has been read."""
+        """Count a result and its read times."""
         self.scans += 1
         self.disk += result.disk_seconds
         self.decode += result.decode_seconds
 
     def embedded(self, future: Future[A]) -> A:
-        """Wait for a batch."""
+        """Wait for an embedded batch and measure the waiting time."""
         started = time.perf_counter()
-        found = future.result()
+        result = future.result()
         self.for_network += time.perf_counter() - started
-        return found
+        return result
 
     def rate(self) -> float:
-        """Scans a second."""
+        """Scans per second."""
         return self.scans / max(time.perf_counter() - self.began, 1e-9)
 
     def shares(self) -> dict[str, float]:
-        """Shares of the time that the run waited for the disk, for decoding and for the network."""
+        """Shares of the elapsed time spent waiting for disk, decoding and network."""
         passed = max(time.perf_counter() - self.began, 1e-9)
         read = max(self.disk + self.decode, 1e-9)
         return {
@@ -62,7 +62,7 @@ class Pace:
             "network": self.for_network / passed,
         }
 
-    def told(self) -> str:
-        """For a progress line."""
+    def summary(self) -> str:
+        """Text for the progress line."""
         waits = ", ".join(f"{name} {share:.0%}" for name, share in self.shares().items())
         return f"{self.rate():.1f} scans/s, waiting for {waits}"

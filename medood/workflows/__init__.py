@@ -1,1 +1,1 @@
-"""Use cases that cross rooms: training, calibration, the demo and the sensitivity study."""
+"""Workflows that combine several packages: training, calibration, the demo and the sensitivity study."""

@@ -1,13 +1,13 @@
-"""Which negatives help, told without a label: the sensitivity of the out-of-distribution score.
+"""Compare negative-sampling strategies without labels, by the sensitivity of the out-of-distribution score.
 
-Definition. A strategy is a mixture of shifting transformations. A detector is trained with it. On in-distribution pictures
-held out from its training, the AUROC of its score between the pictures as they are and the same pictures under a shift is
-the detector's reaction to that shift. The sensitivity of the strategy is the mean over all shifts *that the strategy did not
-train on* of the reaction, less the mean reaction to that shift of all strategies that did not train on it either. A strategy
-whose detector notices what it was never shown is taken to notice other anomalies too.
+Definition. A strategy is a mixture of shifting transformations with which a detector is trained. The detector's reaction to
+a shift is the AUROC of its score between held-out in-distribution images and the same images under that shift. The
+sensitivity of a strategy is the mean, over all shifts *that the strategy did not train on*, of its reaction minus the mean
+reaction to that shift of all strategies that did not train on it. The assumption is that a detector that reacts to shifts
+it was never trained on also detects other anomalies.
 
-Limits. The probes are synthetic; a hospital, a device or a disease that looks like none of them is not asked about. A
-strategy is only ever compared with the others of the same table. Shifts much like a trained one are left out with it.
+Limits. The shifts are synthetic; they do not cover a hospital, a device or a disease that resembles none of them. A strategy
+is compared only with the others in the same table. Shifts similar to a trained one are also left out.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from medood.detection.detector import Detector
 from medood.errors import MedoodError
 from medood.negatives.mixture import SHIFTS, Mixture
 from medood.progress import Progress
-from medood.workflows.train import as_input, train, training_data
+from medood.workflows.train import to_input, train, training_data
 
-#: Held-out pictures that the shifts are tried on.
+#: Maximum number of held-out images to which the shifts are applied.
 PROBES = 200
 _NEIGHBOURS = {"rot": {"rot_360", "upside_down"}, "rot_360": {"rot", "upside_down"}, "upside_down": {"rot", "rot_360"}}
 _NEIGHBOURS |= {"perm4": {"perm16"}, "perm16": {"perm4"}}
@@ -36,12 +36,12 @@ _NEIGHBOURS |= {"perm4": {"perm16"}, "perm16": {"perm4"}}
 
 @dataclass(frozen=True)
 class StrategySensitivity:
-    """One line of the table.
+    """One row of the table.
 
     Attributes:
-        strategy: its name.
+        strategy: name of the strategy.
         sensitivity: as defined above; higher is better.
-        reactions: AUROC of each shift, those trained on among them.
+        reactions: AUROC for each shift, including those trained on.
     """
 
     strategy: str
@@ -50,10 +50,10 @@ class StrategySensitivity:
 
 
 def strategies(config: RunConfig, names: list[str]) -> dict[str, dict[str, float]]:
-    """Mixtures by name: a shift's name is that shift alone, ``none`` is no negatives, ``mixture`` the configuration's own.
+    """Mixtures by name: a shift's name gives that shift alone, ``none`` no negatives, ``mixture`` the configured mixture.
 
     Raises:
-        MedoodError: a name is none of these.
+        MedoodError: a name is unknown, or there are fewer than two.
     """
     chosen: dict[str, dict[str, float]] = {}
     for name in names:
@@ -62,7 +62,7 @@ def strategies(config: RunConfig, names: list[str]) -> dict[str, dict[str, float
         elif name == "mixture":
             chosen[name] = dict(config.negatives.mixture)
         else:
-            Mixture({name: 1.0})  # says which names are known
+            Mixture({name: 1.0})  # raises an error that lists the known names
             chosen[name] = {name: 1.0}
     if len(chosen) < 2:
         raise MedoodError("Sensitivity compares strategies; give at least two with --strategies.")
@@ -70,16 +70,16 @@ def strategies(config: RunConfig, names: list[str]) -> dict[str, dict[str, float
 
 
 def sensitivity(config: RunConfig, names: list[str], out: Path, progress: Progress) -> list[StrategySensitivity]:
-    """Train a detector for each strategy and measure its reactions; detectors that are there already are used again.
+    """Train a detector for each strategy and measure its reactions; existing detectors are reused.
 
     Args:
-        config: the run that all share but for ``negatives.mixture`` and ``out``.
+        config: the configuration of all runs, except ``negatives.mixture`` and ``out``.
         names: see :func:`strategies`.
-        out: one folder a strategy goes here.
-        progress: where to draw.
+        out: output folder, with one subfolder per strategy.
+        progress: progress display.
 
     Returns:
-        the strategies, the most sensitive first.
+        the strategies, most sensitive first.
     """
     chosen = strategies(config, names)
     reactions: dict[str, dict[str, float]] = {}
@@ -95,22 +95,22 @@ def sensitivity(config: RunConfig, names: list[str], out: Path, progress: Progre
 
 
 def react(detector: Detector, config: RunConfig, progress: Progress) -> dict[str, float]:
-    """AUROC between held-out pictures and the same pictures under each shift."""
-    pictures = as_input(training_data(config, Progress(quiet=True)).calibration[:PROBES])
-    plain = detector.score(detector.embed(pictures)).numpy()
+    """AUROC between held-out images and the same images under each shift."""
+    images = to_input(training_data(config, Progress(quiet=True)).calibration[:PROBES])
+    plain = detector.score(detector.embed(images)).numpy()
     truth = np.r_[np.zeros(len(plain)), np.ones(len(plain))]
-    found = {}
+    reactions = {}
     names = [name for name in SHIFTS if name != "image_as_is"]
     for name in progress.track(iter(names), len(names), "reactions"):
         mixture, generator = Mixture({name: 1.0}), torch.Generator().manual_seed(config.train.seed)
-        shifted = mixture.apply(pictures, mixture.sample(len(pictures), pictures.shape[-1], generator))
+        shifted = mixture.apply(images, mixture.sample(len(images), images.shape[-1], generator))
         scores = detector.score(detector.embed(shifted)).numpy()
-        found[name] = float(roc_auc_score(truth, np.nan_to_num(np.r_[plain, scores], posinf=1e30)))
-    return found
+        reactions[name] = float(roc_auc_score(truth, np.nan_to_num(np.r_[plain, scores], posinf=1e30)))
+    return reactions
 
 
 def table(chosen: dict[str, dict[str, float]], reactions: dict[str, dict[str, float]]) -> list[StrategySensitivity]:
-    """Sensitivities out of reactions, by the definition above; a pure function."""
+    """Compute sensitivities from reactions by the definition above; a pure function."""
 
     def unseen(strategy: str, shift: str) -> bool:
         trained = {name for name, weight in chosen[strategy].items() if weight > 0}

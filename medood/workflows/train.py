@@ -1,4 +1,4 @@
-"""From in-distribution scans to a detector folder: cache, self-distillation, bank, calibration, evidence scale."""
+"""Train a detector folder from in-distribution scans: cache, self-distillation, bank, calibration, evidence scale."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from medood.config.schema import ReadConfig, RunConfig
-from medood.detection.appearance import MOST_FILMS, Appearance
+from medood.detection.appearance import MAX_IMAGES, Appearance
 from medood.detection.calibration import Calibration, digests, empty, fingerprint
-from medood.detection.detector import Detector, Learned
-from medood.detection.detector_folder import TRAINING, check_free
+from medood.detection.detector import Detector, LearnedScans
+from medood.detection.detector_folder import TRAINING, DetectorMetadata, check_free
 from medood.detection.ensemble import EnsembleNetwork
 from medood.detection.features import Features, embed
 from medood.detection.perceptual_hash import difference_hashes
@@ -26,20 +26,20 @@ from medood.detection.registration import Track
 from medood.detection.score_selection import Reactions, choose, reactions, reduce_bank, rows_at, separations
 from medood.detection.scores import SCORES, fit_all
 from medood.distillation.collapse import effective_rank
-from medood.distillation.multi_crop import Pictures
+from medood.distillation.multi_crop import ImageArray
 from medood.distillation.trainer import Trainer
 from medood.distillation.training_log import Metrics, TrainingLog
 from medood.errors import MedoodError
 from medood.evidence.evidence_maps import learn_evidence
-from medood.evidence.padim import MOST_SCANS
+from medood.evidence.padim import MAX_SCANS
 from medood.output_folder import new_folder
 from medood.progress import Bar, Progress
-from medood.scans.cache import PictureCache, build_cache
-from medood.scans.lazy_arrays import Rows, Stacked
+from medood.scans.cache import ImageCache, build_cache
+from medood.scans.lazy_arrays import ConcatenatedArray, RowSubset
 
-#: Calibration scans whose maps fix the scale of the evidence.
+#: Number of calibration scans whose evidence maps set the evidence scale.
 _CAM_SCANS = 256
-#: Mean AUROC on shifted development scans below which a detector is said to have learned next to nothing.
+#: Mean AUROC on shifted development scans below which training prints a warning.
 _NEAR_CHANCE = 0.7
 
 
@@ -47,15 +47,15 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | None 
     """Train a detector.
 
     Args:
-        config: the run; ``data.root`` is needed.
-        resume: go on from the newest whole checkpoint of ``out``.
-        progress: where to draw; none is quiet.
+        config: the run configuration; ``data.root`` is required.
+        resume: continue from the newest intact checkpoint in ``out``.
+        progress: progress display; ``None`` is quiet.
 
     Returns:
         the detector's folder, ``out``.
 
     Raises:
-        MedoodError: the data or the configuration cannot be used, or training collapsed.
+        MedoodError: the data or the configuration is unusable, or training collapsed.
     """
     alone = os.environ.get("RANK", "0") == "0"  # set by torchrun
     progress = progress if progress and alone else Progress(quiet=True)
@@ -72,37 +72,37 @@ def _train(config: RunConfig, out: Path, keep: Callable[[], None], *, resume: bo
     training_keys = [inputs.keys[i] for i in training]
     members = [_member(folder, config, fingerprint(training_keys)) for folder in config.detector.members]
     auxiliary = _auxiliary(config, data.source, progress)
-    trainer = Trainer(config, Rows(data.source.pictures, training), out, fingerprint(training_keys), auxiliary)
+    trainer = Trainer(config, RowSubset(data.source.images, training), out, fingerprint(training_keys), auxiliary)
     config = trainer.config
-    for line in trainer.resolved:
+    for line in trainer.resolve_defaults:
         progress.say(line)
     progress.say(f"device {trainer.device}, precision {trainer.precision}")
     if resume:
         for path in trainer.resume():
-            progress.say(f"{path} is damaged; the checkpoint before it is used")
+            progress.say(f"{path} is damaged; using the checkpoint before it")
     last: Metrics = {}
     keep()
     with progress.bar(trainer.steps, "training") as bar:
         bar(trainer.next_step, "")
         trained = trainer.fit(lambda step, steps, metrics: _show(bar, last, metrics))
     if not trainer.fabric.is_global_zero:
-        return out  # the first process alone writes the detector
-    last = last or TrainingLog.last(out)  # nothing was left to train where a finished run is resumed
+        return out  # only rank 0 writes the detector
+    last = last or TrainingLog.last(out)  # a resumed run that was already finished trains no step
     network = EnsembleNetwork(trained.to("cpu"), config.preprocess.crops)
     network.members.extend(member.network for member in members)
     if config.detector.appearance:
-        films = as_input(inputs.pictures[training[:: -(-len(training) // MOST_FILMS)]])
+        images = to_input(inputs.images[training[:: -(-len(training) // MAX_IMAGES)]])
         network.appearance = Appearance()
-        network.appearance.fit(films, config.train.seed, _tracked(progress))
+        network.appearance.fit(images, config.train.seed, _track(progress))
     if config.detector.half:
         network.half().float()
 
-    bank = embed(network, as_input(inputs.pictures[training]), turned=False)
+    bank = embed(network, to_input(inputs.images[training]), orientations=False)
     if config.detector.half:
         bank = replace(bank, features=bank.features.half().float())
     rank = effective_rank(bank.features)
     detector, table = _detector(config, network, bank, data, progress)
-    calibration_inputs = as_input(data.calibration)
+    calibration_inputs = to_input(data.calibration)
     rows = embed(network, calibration_inputs)
     detector.calibration = Calibration(
         TRAINING,
@@ -114,12 +114,12 @@ def _train(config: RunConfig, out: Path, keep: Callable[[], None], *, resume: bo
     )
     learn_evidence(
         detector,
-        as_input(inputs.pictures[training[:: -(-len(training) // MOST_SCANS)]]),
-        as_input(inputs.pictures[data.development]),
+        to_input(inputs.images[training[:: -(-len(training) // MAX_SCANS)]]),
+        to_input(inputs.images[data.development]),
         calibration_inputs[:_CAM_SCANS],
     )
-    detector.facts = {
-        "data": {
+    detector.metadata = DetectorMetadata(
+        data={
             "training_scans": len(training),
             "development_scans": len(data.development),
             "calibration_scans": len(data.calibration_keys),
@@ -127,14 +127,12 @@ def _train(config: RunConfig, out: Path, keep: Callable[[], None], *, resume: bo
             "calibration_sha256": fingerprint(data.calibration_keys),
             "left_out": inputs.refused,
         },
-        "training": {name: round(value, 6) for name, value in last.items() if name != "images_per_second"}
+        training={name: round(value, 6) for name, value in last.items() if name != "images_per_second"}
         | {"feature_effective_rank": round(rank, 2), "steps": trainer.steps}
         | {"device": trainer.device, "precision": trainer.precision},
-        "score_choice": {
-            name: {shift: round(value, 4) for shift, value in values.items()} for name, values in table.items()
-        },
-        "config": _portable(config, members),
-    }
+        score_choice={name: {shift: round(value, 4) for shift, value in values.items()} for name, values in table.items()},
+        config=_portable(config, members),
+    )
     detector.save(out)
     progress.say(f"effective rank of the features: {rank:.1f}; detector: {out}")
     return out
@@ -142,19 +140,19 @@ def _train(config: RunConfig, out: Path, keep: Callable[[], None], *, resume: bo
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The pictures of a run.
+    """The images of a run.
 
     Attributes:
-        source: all pictures at the size that views are cut from.
-        inputs: the same pictures at the size of the network's input.
-        training: rows to learn from.
+        source: all images at the size from which views are cropped.
+        inputs: the same images at the network's input size.
+        training: rows to train on.
         development: rows of ``inputs`` held out to choose and scale the score.
-        calibration: uint8 ``[M, S, S]`` pictures held out, at the size of the network's input.
-        calibration_keys: their keys.
+        calibration: uint8 ``[M, S, S]`` held-out images at the network's input size.
+        calibration_keys: keys of the calibration images.
     """
 
-    source: PictureCache
-    inputs: PictureCache
+    source: ImageCache
+    inputs: ImageCache
     training: npt.NDArray[np.int64]
     development: npt.NDArray[np.int64]
     calibration: npt.NDArray[np.uint8]
@@ -162,15 +160,15 @@ class TrainingData:
 
 
 def training_data(config: RunConfig, progress: Progress) -> TrainingData:
-    """Decode the pictures of a run, or find them decoded, and part those held out for calibration.
+    """Decode the images of a run, or load them from the cache, and split them into training, development and calibration.
 
     Raises:
-        MedoodError: there are too few, or calibration scans are among those to learn from.
+        MedoodError: there are too few scans, or calibration scans or patients are also in ``data.root``.
     """
 
-    def cached(root: str, size: int, what: str) -> PictureCache:
+    def cache_images(root: str, size: int, description: str) -> ImageCache:
         def track(items: Iterator[Any], total: int) -> Iterator[Any]:
-            return progress.track(items, total, what)
+            return progress.track(items, total, description)
 
         return build_cache(
             Path(root),
@@ -182,122 +180,123 @@ def training_data(config: RunConfig, progress: Progress) -> TrainingData:
             track=track,
         )
 
-    source = cached(config.data.root, config.views.source_size, "decoding for training")
-    inputs = cached(config.data.root, config.preprocess.size, "decoding for the bank")
+    source = cache_images(config.data.root, config.views.source_size, "decoding for training")
+    inputs = cache_images(config.data.root, config.preprocess.size, "decoding for the bank")
     for status, count in sorted(inputs.refused.items()):
         progress.say(f"left out: {count} {status}")
     seed = config.train.seed if config.data.split_seed is None else config.data.split_seed
     if config.data.calibration_root:
-        held_out = cached(config.data.calibration_root, config.preprocess.size, "decoding for calibration")
+        held_out = cache_images(config.data.calibration_root, config.preprocess.size, "decoding for calibration")
         shared = len(set(held_out.keys) & set(inputs.keys))
         patients = len((set(held_out.patients) & set(inputs.patients)) - {""})
         if shared or patients:
             raise MedoodError(
                 f"data.calibration_root: {shared} of its scans and {patients} of its patients are also in data.root; "
-                "calibration needs other ones."
+                "calibration needs separate scans and patients."
             )
         rest = np.arange(len(inputs.keys))
-        pictures, keys = held_out.pictures, held_out.keys
+        images, keys = held_out.images, held_out.keys
     else:
-        rest, held = split_by_patient(inputs, config.data.calibration_fraction, seed)
-        pictures, keys = inputs.pictures[held], [inputs.keys[i] for i in held]
+        rest, held_rows = split_by_patient(inputs, config.data.calibration_fraction, seed)
+        images, keys = inputs.images[held_rows], [inputs.keys[i] for i in held_rows]
     training, development = split_by_patient(inputs, config.data.development_fraction, seed, rest)
     progress.say(
-        f"{len(training)} scans to learn from, {len(development)} to choose the score with, {len(keys)} to calibrate with"
+        f"{len(training)} scans for training, {len(development)} for choosing the score, {len(keys)} for calibration"
     )
-    return TrainingData(source, inputs, training, development, pictures, keys)
+    return TrainingData(source, inputs, training, development, images, keys)
 
 
 def _cache_folder(config: RunConfig) -> Path:
     return Path(config.data.cache or Path(config.out) / "cache")
 
 
-def _auxiliary(config: RunConfig, source: PictureCache, progress: Progress) -> Pictures | None:
-    """The auxiliary pictures at the in-distribution resolution, where the negatives are made of them."""
+def _auxiliary(config: RunConfig, source: ImageCache, progress: Progress) -> ImageArray | None:
+    """The auxiliary images at the in-distribution resolution, or ``None`` if the negatives do not use them."""
     if config.negatives.sources == "in_distribution":
         return None
 
-    def cached(root: str) -> npt.NDArray[np.uint8]:
+    def cache_images(root: str) -> npt.NDArray[np.uint8]:
         return build_cache(
             Path(root),
             _cache_folder(config),
             config.preprocess,
             config.views.source_size,
-            what="negatives.auxiliary",
+            key="negatives.auxiliary",
             native=source.native,
             options=ReadConfig(**{**asdict(config.read), "select": ""}),
-            track=lambda items, total: progress.track(items, total, "decoding auxiliary pictures"),
-        ).pictures
+            track=lambda items, total: progress.track(items, total, "decoding auxiliary images"),
+        ).images
 
-    parts = [cached(root) for root in config.negatives.auxiliary]
-    progress.say(f"{sum(len(part) for part in parts)} auxiliary pictures, brought to {source.native} px first")
-    return Stacked(parts)
+    parts = [cache_images(root) for root in config.negatives.auxiliary]
+    progress.say(f"{sum(len(part) for part in parts)} auxiliary images, first resized to {source.native} px")
+    return ConcatenatedArray(parts)
 
 
 def _member(folder: str, config: RunConfig, training_sha256: str) -> Detector:
-    """Another detector that can be asked too, see ``detector.members``.
+    """Load a detector as an ensemble member; see ``detector.members``.
 
     Raises:
-        MedoodError: it prepares films in another way, has members itself, or learned from other films: the development films
-            could then be among them.
+        MedoodError: it preprocesses radiographs differently, has members itself, or was trained on other radiographs, which
+            could include this run's development radiographs.
     """
     member = Detector.load(folder)
     own = (config.preprocess.fit, config.preprocess.equalize)
-    theirs = (member.preprocess.fit, member.preprocess.equalize)
-    if own != theirs:
+    member_settings = (member.preprocess.fit, member.preprocess.equalize)
+    if own != member_settings:
         raise MedoodError(
-            f"detector.members: {folder} was trained with preprocess.fit, preprocess.equalize {theirs}, not {own} as here."
+            f"detector.members: {folder} was trained with preprocess.fit, preprocess.equalize {member_settings}, not "
+            f"{own} as here."
         )
     if member.network.members:
         raise MedoodError(f"detector.members: {folder} has members itself. Name those instead.")
-    member.network.appearance = None  # this run's own is asked, if any
-    if member.facts["data"]["training_sha256"] != training_sha256:
+    member.network.appearance = None  # the ensemble uses this run's own, if any
+    if member.metadata.data["training_sha256"] != training_sha256:
         raise MedoodError(
-            f"detector.members: {folder} learned from other films than this run. Train it with the same data.root, "
+            f"detector.members: {folder} was trained on other radiographs than this run. Train it with the same data.root, "
             "data.development_fraction, data.calibration_fraction and data.split_seed."
         )
     return member
 
 
 def split_by_patient(
-    cache: PictureCache, fraction: float, seed: int, within: npt.NDArray[np.int64] | None = None
+    cache: ImageCache, fraction: float, seed: int, within: npt.NDArray[np.int64] | None = None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Rows to keep and rows held out, no patient in both; a scan without PatientID stands for itself.
+    """Split rows into kept and held out, with no patient in both; a scan without PatientID counts as its own patient.
 
-    The draw depends on the patients (or contents) and the seed only, not on file names or their order.
+    The split depends only on the patients (or contents) and the seed, not on file names or their order.
 
     Raises:
-        MedoodError: fewer than 2 scans would be left on a side.
+        MedoodError: either side would have fewer than 2 scans.
     """
     rows = np.arange(len(cache.keys)) if within is None else within
     groups = [cache.patients[i] or cache.keys[i] for i in rows]
     order = sorted(set(groups), key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).digest())
     held_groups = set(order[: max(2, round(fraction * len(order)))])
-    held = np.array([i for i, group in zip(rows, groups, strict=True) if group in held_groups], dtype=np.int64)
-    kept = np.array([i for i, group in zip(rows, groups, strict=True) if group not in held_groups], dtype=np.int64)
-    if len(kept) < 2 or len(held) < 2:
+    held_out = np.array([i for i, group in zip(rows, groups, strict=True) if group in held_groups], dtype=np.int64)
+    kept_rows = np.array([i for i, group in zip(rows, groups, strict=True) if group not in held_groups], dtype=np.int64)
+    if len(kept_rows) < 2 or len(held_out) < 2:
         raise MedoodError(
             f"data.root holds {len(cache.keys)} scans of {len(set(cache.patients) - {''}) or len(cache.keys)} patients; too "
-            "few to train on, to choose the score with and to calibrate with. "
+            "few for training, choosing the score and calibration. "
             "Give more scans."
         )
-    return kept, held
+    return kept_rows, held_out
 
 
-def as_input(pictures: npt.NDArray[np.uint8]) -> Tensor:
-    """Cached ``[N, S, S]`` pictures as the network's input ``[N, 1, S, S]``; equal to ``Detector.prepare`` of the scans."""
-    return torch.from_numpy(np.array(pictures)).float().div_(255.0)[:, None]
+def to_input(images: npt.NDArray[np.uint8]) -> Tensor:
+    """Convert cached ``[N, S, S]`` images to network input ``[N, 1, S, S]``, equal to ``Detector.prepare`` of the scans."""
+    return torch.from_numpy(np.array(images)).float().div_(255.0)[:, None]
 
 
 def _detector(
     config: RunConfig, network: EnsembleNetwork, bank: Features, data: TrainingData, progress: Progress
 ) -> tuple[Detector, Reactions]:
-    """A detector without a calibration, and what its score was chosen by."""
+    """A detector with an empty calibration, and the AUROC table by which its score was chosen."""
     keys = [data.inputs.keys[i] for i in data.training]
     own = digests(keys)
-    pictures = as_input(data.inputs.pictures[data.development])
-    development = embed(network, pictures)
-    shifted = reactions(network, pictures, config.views, config.train.seed)
+    images = to_input(data.inputs.images[data.development])
+    development = embed(network, images)
+    shifted = reactions(network, images, config.views, config.train.seed)
     fitted = fit_all(bank, development)
     table = separations(shifted, bank.features, fitted)
     score = choose(table) if config.detector.score == "auto" else config.detector.score
@@ -314,8 +313,8 @@ def _detector(
     progress.say(f"score {score}; mean AUROC on shifted development scans: {means}")
     if _mean(table[score]) < _NEAR_CHANCE:
         progress.say(
-            f"WARNING: the score {score} hardly tells shifted development scans from others: mean AUROC "
-            f"{_mean(table[score]):.3f}, where 0.5 is chance. Do not screen with this detector; train longer, or with more "
+            f"WARNING: the score {score} hardly separates shifted development scans from unshifted ones: mean AUROC "
+            f"{_mean(table[score]):.3f}, where 0.5 is chance. Do not screen with this detector; train longer or on more "
             "scans."
         )
     detector = Detector(
@@ -325,21 +324,23 @@ def _detector(
         score_name=score,
         bank=bank.features.contiguous(),
         bank_keys=torch.from_numpy(own.copy()),
-        learned=_learned(data),
+        learned=_learned_scans(data),
         fitted=fitted,
         calibration=empty(bank.features.shape[1]),
     )
     return detector, table
 
 
-def _learned(data: TrainingData) -> Learned:
+def _learned_scans(data: TrainingData) -> LearnedScans:
     rows = np.concatenate([data.training, data.development])
-    hashes = [difference_hashes(as_input(data.inputs.pictures[some])) for some in np.array_split(rows, len(rows) // 512 + 1)]
-    return Learned(torch.from_numpy(digests([data.inputs.keys[i] for i in rows])), torch.from_numpy(np.concatenate(hashes)))
+    hashes = [difference_hashes(to_input(data.inputs.images[part])) for part in np.array_split(rows, len(rows) // 512 + 1)]
+    return LearnedScans(
+        torch.from_numpy(digests([data.inputs.keys[i] for i in rows])), torch.from_numpy(np.concatenate(hashes))
+    )
 
 
-def _tracked(progress: Progress) -> Track:
-    return lambda items: progress.track(iter(items), None, "learning how registered films look")
+def _track(progress: Progress) -> Track:
+    return lambda items: progress.track(iter(items), None, "modelling the appearance of registered radiographs")
 
 
 def _mean(by_shift: dict[str, float]) -> float:
@@ -353,7 +354,7 @@ def _check(config: RunConfig) -> None:
         raise MedoodError(f"detector.score is {config.detector.score!r}; expected auto or one of {', '.join(SCORES)}.")
     if config.detector.score == "ensemble" and not (config.detector.members or config.detector.appearance):
         raise MedoodError(
-            "detector.score is ensemble, which needs more to ask than one head: name the folders of other detectors in "
+            "detector.score is ensemble, which needs more than one ensemble member: name the folders of other detectors in "
             "detector.members, or set detector.appearance=true."
         )
 
@@ -368,7 +369,7 @@ def _show(bar: Bar, last: Metrics, metrics: Metrics) -> None:
 
 
 def _portable(config: RunConfig, members: list[Detector]) -> dict[str, Any]:
-    """The configuration without the paths of the machine that trained."""
+    """The configuration without paths of the training machine."""
     plain = asdict(config)
     plain["detector"]["members"] = [member.sha256 for member in members]
     del plain["out"], plain["data"]["root"], plain["data"]["calibration_root"], plain["data"]["cache"]

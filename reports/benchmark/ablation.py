@@ -1,6 +1,6 @@
 """Prints the ablation of the combined score: which parts, by which rule, on development scans under every shift.
 
-Usage: python reports/benchmark/ablation.py runs/benchmark   (MEDOOD_DATA names the folder of real pictures)
+Usage: python reports/benchmark/ablation.py runs/benchmark   (MEDOOD_DATA names the folder of real images)
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from medood.detection.features import embed
 from medood.detection.score_selection import reactions
 from medood.detection.scores import fisher
 from medood.progress import Progress
-from medood.workflows.train import as_input, training_data
+from medood.workflows.train import to_input, training_data
 
 PARTS = ("soft_nearest", "mahalanobis", "residual", "head_logit")
 RULES = ("fisher, normal tails", "sum of standardised", "fisher, ranks")
@@ -34,11 +34,11 @@ places = [f"data.root={real / 'train'}", f"data.calibration_root={real / 'calibr
 config = load_config(Path("configs/cxr_cpu.yaml"), places)
 data = training_data(config, Progress(quiet=True))
 detector = Detector.load(work / "with")
-pictures = as_input(data.inputs.pictures[data.development])
-plain = {name: detector.raw_scores(embed(detector.network, pictures), name) for name in PARTS}
+images = to_input(data.inputs.images[data.development])
+plain = {name: detector.raw_scores(embed(detector.network, images), name) for name in PARTS}
 shifted = {
     shift: {name: detector.raw_scores(rows, name) for name in PARTS}
-    for shift, rows in reactions(detector.network, pictures, config.views, config.train.seed).items()
+    for shift, rows in reactions(detector.network, images, config.views, config.train.seed).items()
 }
 
 
@@ -59,7 +59,7 @@ for count in range(1, len(PARTS) + 1):
             for shift, scores in shifted.items():
                 if shift:
                     values = np.r_[combined(shifted[""], parts, rule), combined(scores, parts, rule)]
-                    found[shift] = float(roc_auc_score(np.r_[np.zeros(len(pictures)), np.ones(len(pictures))], values))
+                    found[shift] = float(roc_auc_score(np.r_[np.zeros(len(images)), np.ones(len(images))], values))
             worst = min(found, key=lambda shift: found[shift])
             mean = float(np.mean(list(found.values())))
             writer.writerow([" + ".join(parts), rule, f"{mean:.4f}", f"{found[worst]:.4f}", worst])

@@ -3,7 +3,7 @@
 Usage: python reports/cxr_small/ablation.py train WORK [PART PARTS]   trains every PARTS-th run; keeps finished ones
        python reports/cxr_small/ablation.py measure WORK TABLE.csv    adds the runs that are not in the table yet
        python reports/cxr_small/ablation.py table TABLE.csv           prints it as Markdown
-MEDOOD_DATA names the folder of real pictures.
+MEDOOD_DATA names the folder of real images.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from medood.evaluation.manifest import Entry, read_manifest
 from medood.evaluation.metrics import draw, separation
 from medood.evaluation.scan_features import Set, collect
 from medood.phantom.dicom import dicom_bytes
-from medood.phantom.outliers import STRANGERS
+from medood.phantom.outliers import OUTLIERS
 from medood.progress import Progress
 from medood.workflows.train import train
 
@@ -87,9 +87,9 @@ def train_part(work: Path, part: int, parts: int) -> None:
     auxiliary = work / "auxiliary"
     if not auxiliary.exists() and part == 0:
         auxiliary.mkdir(parents=True)
-        for kind in ("hand_like", "ct_like", "lateral_like"):  # made-up pictures of other parts of the body
+        for kind in ("hand_like", "ct_like", "lateral_like"):  # synthetic images of other parts of the body
             for seed in range(100):
-                (auxiliary / f"{kind}-{seed}.dcm").write_bytes(dicom_bytes(STRANGERS[kind](seed, 256), f"{kind}-{seed}"))
+                (auxiliary / f"{kind}-{seed}.dcm").write_bytes(dicom_bytes(OUTLIERS[kind](seed, 256), f"{kind}-{seed}"))
     real = DATA / "in_distribution"
     places = [f"data.root={real / 'train'}", f"data.calibration_root={real / 'calibration'}", f"data.cache={work / 'cache'}"]
     for name, changes in list(RUNS.items())[part::parts]:
@@ -130,7 +130,7 @@ def rows(
 
 
 def sample(entries: list[Entry]) -> list[Entry]:
-    """The test scans of the ablation: of the in-distribution films and of each far set some, of the others all."""
+    """The test scans of the ablation: of the in-distribution radiographs and of each far set some, of the others all."""
     kept: dict[tuple[str, str], list[Entry]] = {}
     for entry in sorted(entries, key=lambda entry: hashlib.sha256(entry.file.encode()).digest()):
         if entry.split == "test":
@@ -157,7 +157,7 @@ def measure(work: Path, table: Path) -> None:
         if not known:
             writer.writerow(["run", "score", "chosen", "development_mean", "measure", "auroc", "low", "high"])
         for name, detector in detectors.items():
-            for score, reactions in detector.facts["score_choice"].items():
+            for score, reactions in detector.metadata.score_choice.items():
                 development: npt.NDArray[np.float64] = np.array(list(reactions.values()))
                 for which, values in rows(sets, detector, name, score).items():
                     told = [name, score, int(score == detector.score_name), f"{development.mean():.4f}", which]

@@ -1,13 +1,13 @@
-"""Holds candidates for the shipped detector against each other on development films alone. Prints CSV.
+"""Holds candidates for the shipped detector against each other on development radiographs alone. Prints CSV.
 
 What belongs is given as another hospital's device might give it: a grey curve, contrast, brightness and blur about twice as
 strong as any seen in training, and another balance of fine and coarse. What does not belong is made in two ways: by the
 shifts that every candidate has learned from (a fault is found that was shown), and by faults that none has learned from (one
 that was not). Shifts that some candidates alone have learned from are told in columns of their own and count for none. Every
-fault is made in the film, before the detector's own preprocessing. The score is the one of the highest mean, as is the
-detector. No calibration or test film plays a part.
+fault is made in the radiograph, before the detector's own preprocessing. The score is the one of the highest mean, as is the
+detector. No calibration or test radiograph plays a part.
 
-Usage: python reports/cxr_small/choose.py DETECTOR...   (MEDOOD_DATA names the folder of real pictures)
+Usage: python reports/cxr_small/choose.py DETECTOR...   (MEDOOD_DATA names the folder of real images)
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from medood.detection.score_selection import separations
 from medood.distillation.views import acquire, blur, sample_view
 from medood.negatives.mixture import SHIFTS, Mixture
 from medood.negatives.shift import uniform
-from medood.phantom.outliers import STRANGERS
-from medood.scans.cache import PictureCache
+from medood.phantom.outliers import OUTLIERS
+from medood.scans.cache import ImageCache
 from medood.scans.reader import read_scans
 from medood.scans.scan import Scan
 from medood.workflows.train import split_by_patient
 
-#: As another device might give a film; the recipes train with contrast and gamma 0.35, brightness 0.15.
+#: As another device might give a radiograph; the recipes train with contrast and gamma 0.35, brightness 0.15.
 DEVICES = ViewsConfig(rotation=5.0, brightness=0.25, contrast=0.6, gamma=1.0, blur=0.5, blur_sigma=2.0, detail=1.2)
 FIRST = ("rot", "rot_360", "mirror", "upside_down", "perm4", "perm16", "inverted", "wrong_window", "framing")
 FURTHER = ("joined_halves", "blended_patch", "opacity", "haze", "effusion", "stretched", "dead_leaves")
@@ -123,18 +123,18 @@ UNSEEN: dict[str, Callable[[Tensor, Generator], Tensor]] = {
     "misplaced": misplaced,
     "erased lung": erased_lung,
 }
-#: Name of the films as they are.
+#: Name of the radiographs as they are.
 PLAIN = "as they are"
 STRANGE = ("hand_like", "ct_like", "lateral_like")
 
 
 def development_films(detector: Detector) -> list[Scan]:
-    """The training films that the detector did not learn from, as its seed parts them."""
+    """The training radiographs that the detector did not learn from, as its seed parts them."""
     scans = [
         scan for scan in read_scans(Path(os.environ["MEDOOD_DATA"]) / "in_distribution/train") if isinstance(scan, Scan)
     ]
-    cache = PictureCache(np.zeros((0, 1, 1), np.uint8), [s.identity.key for s in scans], [s.patient for s in scans], {})
-    config = detector.facts["config"]
+    cache = ImageCache(np.zeros((0, 1, 1), np.uint8), [s.identity.key for s in scans], [s.patient for s in scans], {})
+    config = detector.metadata.config
     seed = config["data"].get("split_seed")
     seed = config["train"]["seed"] if seed is None else seed
     _, held = split_by_patient(cache, config["data"]["development_fraction"], seed)
@@ -142,28 +142,28 @@ def development_films(detector: Detector) -> list[Scan]:
 
 
 def made(films: Tensor) -> dict[str, Tensor]:
-    """The films as they are (``PLAIN``), what belongs (``""``) and every fault."""
+    """The radiographs as they are (``PLAIN``), what belongs (``""``) and every fault."""
     generator = Generator().manual_seed(0)
-    pictures = {PLAIN: films, "": acquire(films, sample_view(len(films), [1.0, 1.0], DEVICES, generator))}
+    images = {PLAIN: films, "": acquire(films, sample_view(len(films), [1.0, 1.0], DEVICES, generator))}
     for shift in (*FIRST, *FURTHER):
         assert shift in SHIFTS
         mixture = Mixture({shift: 1.0})
-        pictures[shift] = mixture.apply(films, mixture.sample(len(films), films.shape[-1], generator))
+        images[shift] = mixture.apply(films, mixture.sample(len(films), films.shape[-1], generator))
     for name, fault in UNSEEN.items():
-        pictures[name] = fault(films, generator)
+        images[name] = fault(films, generator)
     for kind in STRANGE:
-        drawn = [STRANGERS[kind](seed, films.shape[-1]) for seed in range(len(films) // 3)]
-        pictures[kind] = torch.stack([torch.from_numpy(np.asarray(picture, np.float32))[None] for picture in drawn])
-    return pictures
+        draw_statistics = [OUTLIERS[kind](seed, films.shape[-1]) for seed in range(len(films) // 3)]
+        images[kind] = torch.stack([torch.from_numpy(np.asarray(image, np.float32))[None] for image in draw_statistics])
+    return images
 
 
 def main() -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     detectors = {name: Detector.load(name) for name in sys.argv[1:]}
     scans = development_films(next(iter(detectors.values())))
-    pictures = made(torch.stack([torch.from_numpy(scan.pixels) for scan in scans]))
-    del pictures[PLAIN]
-    mixtures = [detector.facts["config"]["negatives"]["mixture"] for detector in detectors.values()]
+    images = made(torch.stack([torch.from_numpy(scan.pixels) for scan in scans]))
+    del images[PLAIN]
+    mixtures = [detector.metadata.config["negatives"]["mixture"] for detector in detectors.values()]
     learned = [{shift for shift, weight in mixture.items() if weight > 0} for mixture in mixtures]
     shared = [shift for shift in (*FIRST, *FURTHER) if all(shift in some for some in learned)]
     others = [shift for shift in (*FIRST, *FURTHER) if shift not in shared]
@@ -171,8 +171,8 @@ def main() -> None:
     writer.writerow(["detector", "score", "mean", "shared", "unseen", "others", *counted, *others])
     for name, detector in detectors.items():
         rows = {}
-        for fault, some in pictures.items():
-            inputs = [detector.prepare(replace(scans[0], pixels=picture.numpy())) for picture in some]
+        for fault, some in images.items():
+            inputs = [detector.prepare(replace(scans[0], pixels=image.numpy())) for image in some]
             rows[fault] = embed(detector.network, torch.stack(inputs))
         for score, values in separations(rows, detector.bank, detector.fitted).items():
             groups = (counted, shared, [*UNSEEN, *STRANGE], others, *([fault] for fault in (*counted, *others)))

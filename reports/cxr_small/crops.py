@@ -1,8 +1,8 @@
-"""Which crops of a film to average: sets of crops, plain and equalised, by the head's entropy. Prints CSV.
+"""Which crops of a radiograph to average: sets of crops, plain and equalised, by the head's entropy. Prints CSV.
 
 ``development`` is what was chosen by: mean AUROC as in choose.py. ``test`` tells what each would give on the test sets.
 
-Usage: python reports/cxr_small/crops.py DETECTOR development|test   (MEDOOD_DATA names the folder of real pictures)
+Usage: python reports/cxr_small/crops.py DETECTOR development|test   (MEDOOD_DATA names the folder of real images)
 """
 
 from __future__ import annotations
@@ -64,16 +64,16 @@ def auroc(belongs: np.ndarray, strange: np.ndarray) -> float:
 def outputs(detector: Detector, scans: list[Scan]) -> dict[tuple[str, bool], Tensor]:
     """What the head says of each crop, plain and equalised."""
     found = {}
-    for equalized in (False, True):
-        preparing = replace(detector, preprocess=replace(detector.preprocess, equalize=equalized))
-        pictures = torch.stack([preparing.prepare(scan) for scan in scans])
+    for equalize_histogram in (False, True):
+        preparing = replace(detector, preprocess=replace(detector.preprocess, equalize=equalize_histogram))
+        images = torch.stack([preparing.prepare(scan) for scan in scans])
         for name, (share, x, y) in CROPS.items():
             where = torch.tensor([[share, 0.0, x], [0.0, share, y]])
             parts = []
-            for some in torch.split(pictures, 100):
+            for some in torch.split(images, 100):
                 seen = some if share == 1.0 else resample(some, where.expand(len(some), 2, 3), some.shape[-1])
                 parts.append(detector.network.head(detector.network.features(seen)))
-            found[name, equalized] = torch.cat(parts)
+            found[name, equalize_histogram] = torch.cat(parts)
     return found
 
 
@@ -102,8 +102,8 @@ def main() -> None:
     detector, which = Detector.load(sys.argv[1]), sys.argv[2]
     if which == "development":
         scans = development_films(detector)
-        pictures = made(torch.stack([torch.from_numpy(scan.pixels) for scan in scans]))
-        groups = {name: [replace(scans[0], pixels=one.numpy()) for one in some] for name, some in pictures.items()}
+        images = made(torch.stack([torch.from_numpy(scan.pixels) for scan in scans]))
+        groups = {name: [replace(scans[0], pixels=one.numpy()) for one in some] for name, some in images.items()}
     else:
         data = Path(os.environ["MEDOOD_DATA"])
         groups = {name: [s for s in read_scans(data / where) if isinstance(s, Scan)] for name, where in TEST.items()}

@@ -1,6 +1,6 @@
 """Contact sheets of the worst misses and the worst false alarms of each data set, to be looked at; none is kept here.
 
-Usage: python reports/cxr_small/failures.py DETECTOR FOLDER   (MEDOOD_DATA names the folder of real pictures)
+Usage: python reports/cxr_small/failures.py DETECTOR FOLDER   (MEDOOD_DATA names the folder of real images)
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ for (group, name), scored in sorted(by_set.items()):
     worst = sorted(scored, reverse=alarms)[:COUNT]
     sheet = Image.new("L", (10 * SIDE, 2 * SIDE))
     for place, (_, file) in enumerate(worst):
-        picture = Image.open(data / file).convert("L").resize((SIDE, SIDE))
-        sheet.paste(picture, (place % 10 * SIDE, place // 10 * SIDE))
+        image = Image.open(data / file).convert("L").resize((SIDE, SIDE))
+        sheet.paste(image, (place % 10 * SIDE, place // 10 * SIDE))
     sheet.save(target / f"{group}-{name}.png")
     p = detector.calibration.p_values(np.array([score for score, _ in worst]), [""] * len(worst))
     print(f"{group}/{name}: p from {p.min():.3f} to {p.max():.3f}; first {worst[0][1]}, {worst[0][0]:.3f}", flush=True)

@@ -1,12 +1,12 @@
 """Trains candidates for the shipped detector, and the large one of ``configs/cxr.yaml``, on one GPU in a given time.
 
-The GPU needs the pictures alone, so three steps, of which the middle one runs where the GPU is:
+The GPU needs the images alone, so three steps, of which the middle one runs where the GPU is:
 
-  python reports/cxr_small/gpu.py pack FOLDER                            the training films, as WebP, in one file
+  python reports/cxr_small/gpu.py pack FOLDER                            the training radiographs, as WebP, in one file
   python reports/cxr_small/gpu.py train FOLDER OUT SECONDS [NAME ...]    all recipes at once, each in as many epochs as fit
   python reports/cxr_small/gpu.py finish NAME OUT DETECTOR               bank, score, calibration and evidence, on a CPU
 
-MEDOOD_DATA names the folder of real pictures (pack, finish). Dry run of the second step on a CPU:
+MEDOOD_DATA names the folder of real images (pack, finish). Dry run of the second step on a CPU:
   DRY=1 python reports/cxr_small/gpu.py train FOLDER OUT 120 first
 """
 
@@ -79,7 +79,7 @@ def pack(folder: Path) -> None:
     with zipfile.ZipFile(folder / "films.zip", "w") as films:
         for i in found.training:
             stream = io.BytesIO()
-            Image.fromarray(found.source.pictures[i]).save(stream, "WEBP", quality=90, method=6)
+            Image.fromarray(found.source.images[i]).save(stream, "WEBP", quality=90, method=6)
             films.writestr(f"{i:05d}.webp", stream.getvalue())
     print(folder / "films.zip", (folder / "films.zip").stat().st_size, "bytes,", len(found.training), "films")
 
@@ -88,12 +88,12 @@ def unpack(folder: Path, side: int) -> np.ndarray[Any, Any]:
     with zipfile.ZipFile(folder / "films.zip") as films:
         packed = [films.read(name) for name in sorted(films.namelist())]
     with ThreadPoolExecutor(8) as pool:
-        pictures = np.stack(list(pool.map(lambda some: np.asarray(Image.open(io.BytesIO(some)).convert("L")), packed)))
+        images = np.stack(list(pool.map(lambda some: np.asarray(Image.open(io.BytesIO(some)).convert("L")), packed)))
     if side == SIDE:
-        return pictures
+        return images
     parts = [
         interpolate(torch.from_numpy(some)[:, None].float(), (side, side), mode="bilinear", antialias=True)[:, 0]
-        for some in np.array_split(pictures, len(pictures) // 512 + 1)
+        for some in np.array_split(images, len(images) // 512 + 1)
     ]
     return torch.cat(parts).round().clamp(0, 255).byte().numpy()
 
@@ -102,8 +102,8 @@ def train_one(name: str, folder: Path, out: Path, until: float) -> None:
     """Measures its own speed, sets the epochs that fit, trains, and writes teacher, curve and facts."""
     set_fast_norm()  # normalisation in bf16 too
     work = out / "work" / name
-    pictures = unpack(folder, recipe(name).views.source_size)
-    probe = Trainer(recipe(name, "train.epochs=1000", THREADS), pictures, work)
+    images = unpack(folder, recipe(name).views.source_size)
+    probe = Trainer(recipe(name, "train.epochs=1000", THREADS), images, work)
     begun, counted, step = time.time(), [], 0
     while time.time() < begun + PROBE:
         probe.take_step(step, probe.rows_of(step))
@@ -112,9 +112,9 @@ def train_one(name: str, folder: Path, out: Path, until: float) -> None:
             counted.append(time.time())
     each = (counted[-1] - counted[0]) / (len(counted) - 1)
     epochs = max(1, int(0.96 * (until - time.time()) / each / probe.steps_per_epoch))
-    print(f"{name}: {each:.4f} s a step of {probe.batch} films, {epochs} epochs", flush=True)
+    print(f"{name}: {each:.4f} s a step of {probe.batch} radiographs, {epochs} epochs", flush=True)
     del probe
-    trainer = Trainer(recipe(name, f"train.epochs={epochs}", THREADS), pictures, work)
+    trainer = Trainer(recipe(name, f"train.epochs={epochs}", THREADS), images, work)
     begun, ended = time.time(), "at its end"
     try:
         network = trainer.fit()
@@ -125,7 +125,7 @@ def train_one(name: str, folder: Path, out: Path, until: float) -> None:
     tensors = {key: value.detach().cpu().half().contiguous() for key, value in network.state_dict().items()}
     save_file(tensors, result / "network.safetensors")
     (work / "training.csv").rename(result / "training.csv")
-    facts = {
+    metadata = {
         "epochs": epochs,
         "steps": sum(1 for _ in (result / "training.csv").open()) - 1,
         "ended": ended,
@@ -135,8 +135,8 @@ def train_one(name: str, folder: Path, out: Path, until: float) -> None:
         "torch": torch.__version__,
         "beside": sorted(os.environ.get("NAMES", name).split()),
     }
-    (result / "run.json").write_text(json.dumps(facts, indent=1) + "\n")
-    print(name, facts, flush=True)
+    (result / "run.json").write_text(json.dumps(metadata, indent=1) + "\n")
+    print(name, metadata, flush=True)
 
 
 def train(folder: Path, out: Path, seconds: float, names: list[str]) -> None:
@@ -159,13 +159,13 @@ def finish(name: str, out: Path, detector: Path) -> None:
     from medood import train as make
     from medood.detection.detector import Detector
     from medood.progress import Progress
-    from medood.scans.lazy_arrays import Rows
+    from medood.scans.lazy_arrays import RowSubset as Rows
     from medood.workflows.train import fingerprint, training_data
 
-    facts = json.loads((out / name / "run.json").read_text())
-    config = data(name, f"train.epochs={facts['epochs']}", f"out={detector}")
+    metadata = json.loads((out / name / "run.json").read_text())
+    config = data(name, f"train.epochs={metadata['epochs']}", f"out={detector}")
     found = training_data(config, Progress(quiet=False))
-    rows = Rows(found.source.pictures, found.training)
+    rows = Rows(found.source.images, found.training)
     trainer = Trainer(config, rows, detector, fingerprint([found.inputs.keys[i] for i in found.training]))
     weights = {key: value.float() for key, value in load_file(out / name / "network.safetensors").items()}
     trainer.teacher.load_state_dict(weights)
@@ -174,7 +174,7 @@ def finish(name: str, out: Path, detector: Path) -> None:
     (detector / "training.csv").write_bytes((out / name / "training.csv").read_bytes())
     trainer._save(trainer.steps)
     made = Detector.load(make(config, resume=True, progress=Progress(quiet=False)))
-    made.facts["training"] |= {key: facts[key] for key in ("steps", "device", "precision")}
+    made.metadata.training |= {key: metadata[key] for key in ("steps", "device", "precision")}
     made.save(detector)
 
 

@@ -1,11 +1,11 @@
-"""Which members to ask beside a detector's own head, of films as they are or registered, and whether to ask its appearance
+"""Which members to add to the head of a detector, on radiographs as read or registered, and whether to use its appearance
 model. Prints CSV.
 
 Rule: the set of the highest mean partial AUROC up to 5 % of false alarms (McClish's, 0.5 is chance) over all faults, since
 scans are screened at such rates. What each set says is joined as in the score ``ensemble``. ``development`` is what was
 chosen by; ``test`` tells what each set would give on test sets.
 
-Usage: python reports/cxr_small/members.py development|test DETECTOR MEMBER...   (MEDOOD_DATA: the folder of real pictures)
+Usage: python reports/cxr_small/members.py development|test DETECTOR MEMBER...   (MEDOOD_DATA: the folder of real images)
 DETECTOR has an appearance model; its own members are not asked, unless they are named. Of one MEMBER, greater weights of it
 and of the appearance model are told too.
 """
@@ -35,24 +35,24 @@ from medood.scans.scan import Scan
 
 OTHERS = TEST | {"textures": "far/textures"}
 APPEARANCE, REGISTERED = "appearance", " registered"
-#: Side at which members see registered films.
+#: Side at which members see registered radiographs.
 SIDE = 96
 RATE = 0.05
 WEIGHTS = (1.0, 1.5, 2.0)
-#: What each says of each group of films, high where they are strange.
+#: What each says of each group of radiographs, high where they are strange.
 Said = dict[str, dict[str, np.ndarray]]
 
 
 @torch.no_grad()
 def asked(first: Detector, names: list[str], scans: list[Scan]) -> dict[str, np.ndarray]:
-    """What the detector's own head, its members' heads and its appearance model say of the films.
+    """What the detector's own head, its members' heads and its appearance model say of the radiographs.
 
-    A member sees a film as it is in its crops, and a registered one, which is a crop already, whole.
+    A member sees a radiograph as it is in its crops, and a registered one, which is a crop already, whole.
     """
-    pictures, model = torch.stack([first.prepare(scan) for scan in scans]), first.network.appearance
+    images, model = torch.stack([first.prepare(scan) for scan in scans]), first.network.appearance
     assert model is not None
     said = []
-    for some in torch.split(pictures, 100):
+    for some in torch.split(images, 100):
         heads = [first.network.embed(some)[1], *first.network.member_outputs(some)]
         registered = model.registration(some, SIDE)
         for member in first.network.members:
@@ -64,8 +64,8 @@ def asked(first: Detector, names: list[str], scans: list[Scan]) -> dict[str, np.
     return dict(zip(every, torch.cat(said, dim=1).double().numpy(), strict=True))
 
 
-def joined(said: Said, weights: dict[str, float]) -> dict[str, np.ndarray]:
-    """Their weighted sum, each standardised among development films, by group of films."""
+def concatenate_features(said: Said, weights: dict[str, float]) -> dict[str, np.ndarray]:
+    """Their weighted sum, each standardised among development radiographs, by group of radiographs."""
     centres = {name: (said[PLAIN][name].mean(), said[PLAIN][name].std()) for name in weights}
     return {
         group: sum(weights[name] * (some[name] - centre) / spread for name, (centre, spread) in centres.items())
@@ -74,7 +74,7 @@ def joined(said: Said, weights: dict[str, float]) -> dict[str, np.ndarray]:
 
 
 def weighted(names: list[str]) -> Iterator[dict[str, float]]:
-    """Every set of members, of films as they are or registered, without and with the appearance model."""
+    """Every set of members, of radiographs as they are or registered, without and with the appearance model."""
     sets = [some for count in range(len(names)) for some in itertools.combinations(names[1:], count)]
     sets += [tuple(name + REGISTERED for name in some) for some in sets if some]
     for members, also in itertools.product(sets, ((), (APPEARANCE,))):
@@ -86,7 +86,7 @@ def weighted(names: list[str]) -> Iterator[dict[str, float]]:
 
 
 def at_low_rates(values: dict[str, np.ndarray]) -> dict[str, float]:
-    """What is told of all faults where few films that belong are flagged."""
+    """What is told of all faults where few radiographs that belong are flagged."""
     plain, faults = values[""], [some for group, some in values.items() if group not in ("", PLAIN, "stretched")]
     parts = [
         roc_auc_score(np.r_[np.zeros(len(plain)), np.ones(len(some))], np.r_[plain, some], max_fpr=RATE) for some in faults
@@ -102,10 +102,10 @@ def main() -> None:
     for other in others:
         other.network.crops = first.network.crops
     scans = development_films(first)
-    pictures = made(torch.stack([torch.from_numpy(scan.pixels) for scan in scans]))
+    images = made(torch.stack([torch.from_numpy(scan.pixels) for scan in scans]))
     if which == "test":
-        pictures = {PLAIN: pictures[PLAIN]}  # the films as they are, which standardise
-    groups = {name: [replace(scans[0], pixels=one.numpy()) for one in some] for name, some in pictures.items()}
+        images = {PLAIN: images[PLAIN]}  # the radiographs as they are, which standardise
+    groups = {name: [replace(scans[0], pixels=one.numpy()) for one in some] for name, some in images.items()}
     if which == "test":
         data = Path(os.environ["MEDOOD_DATA"])
         groups |= {name: [s for s in read_scans(data / where) if isinstance(s, Scan)] for name, where in OTHERS.items()}
@@ -113,7 +113,7 @@ def main() -> None:
     said = {group: asked(first, names, some) for group, some in groups.items()}
     writer = csv.writer(sys.stdout, lineterminator="\n")
     for number, weights in enumerate(weighted(names)):
-        values = joined(said, weights)
+        values = concatenate_features(said, weights)
         if which == "development":
             row = at_low_rates(values) | development(values) | {"device": auroc(values[PLAIN], values[""])}
         else:

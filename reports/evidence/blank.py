@@ -1,8 +1,8 @@
 """On how many flagged scans of a mixed archive the maps show anything. Prints CSV.
 
-The archive: healthy films, other modalities, disease, and films turned, mirrored, inverted and upside down, drawn with
-seed 0 from the folder of real pictures. A map "stands out" where it reaches its full strength; Grad-CAM of the head alone
-where it reaches what 99 of 100 calibration films stay below everywhere.
+The archive: healthy radiographs, other modalities, disease, and radiographs turned, mirrored, inverted and upside down,
+drawn with seed 0 from the folder of real images. A map "stands out" where it reaches its full strength; Grad-CAM of the head
+alone where it reaches what 99 of 100 calibration radiographs stay below everywhere.
 
 Usage: MEDOOD_DATA=FOLDER python reports/evidence/blank.py > reports/evidence/blank.csv
 """
@@ -46,13 +46,13 @@ with tempfile.TemporaryDirectory(prefix="medood-") as scratch:
     for number, path in enumerate(sorted((DATA / "in_distribution/test").rglob("*.jpg"))[:40]):
         FAULTS[number % len(FAULTS)](Image.open(path)).save(Path(scratch) / f"fault-{number}.png")
     detector = Detector.load("cxr-small")
-    pictures = prepared(detector, Path(scratch))
-    verdicts = detector.judge(detector.embed(pictures), 0.05)
+    images = prepared(detector, Path(scratch))
+    verdicts = detector.judge(detector.embed(images), 0.05)
     flagged = [i for i, verdict in enumerate(verdicts) if verdict.decision == "out_of_distribution"]
     flagged.sort(key=lambda i: -verdicts[i].score)
-    shown = evidence_maps(detector, pictures[flagged])
+    shown = evidence_maps(detector, images[flagged])
     level = normal_scale(grad_cam(detector, prepared(detector, DATA / "in_distribution/calibration", 100)))
-    head = grad_cam(detector, pictures[flagged]) / level
+    head = grad_cam(detector, images[flagged]) / level
     print("figure,of the flagged,of the highest")
     print(f"scans,{len(flagged)},{HIGHEST}")
     for name, maps, least in (

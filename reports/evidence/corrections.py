@@ -1,7 +1,7 @@
 """How often a report names the right correction of a fault, and one where there is none. Prints CSV.
 
-Flagged scans alone count. The share at which a correction is named (``_FITS``) was set on calibration films; test films and
-those of other hospitals were looked at once, afterwards.
+Flagged scans alone count. The share at which a correction is named (``_FITS``) was set on calibration radiographs; test
+radiographs and those of other hospitals were looked at once, afterwards.
 
 Usage: MEDOOD_DATA=FOLDER python reports/evidence/corrections.py > reports/evidence/corrections.csv
 """
@@ -22,7 +22,7 @@ from medood.scans.scan import Scan
 
 DATA = Path(os.environ["MEDOOD_DATA"])
 PHOTOGRAPHS = 60
-#: Where the share was set: the folder, how many films to pass over, and how many to take.
+#: Where the share was set: the folder, how many radiographs to pass over, and how many to take.
 SET_ON = ("in_distribution/calibration", 50, 100)
 #: Where it was looked at afterwards.
 LOOKED_AT = [
@@ -42,7 +42,7 @@ def films(detector: Detector, source: Path, count: int, skip: int = 0) -> Tensor
 
 
 def faults(plain: Tensor) -> dict[str, tuple[Tensor, str]]:
-    """Films with a fault, and the correction that is right; none where no correction is."""
+    """Radiographs with a fault, and the correction that is right; none where no correction is."""
     quarters = plain.roll((plain.shape[2] // 2, plain.shape[3] // 2), dims=(2, 3))
     return {
         "turned clockwise": (torch.rot90(plain, -1, (-2, -1)), "turned by 90 degrees counter-clockwise"),
@@ -53,26 +53,26 @@ def faults(plain: Tensor) -> dict[str, tuple[Tensor, str]]:
         "inverted": (1.0 - plain, "inverted"),
         **{f"planted {kind}": (plant(kind, plain, Generator().manual_seed(3))[0], "") for kind in KINDS},
         "quarters permuted": (quarters, ""),
-        "two films blended": ((plain + plain.roll(1, 0)) / 2, ""),
+        "two radiographs blended": ((plain + plain.roll(1, 0)) / 2, ""),
         "noise": (torch.rand(plain.shape, generator=Generator().manual_seed(4)), ""),
     }
 
 
 detector = Detector.load("cxr-small")
-print("films,fault,flagged,named right,named wrong")
+print("radiographs,fault,flagged,named right,named wrong")
 for folder, skip, count in [SET_ON, *LOOKED_AT]:
     made = faults(films(detector, DATA / folder, count, skip))
     if (folder, skip, count) == SET_ON:
         made["photographs"] = (films(detector, DATA / "cifar10" / "train.zip", PHOTOGRAPHS), "")
-    for name, (pictures, right) in made.items():
+    for name, (images, right) in made.items():
         if not right and (folder, skip, count) != SET_ON:
             continue
-        verdicts = detector.judge(detector.embed(pictures), 0.05)
+        verdicts = detector.judge(detector.embed(images), 0.05)
         flagged = [i for i, verdict in enumerate(verdicts) if verdict.decision == "out_of_distribution"]
         named = [
             found.done if found else ""
             for i in flagged
-            for found in corrections(detector, pictures[i : i + 1], [verdicts[i].score])
+            for found in corrections(detector, images[i : i + 1], [verdicts[i].score])
         ]
         hits = sum(bool(right) and one == right for one in named)
         print(f"{folder},{name},{len(flagged)},{hits},{sum(one not in ('', right) for one in named)}", flush=True)

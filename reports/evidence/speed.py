@@ -1,4 +1,4 @@
-"""How long a report of 1,000 made-up scans takes, the 200 highest with evidence, and how large it is. Prints CSV.
+"""How long a report of 1,000 synthetic scans takes, the 200 highest with evidence, and how large it is. Prints CSV.
 
 Usage, after `medood demo`: python reports/evidence/speed.py runs/demo/detector > reports/evidence/speed.csv
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
-from medood.phantom.outliers import STRANGERS
+from medood.phantom.outliers import OUTLIERS
 from medood.reporting.pdf import report
 from medood.screening.run import screen
 
@@ -23,12 +23,12 @@ SCANS, FLAGGED, REPEATS = 1000, 200, 5
 with tempfile.TemporaryDirectory(prefix="medood-") as scratch:
     scans, run = Path(scratch) / "scans", Path(scratch) / "run"
     scans.mkdir()
-    kinds = [kind for kind in STRANGERS if kind != "opacities"]
+    kinds = [kind for kind in OUTLIERS if kind != "opacities"]
     for i in range(FLAGGED):
-        (scans / f"s{i:04d}.dcm").write_bytes(dicom_bytes(STRANGERS[kinds[i % len(kinds)]](i, 256), f"s{i}"))
+        (scans / f"s{i:04d}.dcm").write_bytes(dicom_bytes(OUTLIERS[kinds[i % len(kinds)]](i, 256), f"s{i}"))
     for i in range(SCANS - FLAGGED):
-        (scans / f"c{i:04d}.dcm").write_bytes(dicom_bytes(frontal_chest(5000 + i, 256).picture, f"c{i}"))
-    screen([scans], sys.argv[1], run, fpr=0.05, calibration="made-up")
+        (scans / f"c{i:04d}.dcm").write_bytes(dicom_bytes(frontal_chest(5000 + i, 256).image, f"c{i}"))
+    screen([scans], sys.argv[1], run, fpr=0.05, calibration="synthetic")
     inside, command, again = [], [], []
     for _ in range(REPEATS):
         (run / "evidence.sqlite").unlink(missing_ok=True)

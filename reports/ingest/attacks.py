@@ -35,7 +35,7 @@ MIB = 1024**2
 
 
 def film() -> bytes:
-    return dicom_bytes(frontal_chest(0, 96).picture, "film")
+    return dicom_bytes(frontal_chest(0, 96).image, "film")
 
 
 def zip_of(count: int) -> Callable[[Path], Path]:

@@ -1,4 +1,4 @@
-"""Draws the figure of docs/grayscale.md from a made-up chest: ``python reports/ingest/figure.py TARGET.png``."""
+"""Draws the figure of docs/explanation/grayscale.md from a synthetic chest: ``python figure.py TARGET.png``."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ GREY = {"cmap": "gray", "vmin": 0, "vmax": 1}
 
 
 def main(target: Path) -> None:
-    """A MONOCHROME1 film of 12 bits with rescale and a window, step by step, and with a step left out or misplaced."""
-    chest = np.clip(frontal_chest(4, 320).picture, 0, 1)
+    """A MONOCHROME1 radiograph of 12 bits with rescale and a window, step by step, and with a step left out or misplaced."""
+    chest = np.clip(frontal_chest(4, 320).image, 0, 1)
     values = CENTER + WIDTH * (0.5 - chest)  # white where little is absorbed, as MONOCHROME1 means it
     stored = np.rint((values - INTERCEPT) / SLOPE)
-    stored[:36, :36] = 0  # a black marker plate, the brightest thing on the film
+    stored[:36, :36] = 0  # a black marker plate, the brightest thing on the radiograph
     rescaled = stored * SLOPE + INTERCEPT
     windowed = grayscale.window(rescaled, CENTER, WIDTH)
     right = [
@@ -37,14 +37,14 @@ def main(target: Path) -> None:
     early = grayscale.window((stored.max() - stored) * SLOPE + INTERCEPT, CENTER, WIDTH)
     wrong = [
         ("not inverted", "bone is black", windowed),
-        ("inverted before the window,\nagainst the data's maximum", "too dark, by how much\ndepends on the picture", early),
+        ("inverted before the window,\nagainst the data's maximum", "too dark, by how much\ndepends on the image", early),
         ("window on stored values", "Rescale left out", grayscale.invert(grayscale.window(stored, CENTER, WIDTH))),
         ("no window", "minimum to maximum", 1 - stored / stored.max()),
     ]
     figure, axes = plt.subplots(2, 4, figsize=(10.4, 7.4), dpi=130)
     figure.subplots_adjust(left=0.02, right=0.98, top=0.9, bottom=0.07, wspace=0.16, hspace=0.52)
-    for place, (title, attributes, picture) in zip(axes.flat, [*right, *wrong], strict=True):
-        place.imshow(picture, **GREY)
+    for place, (title, attributes, image) in zip(axes.flat, [*right, *wrong], strict=True):
+        place.imshow(image, **GREY)
         place.set_title(title, fontsize=11)
         place.set_xlabel(attributes, fontsize=9, color="0.35")
         place.set_xticks([])
@@ -56,9 +56,9 @@ def main(target: Path) -> None:
         place.annotate("", xy=(1.15, 0.5), xytext=(1.01, 0.5), xycoords="axes fraction", arrowprops=arrow)
     figure.text(0.02, 0.965, "The order of the standard", fontsize=13, weight="bold")
     figure.text(0.02, 0.475, "The same file with a step left out or misplaced", fontsize=13, weight="bold")
-    drawn = io.BytesIO()
-    figure.savefig(drawn)
-    Image.open(drawn).convert("RGB").quantize(128).save(target, optimize=True)
+    draw_statistics = io.BytesIO()
+    figure.savefig(draw_statistics)
+    Image.open(draw_statistics).convert("RGB").quantize(128).save(target, optimize=True)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from PIL import Image
 
 from medood.screening.execution import worker_pool
 from medood.screening.execution.worker_pool import WorkerPool
-from medood.screening.run import Work, screen
+from medood.screening.run import RunOptions, screen
 from tests.screening import faulty
 from tests.screening.test_faults import kill_and_resume, rows
 
@@ -91,7 +91,7 @@ def main() -> None:
     shutil.rmtree(work / "run", ignore_errors=True)
     thread = threading.Thread(target=kill)
     thread.start()
-    screen([slow], "cxr-small", work / "run", work=Work(workers=2))
+    screen([slow], "cxr-small", work / "run", options=RunOptions(workers=2))
     ended.set()
     thread.join()
     told("kill -9 of a worker at a random moment", hit, work / "run", rows(work / "slow_whole"))
@@ -103,7 +103,7 @@ def main() -> None:
     shutil.rmtree(work / "odd_whole", ignore_errors=True)
     screen([odd], "cxr-small", work / "odd_whole")
     shutil.rmtree(work / "run", ignore_errors=True)
-    screen([odd], "cxr-small", work / "run", work=Work(workers=2, timeout=3))
+    screen([odd], "cxr-small", work / "run", options=RunOptions(workers=2, timeout=3))
     told("files that crash, end, exhaust or hang their reader", 12, work / "run", rows(work / "odd_whole"))
     with contextlib.closing(sqlite3.connect(work / "run" / "ledger.sqlite")) as database:
         for status, count in database.execute("SELECT status, count(*) FROM scans GROUP BY 1"):

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from medood.screening.run import Work, screen
+from medood.screening.run import RunOptions, screen
 
 
 def scans(folder: Path, count: int) -> Path:
@@ -37,7 +37,7 @@ def scans(folder: Path, count: int) -> Path:
 def one(folder: Path, out: Path) -> None:
     shutil.rmtree(out, ignore_errors=True)
     started = time.perf_counter()
-    found = screen([folder], "cxr-small", out, work=Work(workers=2))
+    found = screen([folder], "cxr-small", out, options=RunOptions(workers=2))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     workers = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     print(f"{found.scanned},{peak:.0f},{workers:.0f},{time.perf_counter() - started:.0f}", flush=True)

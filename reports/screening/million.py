@@ -17,7 +17,7 @@ from pathlib import Path
 
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
-from medood.screening.ledger import Ledger
+from medood.screening.ledger.database import Ledger
 from medood.screening.run import screen
 
 ROWS, PER_FOLDER = 1_000_000, 1000
@@ -35,7 +35,7 @@ def prepare(work: Path) -> None:
         last = root / "1000"
         last.mkdir()
         for i in range(3):
-            (last / f"{i}.dcm").write_bytes(dicom_bytes(frontal_chest(i, 64).picture, f"{i}"))
+            (last / f"{i}.dcm").write_bytes(dicom_bytes(frontal_chest(i, 64).image, f"{i}"))
     shutil.rmtree(run, ignore_errors=True)
     screen([root / "1000"], "cxr-small", run)
     with contextlib.closing(sqlite3.connect(run / "ledger.sqlite")) as database:
@@ -90,8 +90,8 @@ def timed(what: str, arguments: list[str], until: str = "") -> None:
 def resume(run: Path, root: Path) -> None:
     """Until the first new row, from a process that has loaded what it needs."""
     ledger = Ledger(run)
-    ledger.forget("finished")
-    ledger.state(sources=[str(root)])
+    ledger.delete_metadata("finished")
+    ledger.set_metadata(sources=[str(root)])
     ledger.close()
     log = run / "events.jsonl"
     process = subprocess.Popen(

@@ -16,8 +16,8 @@ import urllib.request
 from collections import Counter
 from pathlib import Path
 
-from medood.screening.dicom_scp import Doors
-from medood.screening.ledger import Ledger
+from medood.screening.dicom_scp import ScpConfig
+from medood.screening.ledger.database import Ledger
 from medood.screening.metrics import Metrics
 from tests.screening.test_dicom_scp import listening, send, size, written
 
@@ -38,13 +38,16 @@ def storescu(work: Path) -> None:
     work.mkdir()
     folders = [written(work / f"{part}", range(part * EACH, part * EACH + EACH)) for part in range(SENDERS)]
     started = time.perf_counter()
-    with listening(Doors(0, health_port=0), Path("cxr-small"), work / "run", workers=2, metrics=Metrics()) as (port, health):
+    with listening(ScpConfig(0, health_port=0), Path("cxr-small"), work / "run", workers=2, metrics=Metrics()) as (
+        port,
+        health,
+    ):
         codes = Counter(sender.wait() for sender in [send(port, folder) for folder in folders])
         sent = time.perf_counter() - started
         while size(work / "run") < SENDERS * EACH:
             time.sleep(0.1)
         told = json.loads(urllib.request.urlopen(f"http://127.0.0.1:{health}/health", timeout=10).read())
-    statuses = Counter(status for (status,) in Ledger(work / "run").columns(["status"]))
+    statuses = Counter(status for (status,) in [(row.status,) for row in Ledger(work / "run").rows()])
     print(f'storescu,"exit codes of {SENDERS} senders","{dict(codes)}"')
     print(f'storescu,"stored, refused","{told["stored"]}, {told["refused"]}"')
     print(f'storescu,"rows by status","{dict(statuses)}"')

@@ -1,8 +1,9 @@
 """How fast an archive is screened, against its parts and against a plain loop. Prints CSV.
 
-Films of about 2 MB, half in JPEG 2000, half in JPEG Lossless, each with bytes of its own. In each round, one after another,
+Radiographs of about 2 MB, half in JPEG 2000, half in JPEG Lossless, each with bytes of its own. In each round, one after
+another,
 each in a process of its own: decoding alone and the network alone, each on all cores; a run, end to end, with worker
-processes, in one process, and on two Dask workers; and, on the first films, a plain loop of MONAI's LoadImaged and
+processes, in one process, and on two Dask workers; and, on the first radiographs, a plain loop of MONAI's LoadImaged and
 transforms with the same network.
 
 Usage: python reports/screening/speed.py WORK [FILMS ROUNDS]
@@ -33,9 +34,9 @@ from medood.detection.detector import Detector
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
 from medood.screening.execution.worker_pool import WorkerPool
-from medood.screening.read_worker import Reading
-from medood.screening.run import Work, screen
-from medood.screening.source_listing import Listing
+from medood.screening.read_worker import ReadSpec
+from medood.screening.run import RunOptions, screen
+from medood.screening.source_listing import SourceListing
 
 SIDE, BASES, CORES = 1180, 8, len(os.sched_getaffinity(0))
 
@@ -49,10 +50,10 @@ def films(folder: Path, count: int) -> None:
     rng = np.random.default_rng(0)
     bases = []
     for seed in range(BASES):
-        picture = frontal_chest(seed, 256).picture
-        large = np.kron(picture, np.ones((SIDE // 256 + 1,) * 2))[:SIDE, :SIDE] * 3800.0
+        image = frontal_chest(seed, 256).image
+        large = np.kron(image, np.ones((SIDE // 256 + 1,) * 2))[:SIDE, :SIDE] * 3800.0
         pixels = np.clip(large + rng.normal(0, 60, large.shape), 0, 4095).astype(np.uint16)
-        dataset = pydicom.dcmread(io.BytesIO(dicom_bytes(picture, f"{seed}")))
+        dataset = pydicom.dcmread(io.BytesIO(dicom_bytes(image, f"{seed}")))
         dataset.Rows, dataset.Columns = pixels.shape
         dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
         for name in ("WindowCenter", "WindowWidth", "PixelSpacing"):
@@ -71,19 +72,19 @@ def films(folder: Path, count: int) -> None:
 
 
 def decode_alone(folder: Path, detector: Detector) -> None:
-    workers = WorkerPool(CORES, Reading(ReadConfig(), detector.preprocess), 300.0)
+    workers = WorkerPool(CORES, ReadSpec(ReadConfig(), detector.preprocess), 300.0)
     try:
-        for _ in workers.read(Listing([folder], folder, ReadConfig()).placed(), lambda: False):
+        for _ in workers.read(SourceListing([folder], folder, ReadConfig()).enumerate_sources(), lambda: False):
             pass
     finally:
         workers.close()
 
 
-def network_alone(pictures: torch.Tensor, detector: Detector) -> None:
+def network_alone(images: torch.Tensor, detector: Detector) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with ThreadPoolExecutor(CORES) as pool:
-        list(pool.map(detector.embed, torch.split(pictures, 32)))
+        list(pool.map(detector.embed, torch.split(images, 32)))
     torch.set_num_threads(before)
 
 
@@ -97,33 +98,33 @@ def plain_loop(paths: list[Path], detector: Detector) -> None:
         ]
     )
     for path in paths:
-        picture = chain({"image": str(path)})["image"].as_tensor().float()
-        detector.judge(detector.embed(picture.reshape(1, 1, side, side)), 0.05)
+        image = chain({"image": str(path)})["image"].as_tensor().float()
+        detector.judge(detector.embed(image.reshape(1, 1, side, side)), 0.05)
 
 
 def sides(work: Path) -> dict[str, tuple[int, Callable[[], object]]]:
-    """What is timed: how many films, and what is done with them."""
+    """What is timed: how many radiographs, and what is done with them."""
     detector = Detector.load("cxr-small")
     paths = sorted((work / "films").iterdir())
     side = detector.preprocess.size
-    pictures = torch.rand(len(paths), 1, side, side)
+    images = torch.rand(len(paths), 1, side, side)
 
     def run(sources: list[Path], **options: object) -> Callable[[], object]:
         def begin() -> object:
             shutil.rmtree(work / "run", ignore_errors=True)
-            return screen(sources, detector, work / "run", work=Work(**options))  # type: ignore[arg-type]
+            return screen(sources, detector, work / "run", options=RunOptions(**options))  # type: ignore[arg-type]
 
         return begin
 
     few, whole, one = paths[: len(paths) // 4], [work / "films"], paths[:1]
     return {
         "decoding alone, all cores": (len(paths), lambda: decode_alone(work / "films", detector)),
-        "network alone, all cores": (len(paths), lambda: network_alone(pictures, detector)),
+        "network alone, all cores": (len(paths), lambda: network_alone(images, detector)),
         "a run with a worker process a core": (len(paths), run(whole, workers=CORES)),
-        "the same of one film: starting up": (1, run(one, workers=CORES)),
+        "the same of one radiograph: starting up": (1, run(one, workers=CORES)),
         "a run in one process": (len(paths), run(whole)),
         "a run on two Dask workers": (len(paths), run(whole, workers=2, engine="dask")),
-        "a Dask run of one film: starting up": (1, run(one, workers=2, engine="dask")),
+        "a Dask run of one radiograph: starting up": (1, run(one, workers=2, engine="dask")),
         "a plain loop, one scan at a time": (len(few), lambda: plain_loop(few, detector)),
     }
 

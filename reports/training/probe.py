@@ -1,4 +1,4 @@
-"""How far a linear probe tells negatives from originals of made-up chests: ``python -m reports.training.probe FOLDER``."""
+"""How far a linear probe tells negatives from originals of synthetic chests: ``python -m reports.training.probe FOLDER``."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Damages every real file in many ways and reads it: ``python -m tests.benchmarks.fuzz_ingest --data DIR --out DIR``.
 
 Each file of ``dicom/`` and ``nifti/`` is cut at 10 places, gets 20 random bytes flipped 6 times over, and has each
-attribute that makes the picture removed and set to nonsense. Workers are processes: a crash, or a file that takes more than
+attribute that makes the image removed and set to nonsense. Workers are processes: a crash, or a file that takes more than
 10 seconds, costs its worker and is counted. Seeded; what is in ``fuzz.csv`` already is not done again.
 
-A damaged file must be refused, or give only pictures that the whole file gives. Where bytes were flipped a changed picture
+A damaged file must be refused, or give only images that the whole file gives. Where bytes were flipped a changed image
 is no fault: nothing in the file says so.
 """
 
@@ -33,7 +33,7 @@ MEMORY = 2 * 1024**3
 COLUMNS = ("file", "mutation", "number", "result", "statuses", "scans", "seconds")
 CUTS, FLIPS = 10, 6
 
-#: What the attributes that make the picture are set to; each is removed as well.
+#: What the attributes that make the image are set to; each is removed as well.
 NONSENSE: dict[str, list[Any]] = {
     "Rows": ["+1", "*2", 65535],
     "Columns": ["+1", "-1", 0],
@@ -110,19 +110,19 @@ def _attribute(content: bytes, name: str, number: int) -> bytes | None:
 
 
 def digests(content: bytes) -> tuple[list[str], list[str]]:
-    """Digests of the pictures and the statuses of the refusals that reading gives."""
+    """Digests of the images and the statuses of the refusals that reading gives."""
     from medood.scans.reader import read_source
     from medood.scans.scan import Scan
     from medood.scans.sources.source import Source
 
-    pictures, statuses = [], []
+    images, statuses = [], []
     for result in read_source(Source(Path("x"), content=content)):
         if isinstance(result, Scan):
-            pictures.append(hashlib.sha256(repr(result.pixels.shape).encode() + result.pixels.tobytes()).hexdigest())
+            images.append(hashlib.sha256(repr(result.pixels.shape).encode() + result.pixels.tobytes()).hexdigest())
         else:
             statuses.append(str(result.status))
             assert len(result.reason) > 10
-    return pictures, statuses
+    return images, statuses
 
 
 def work(pipe: Connection, root: Path, seed: int) -> None:
@@ -145,12 +145,12 @@ def work(pipe: Connection, root: Path, seed: int) -> None:
         known = whole(file)
         pipe.send("ready")
         started = time.perf_counter()
-        pictures, statuses = digests(content)
+        images, statuses = digests(content)
         seconds = time.perf_counter() - started
-        same = all(picture in known for picture in pictures)
-        result = "refused" if not pictures else "same pictures" if same else "changed picture"
+        same = all(image in known for image in images)
+        result = "refused" if not images else "same images" if same else "changed image"
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        pipe.send((result, " ".join(sorted(set(statuses))), len(pictures), seconds, peak))
+        pipe.send((result, " ".join(sorted(set(statuses))), len(images), seconds, peak))
 
 
 class Worker:
@@ -241,7 +241,7 @@ def summarise(out: Path) -> str:
     """Count ``fuzz.csv`` by kind of damage into ``fuzz_summary.csv``."""
     with (out / "fuzz.csv").open() as stream:
         rows = [row for row in csv.DictReader(stream) if row["result"] != "not applicable"]
-    results = ["refused", "same pictures", "changed picture", "crash", "hang", "memory"]
+    results = ["refused", "same images", "changed image", "crash", "hang", "memory"]
     counts = Counter((row["mutation"], row["result"]) for row in rows)
     kinds = list(dict.fromkeys(row["mutation"] for row in rows))
     with (out / "fuzz_summary.csv").open("w", newline="") as stream:

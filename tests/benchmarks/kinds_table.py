@@ -1,7 +1,7 @@
 """Variants of the kinds of file that the field complains about: ``python -m tests.benchmarks.kinds_table --out DIR``.
 
-Writes ``kinds.csv``: for each kind how many variants were tried, how many gave the right picture, how many a wrong one, and
-with which sentences the others were refused. The right picture is known, because each variant is made from one film.
+Writes ``kinds.csv``: for each kind how many variants were tried, how many gave the right image, how many a wrong one, and
+with which sentences the others were refused. The right image is known, because each variant is made from one radiograph.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.scans.films import film, saved, write
 from tests.scans.test_field_examples import ODD, OPTIONAL, UNCOMPRESSED, WINDOW, compressed, deep, without_meta
 
 FILM = film()
-#: A variant: its bytes, the right picture, and the largest difference that rounding may make.
+#: A variant: its bytes, the right image, and the largest difference that rounding may make.
 Variant = tuple[bytes, Any, float]
 
 

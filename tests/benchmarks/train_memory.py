@@ -1,4 +1,4 @@
-"""100,000 made-up pictures of 224 x 224: the peak memory of training on them, which are mapped and not loaded.
+"""100,000 synthetic images of 224 x 224: the peak memory of training on them, which are mapped and not loaded.
 
 ``python -m tests.benchmarks.train_memory FOLDER`` needs 5 GB of disk in FOLDER.
 """
@@ -28,9 +28,9 @@ def main(folder: Path) -> None:
         with path.open("wb") as stream:
             for _ in range(COUNT // 1000):
                 stream.write(rng.integers(0, 256, (1000, SIDE, SIDE), dtype=np.uint8).tobytes())
-    pictures = np.memmap(path, dtype=np.uint8, mode="r", shape=(COUNT, SIDE, SIDE))
+    images = np.memmap(path, dtype=np.uint8, mode="r", shape=(COUNT, SIDE, SIDE))
     overrides = ["train.epochs=1", "train.batch_size=64", f"views.source_size={SIDE}"]
-    trainer = Trainer(load_config(Path("configs/demo.yaml"), overrides), pictures, folder)
+    trainer = Trainer(load_config(Path("configs/demo.yaml"), overrides), images, folder)
 
     def on_step(step: int, steps: int, metrics: dict[str, float]) -> None:
         if step + 1 == STEPS:
@@ -40,7 +40,7 @@ def main(folder: Path) -> None:
         trainer.fit(on_step)
     except _EnoughError:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"{COUNT:,} pictures of {SIDE} x {SIDE}, {STEPS} steps of 64: peak {peak:.2f} GiB (mapped pages included)")
+        print(f"{COUNT:,} images of {SIDE} x {SIDE}, {STEPS} steps of 64: peak {peak:.2f} GiB (mapped pages included)")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def test_help_is_fast_and_names_every_command() -> None:
         "demo",
         "inspect",
         "doctor",
-        "bench",
+        "speed",
         "calibrate",
         "negatives",
         "sensitivity",
@@ -87,7 +87,7 @@ def test_paths_that_cannot_be_written_are_told(tiny_detector: Path, phantom_fold
 
 def test_screen_and_report(tiny_detector: Path, tmp_path: Path) -> None:
     scan, run = tmp_path / "scan.dcm", tmp_path / "run"
-    scan.write_bytes(dicom_bytes(frontal_chest(3, 96).picture, "scan"))
+    scan.write_bytes(dicom_bytes(frontal_chest(3, 96).image, "scan"))
     (tmp_path / "empty.dcm").write_bytes(b"")
     told = medood(
         "screen", tmp_path / "empty.dcm", "--detector", tiny_detector, "--out", tmp_path / "none", "--fpr", "0.1", check=4
@@ -119,11 +119,11 @@ def test_what_is_not_there_is_told(arguments: tuple[str, ...], tmp_path: Path, m
 
 def test_negatives_are_shown_and_training_is_timed(tmp_path: Path) -> None:
     written = medood(
-        "negatives", ROOT / "configs" / "demo.yaml", "--png", tmp_path / "sheet.png", "--rows", 2
+        "negatives", ROOT / "configs" / "demo.yaml", "--out", tmp_path / "sheet.png", "--rows", 2
     ).stdout.strip()
     assert Path(written).stat().st_size > 10_000
     text = medood(
-        *("bench", "train", ROOT / "configs" / "demo.yaml", "train.batch_size=8"),
+        *("speed", "train", ROOT / "configs" / "demo.yaml", "train.batch_size=8"),
         *("--steps", 1, "--repeats", 1, "--out", tmp_path / "speed.csv"),
     ).stdout
     assert "the plain way" in text

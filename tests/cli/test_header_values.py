@@ -71,7 +71,7 @@ PLANTED: dict[str, str] = {
 
 
 def planted(keyword: str, value: str, number: int) -> bytes:
-    """A film of its own with the value in one attribute, whatever its VR should be."""
+    """A radiograph of its own with the value in one attribute, whatever its VR should be."""
     data = pydicom.dcmread(io.BytesIO(write(film() // (1 + number % 5) + number % 11, 12)))
     data.StudyInstanceUID, data.SeriesInstanceUID = "1.2.3", "1.2.4"
     data.InstanceNumber = number

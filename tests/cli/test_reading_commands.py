@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
     (root / "a.dcm").write_bytes(write(film(), WindowCenter=2048, WindowWidth=4096, ImagerPixelSpacing=[0.2, 0.2]))
     (root / "b.dcm").write_bytes(write(film() // 2, PhotometricInterpretation="MONOCHROME1", Modality="DX"))
     (root / "c.dcm").write_bytes((root / "a.dcm").read_bytes())
-    (root / "d\n.png").write_bytes(b"no picture")
+    (root / "d\n.png").write_bytes(b"no image")
     return root
 
 
@@ -53,7 +53,7 @@ def test_inspect_selects_and_tells_mistakes(folder: Path) -> None:
     assert "expected all, first, middle or every N" in medood("inspect", folder, "--frames", "last", check=2).stderr
     assert "expected one of axial" in medood("inspect", folder, "--plane", "flat", check=2).stderr
     assert "does not exist" in medood("inspect", folder / "nowhere", check=2).stderr
-    assert "4 too_large" in medood("inspect", folder, "--max-bytes", "9", "--quiet").stdout
+    assert "4 too_large" in medood("inspect", folder, "--max-bytes", "7", "--quiet").stdout
 
 
 def test_doctor_decodes_every_syntax() -> None:
@@ -64,10 +64,10 @@ def test_doctor_decodes_every_syntax() -> None:
 
 
 def test_bench_decode_writes_its_table(folder: Path, tmp_path: Path) -> None:
-    text = medood("bench", "decode", folder, "--repeats", 1, "--out", tmp_path / "t.csv").stdout
+    text = medood("speed", "decode", folder, "--repeats", 1, "--out", tmp_path / "t.csv").stdout
     assert "two processes read" in text
     with (tmp_path / "t.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [row["syntax"] for row in rows] == ["Explicit VR Little Endian", "all", "two processes against one"]
     assert all(float(row["ratio"]) > 0 for row in rows)
-    assert "holds no DICOM" in medood("bench", "decode", tmp_path / "scans" / "d\n.png", check=2).stderr
+    assert "holds no DICOM" in medood("speed", "decode", tmp_path / "scans" / "d\n.png", check=2).stderr

@@ -64,7 +64,7 @@ def test_an_unknown_key_in_the_file_names_the_nearest(tmp_path: Path) -> None:
         ("preprocess.fit=crop", "squash, letterbox"),
         ("preprocess.crop=0.9", "preprocess.crops"),
         ("preprocess.crops=[0.9,1.1]", "at most 1"),
-        ("preprocess.crops=[]", "one at least"),
+        ("preprocess.crops=[]", "one or more fractions"),
         ("views.global_scale=[0.9,0.1]", "views.global_scale"),
         ("views.global_count=1", "at least 2"),
         ("data.calibration_fraction=1.5", "below 1"),

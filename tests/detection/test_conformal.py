@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from medood.detection.conformal import check_rate, flagged_at_fdr, p_values, reachable, threshold, true_rate
+from medood.detection.conformal import check_rate, flagged_at_fdr, fpr_interval, p_values, reachable, threshold
 from medood.errors import MedoodError
 
 numbers = st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=30)
@@ -51,12 +51,12 @@ def test_a_false_discovery_rate_is_checked_too() -> None:
 def test_realised_rates_follow_the_stated_distribution() -> None:
     """Given one calibration, the true rate is a draw of the stated Beta: 90 % of 1000 calibrations lie in its interval."""
     rng = np.random.default_rng(1)
-    low, high = true_rate(99, 0.05)
+    low, high = fpr_interval(99, 0.05)
     rates = np.array([1.0 - threshold(rng.uniform(size=99), 0.05) for _ in range(1000)])  # of uniform scores
     inside = int(((rates >= low) & (rates <= high)).sum())
     assert binom.ppf(0.001, 1000, 0.9) <= inside <= binom.ppf(0.999, 1000, 0.9)
     assert rates.mean() == pytest.approx(0.05, abs=3 * 0.022 / 1000**0.5)
-    assert true_rate(10, 0.05) == (0.0, 0.0)
+    assert fpr_interval(10, 0.05) == (0.0, 0.0)
 
 
 @given(p=st.lists(st.integers(1, 20).map(lambda v: v / 20), min_size=0, max_size=30), fdr=st.sampled_from([0.05, 0.2, 0.5]))

@@ -14,7 +14,7 @@ from medood.detection.detector import Detector, _read_json
 from medood.detection.features import embed
 from medood.detection.score_selection import choose
 from medood.errors import MedoodError
-from medood.scans.cache import PictureCache
+from medood.scans.cache import ImageCache
 from medood.scans.reader import read_scans
 from medood.scans.scan import Scan
 from medood.workflows.train import split_by_patient, train
@@ -30,8 +30,8 @@ def test_a_detector_is_the_same_after_saving_and_loading(tiny_detector: Path, tm
     first = Detector.load(tiny_detector)
     first.save(tmp_path / "again")
     second = Detector.load(tmp_path / "again")
-    pictures = torch.rand(5, 1, 32, 32)
-    assert first.judge(embed(first.network, pictures), 0.1) == second.judge(embed(second.network, pictures), 0.1)
+    images = torch.rand(5, 1, 32, 32)
+    assert first.judge(embed(first.network, images), 0.1) == second.judge(embed(second.network, images), 0.1)
     assert first.sha256 == second.sha256
 
 
@@ -118,13 +118,13 @@ def test_a_detector_of_an_earlier_version_is_scored_as_it_was(tiny_detector: Pat
 
 def test_no_patient_is_on_both_sides_of_the_split() -> None:
     patients = [f"p{i // 3}" for i in range(60)] + [""] * 20
-    cache = PictureCache(np.zeros((80, 2, 2), np.uint8), [f"{i:064x}:0" for i in range(80)], patients, {})
+    cache = ImageCache(np.zeros((80, 2, 2), np.uint8), [f"{i:064x}:0" for i in range(80)], patients, {})
     kept, held = split_by_patient(cache, 0.25, seed=0)
     assert len(kept) + len(held) == 80
     assert not {patients[i] for i in kept if patients[i]} & {patients[i] for i in held if patients[i]}
     assert 10 <= len(held) <= 30
     with pytest.raises(MedoodError, match="too few"):
-        split_by_patient(PictureCache(cache.pictures[:2], cache.keys[:2], ["", ""], {}), 0.25, 0)
+        split_by_patient(ImageCache(cache.images[:2], cache.keys[:2], ["", ""], {}), 0.25, 0)
 
 
 def test_a_detector_in_half_precision_decides_as_it_was_calibrated(

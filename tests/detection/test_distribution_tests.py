@@ -12,18 +12,19 @@ from scipy.stats import binom
 from medood.detection.calibration import Calibration
 from medood.detection.distribution_tests import drift, mmd
 from medood.screening import archive_statistics as whole
-from medood.screening.archive_statistics import Whole
-from medood.screening.ledger import Ledger
+from medood.screening.archive_statistics import ArchiveStatistics
+from medood.screening.ledger.database import Ledger
+from medood.screening.ledger.run_metadata import ArchiveFindings
 
 HASHES = torch.zeros(0, 32, dtype=torch.uint8)
-Fresh = Callable[[], Whole]
+Fresh = Callable[[], ArchiveStatistics]
 
 
 @pytest.fixture
 def fresh(tmp_path: Path) -> Fresh:
     """Makes a gatherer on a ledger of its own."""
     runs = iter(range(100))
-    return lambda: Whole(Ledger(tmp_path / str(next(runs)), create=True))
+    return lambda: ArchiveStatistics(Ledger(tmp_path / str(next(runs)), create=True))
 
 
 def test_the_statistic_against_a_double_loop() -> None:
@@ -80,12 +81,12 @@ def test_the_sample_does_not_depend_on_order_and_is_bounded(monkeypatch: pytest.
         gathered = fresh()
         for i in order:
             gathered.add(keys[i], "", rows[i], "2026-01" if i < 56 else "2026-02", 0.5)
-            assert gathered._database.execute("SELECT COUNT(*) FROM sample").fetchone()[0] <= 20
-        concluded.append(gathered.conclude(calibration))
+            assert gathered._tables._database.execute("SELECT COUNT(*) FROM sample").fetchone()[0] <= 20
+        concluded.append(gathered.finalize(calibration))
     assert concluded[0] == concluded[1]
-    assert concluded[0]["shift"]["archive"] == 10
-    assert [line["month"] for line in concluded[0]["months"]] == ["2026-01"], "4 scans in a month are too few to be told"
-    assert fresh().conclude(calibration) == {"shift": None, "drift": None, "months": []}
+    assert concluded[0].shift.archive == 10
+    assert [line["month"] for line in concluded[0].months] == ["2026-01"], "4 scans in a month are too few to be told"
+    assert fresh().finalize(calibration) == ArchiveFindings()
 
 
 def test_a_shifted_archive_is_told_and_a_broken_row_is_left_out(fresh: Fresh) -> None:
@@ -97,27 +98,28 @@ def test_a_shifted_archive_is_told_and_a_broken_row_is_left_out(fresh: Fresh) ->
     for i in range(100):
         gathered.add(f"{i:03d}", "", torch.randn(4, generator=generator) + 1.5, "", 0.1)
     gathered.add("nan", "", torch.full((4,), float("nan")), "", 0.1)
-    shift = gathered.conclude(calibration)["shift"]
-    assert shift["p_value"] == pytest.approx(0.001)
-    assert (shift["archive"], shift["reference"]) == (100, 200)
+    shift = gathered.finalize(calibration).shift
+    assert shift.p_value == pytest.approx(0.001)
+    assert (shift.archive, shift.reference) == (100, 200)
 
 
 def test_what_was_gathered_is_kept_and_forgotten(tmp_path: Path) -> None:
     """A run that goes on finds what it had gathered; one that is concluded keeps neither key nor digests of patients."""
-    first = Whole(Ledger(tmp_path, create=True))
+    first = ArchiveStatistics(Ledger(tmp_path, create=True))
     for i in range(4):
         first.add(f"{i}", f"patient {i}", torch.zeros(3), "2026-05", 0.25)
-    first._database.commit()
-    first._ledger.close()
-    again = Whole(Ledger(tmp_path))
+    first._tables._database.commit()
+    first._tables._database.close()
+    again = ArchiveStatistics(Ledger(tmp_path))
     again.add("4", "patient 3", torch.zeros(3), "2026-05", 0.25)
     again.add("5", "patient 5", torch.zeros(3), "2026-05", 0.25)
     calibration = Calibration("c", np.arange(8.0), torch.zeros(8, 3), HASHES, "")
-    assert again.conclude(calibration)["months"] == [{"month": "2026-05", "scans": 6, "mean_p_value": 0.25}]
-    again.forget()
-    assert "patient_key" not in again._ledger.run()
+    assert again.finalize(calibration).months == [{"month": "2026-05", "scans": 6, "mean_p_value": 0.25}]
+    again._tables.delete()
+    query = "SELECT 1 FROM run WHERE name = 'patient_key'"
+    assert again._tables._database.execute(query).fetchall() == []
     for query in ("SELECT * FROM sample", "SELECT * FROM months", "SELECT * FROM patients"):
-        assert again._database.execute(query).fetchall() == []
+        assert again._tables._database.execute(query).fetchall() == []
 
 
 def test_a_month_is_told_by_its_patients_not_by_its_frames(fresh: Fresh) -> None:
@@ -127,4 +129,4 @@ def test_a_month_is_told_by_its_patients_not_by_its_frames(fresh: Fresh) -> None
         gathered.add("one file", "", torch.zeros(3), "2026-04", 0.5)
         gathered.add(f"x{i:02d}", f"patient {i}", torch.zeros(3), "2026-05", 0.25)
     calibration = Calibration("c", np.arange(8.0), torch.zeros(8, 3), HASHES, "")
-    assert gathered.conclude(calibration)["months"] == [{"month": "2026-05", "scans": 20, "mean_p_value": 0.25}]
+    assert gathered.finalize(calibration).months == [{"month": "2026-05", "scans": 20, "mean_p_value": 0.25}]

@@ -93,7 +93,7 @@ NETWORKS: dict[str, Change] = {
     "a tensor too few": lambda t: t.pop("head.prototypes.weight"),
     "another shape": lambda t: t.update({"head.prototypes.weight": torch.zeros(3, 3)}),
     "another type": lambda t: t.update({"head.prototypes.weight": t["head.prototypes.weight"].to(torch.int32)}),
-    "no number": lambda t: t["head.prototypes.weight"].view(-1)[:1].fill_(float("nan")),
+    "no finite value": lambda t: t["head.prototypes.weight"].view(-1)[:1].fill_(float("nan")),
     "infinite": lambda t: t["head.mlp.0.weight"].view(-1)[:1].fill_(float("inf")),
 }
 
@@ -104,7 +104,7 @@ BANKS: dict[str, Change] = {
     "short keys": lambda t: t.update(keys=t["keys"][:, :8].contiguous()),
     "keys that are no bytes": lambda t: t.update(keys=t["keys"].float()),
     "features of another length": lambda t: t.update(features=t["features"][:, :-1].contiguous()),
-    "a feature that is no number": lambda t: t["features"].view(-1)[:1].fill_(float("nan")),
+    "a feature that is no finite value": lambda t: t["features"].view(-1)[:1].fill_(float("nan")),
     "no learned scan": lambda t: t.pop("learned_keys"),
     "a hash too few": lambda t: t.update(learned_hashes=t["learned_hashes"][:-1]),
     "a tensor of no score": lambda t: t.update({"magic/mean": torch.zeros(3)}),

@@ -1,4 +1,4 @@
-"""Films are brought to a common frame, and told by how they look there."""
+"""Radiographs are brought to a common frame, and told by how they look there."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from torch.nn.functional import affine_grid, grid_sample
 
 from medood.detection import registration
 from medood.detection.appearance import Appearance
-from medood.detection.registration import SHARE, Registration, equalized
+from medood.detection.registration import SHARE, Registration, equalize_histogram
 from medood.phantom.chest import frontal_chest
 
 SIDE = 96
 
 
 def films(count: int, first: int = 0) -> Tensor:
-    drawn = (frontal_chest(seed, SIDE).picture for seed in range(first, first + count))
-    return torch.stack([torch.from_numpy(picture.astype(np.float32))[None] for picture in drawn])
+    drawn = (frontal_chest(seed, SIDE).image for seed in range(first, first + count))
+    return torch.stack([torch.from_numpy(image.astype(np.float32))[None] for image in drawn])
 
 
-def moved(pictures: Tensor, share: float, right: float, down: float, tilt: float = 0.0) -> Tensor:
+def moved(images: Tensor, share: float, right: float, down: float, tilt: float = 0.0) -> Tensor:
     """What another framing shows: ``share`` of each side, its middle moved, tilted."""
     angle = torch.tensor(tilt)
     matrix = torch.tensor(
         [[share * angle.cos(), -share * angle.sin(), right], [share * angle.sin(), share * angle.cos(), down]]
     )
-    grid = affine_grid(matrix.expand(len(pictures), 2, 3), list(pictures.shape), align_corners=False)
-    return grid_sample(pictures, grid, padding_mode="border", align_corners=False)
+    grid = affine_grid(matrix.expand(len(images), 2, 3), list(images.shape), align_corners=False)
+    return grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +39,13 @@ def fitted() -> Appearance:
 
 
 def test_equalizing_is_the_share_of_darker_pixels_and_half_of_the_equal_ones() -> None:
-    pictures = (torch.rand(3, 1, 7, 5, generator=torch.Generator().manual_seed(0)) * 6).round() / 6
+    images = (torch.rand(3, 1, 7, 5, generator=torch.Generator().manual_seed(0)) * 6).round() / 6
     expected = np.zeros((3, 35))
-    for n, picture in enumerate(pictures.flatten(1).numpy()):
-        for i, value in enumerate(picture):
-            expected[n, i] = ((picture < value).sum() + (picture <= value).sum()) / 70
-    np.testing.assert_allclose(equalized(pictures).flatten(1).numpy(), expected, atol=1e-6)
-    torch.testing.assert_close(equalized(pictures.square() * 0.5), equalized(pictures))
+    for n, image in enumerate(images.flatten(1).numpy()):
+        for i, value in enumerate(image):
+            expected[n, i] = ((image < value).sum() + (image <= value).sum()) / 70
+    np.testing.assert_allclose(equalize_histogram(images).flatten(1).numpy(), expected, atol=1e-6)
+    torch.testing.assert_close(equalize_histogram(images.square() * 0.5), equalize_histogram(images))
     grey = torch.full((1, 1, 96, 96), 77 / 255)
     assert (registration._comparable(grey) == 0.5).all(), "resampling does not order an area of one grey"
 
@@ -54,9 +54,9 @@ def test_equalizing_is_the_share_of_darker_pixels_and_half_of_the_equal_ones() -
 def test_the_frame_follows_what_another_framing_moves(
     fitted: Appearance, share: float, right: float, down: float, tilt: float
 ) -> None:
-    pictures = films(20, 500)
-    before = fitted.registration.places(pictures)
-    after = fitted.registration.places(moved(pictures, share, right, down, tilt))
+    images = films(20, 500)
+    before = fitted.registration.places(images)
+    after = fitted.registration.places(moved(images, share, right, down, tilt))
     found = torch.cat(
         [after[:, :2] / before[:, :2] * share, after[:, 2:4] * share - before[:, 2:4], after[:, 4:] - before[:, 4:]], 1
     )
@@ -65,17 +65,17 @@ def test_the_frame_follows_what_another_framing_moves(
 
 
 def test_the_match_is_the_best_of_a_search_over_more_places(fitted: Appearance) -> None:
-    """No place of a fine grid of shares and shifts matches a film better by more than a hair."""
-    picture, model = films(1, 700), fitted.registration
+    """No place of a fine grid of shares and shifts matches a radiograph better by more than a hair."""
+    image, model = films(1, 700), fitted.registration
     template = model.template.numpy().ravel()
 
     def match(place: list[float]) -> float:
-        small = registration._comparable(picture)
+        small = registration._comparable(image)
         grid = registration._grid(torch.tensor([place]), 24)
         seen = grid_sample(small, grid, padding_mode="border", align_corners=False)[0, 0].numpy().ravel()
         return float(np.corrcoef(seen, template)[0, 1])
 
-    best = match(model.places(picture)[0].tolist())
+    best = match(model.places(image)[0].tolist())
     others = [
         match([s, s, x, y, 0.0]) for s in (0.65, 0.7, 0.75, 0.8, 0.85) for x in (-0.1, 0.0, 0.1) for y in (-0.1, 0.0, 0.1)
     ]
@@ -93,16 +93,16 @@ def test_the_search_is_bounded_and_films_keep_their_size_on_average(fitted: Appe
 
 
 def test_a_film_is_placed_the_same_alone_and_among_others(fitted: Appearance) -> None:
-    pictures = films(9, 40)
-    together = fitted(pictures)
-    torch.testing.assert_close(torch.cat([fitted(one[None]) for one in pictures]), together)
+    images = films(9, 40)
+    together = fitted(images)
+    torch.testing.assert_close(torch.cat([fitted(one[None]) for one in images]), together)
 
 
 def test_the_distance_is_mahalanobis_in_the_principal_components_of_registered_films(fitted: Appearance) -> None:
     learned, queries = films(120), films(6, 900)
 
-    def rows(pictures: Tensor) -> np.ndarray:
-        seen = fitted.registration(pictures, 32).numpy().reshape(len(pictures), -1).astype(np.float64)
+    def rows(images: Tensor) -> np.ndarray:
+        seen = fitted.registration(images, 32).numpy().reshape(len(images), -1).astype(np.float64)
         ranks = np.stack([[((row < v).sum() + (row <= v).sum()) / 2 / row.size for v in row] for row in seen])
         ranks -= ranks.mean(axis=1, keepdims=True)
         return ranks / np.linalg.norm(ranks, axis=1, keepdims=True)
@@ -123,10 +123,10 @@ def test_the_distance_is_mahalanobis_in_the_principal_components_of_registered_f
 
 
 def test_framing_counts_for_little_and_mirrored_or_turned_films_for_much(fitted: Appearance) -> None:
-    pictures = films(30, 300)
-    plain, framed = fitted(pictures), fitted(moved(pictures, 0.9, 0.05, 0.0))
+    images = films(30, 300)
+    plain, framed = fitted(images), fitted(moved(images, 0.9, 0.05, 0.0))
     assert framed.median() < plain.median() * 1.5
-    for strange in (pictures.flip(3), pictures.flip(2), pictures.rot90(1, (2, 3)), torch.rand(30, 1, SIDE, SIDE)):
+    for strange in (images.flip(3), images.flip(2), images.rot90(1, (2, 3)), torch.rand(30, 1, SIDE, SIDE)):
         assert (fitted(strange) > plain.max()).float().mean() > 0.9
 
 

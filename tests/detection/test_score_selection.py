@@ -23,11 +23,11 @@ def test_the_best_mean_is_taken_and_of_nearly_equal_ones_the_one_without_a_blind
 def test_the_table_is_the_auroc_of_each_score_under_each_shift() -> None:
     torch.manual_seed(0)
     network = EnsembleNetwork(Network(ModelConfig("resnet18", {}, 0.0, 16, 8, 12), 32)).eval()
-    bank, pictures = embed(network, torch.rand(20, 1, 32, 32)), torch.rand(6, 1, 32, 32)
-    rows = reactions(network, pictures, ViewsConfig(), 3)
+    bank, images = embed(network, torch.rand(20, 1, 32, 32)), torch.rand(6, 1, 32, 32)
+    rows = reactions(network, images, ViewsConfig(), 3)
     assert set(rows) == {"", *SHIFTS} - {"image_as_is"}
-    assert torch.equal(rows["mirror"].features, reactions(network, pictures, ViewsConfig(), 3)["mirror"].features)
-    torch.testing.assert_close(rows["mirror"].features, embed(network, pictures.flip(-1)).features, atol=1e-5, rtol=1e-5)
+    assert torch.equal(rows["mirror"].features, reactions(network, images, ViewsConfig(), 3)["mirror"].features)
+    torch.testing.assert_close(rows["mirror"].features, embed(network, images.flip(-1)).features, atol=1e-5, rtol=1e-5)
     fitted = fit_all(bank, rows[""])
     table = separations(rows, bank.features, fitted)
     assert set(table) == set(SCORES) - {"ensemble"}, "there are no members"

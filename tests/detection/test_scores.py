@@ -24,8 +24,8 @@ def rows(count: int, seed: int, dim: int = 6) -> Features:
     generator = torch.Generator().manual_seed(seed)
     features = torch.nn.functional.normalize(torch.randn(count, dim, generator=generator) + 1, dim=1)
     outputs = torch.rand(count, 9, generator=generator) * 2 - 1
-    turned, members = (torch.rand(count, n, generator=generator) * 2.2 for n in (5, 2))
-    return Features(features, outputs, turned, members)
+    orientations, members = (torch.rand(count, n, generator=generator) * 2.2 for n in (5, 2))
+    return Features(features, outputs, orientations, members)
 
 
 def scored(name: str, bank: Features, queries: Features) -> Tensor:
@@ -67,18 +67,18 @@ def test_head_entropy_is_log_k_less_the_divergence_to_uniform() -> None:
 def test_head_contrast_against_a_loop_over_the_copies() -> None:
     torch.manual_seed(0)
     network = EnsembleNetwork(Network(ModelConfig("resnet10t", {}, 0.0, 16, 8, 12), 32)).eval()
-    pictures = torch.rand(3, 1, 32, 32)
-    found = scored("head_contrast", rows(20, 0), embed(network, pictures))
-    for n, picture in enumerate(pictures.numpy()[:, 0]):
-        copies = [picture, picture[:, ::-1], picture[::-1], picture[::-1, ::-1], np.rot90(picture), np.rot90(picture, 3)]
+    images = torch.rand(3, 1, 32, 32)
+    found = scored("head_contrast", rows(20, 0), embed(network, images))
+    for n, image in enumerate(images.numpy()[:, 0]):
+        copies = [image, image[:, ::-1], image[::-1], image[::-1, ::-1], np.rot90(image), np.rot90(image, 3)]
         entropies = []
         for copy in copies:
             outputs = network.embed(torch.from_numpy(copy.copy())[None, None])[1].detach().double()[0]
             p = torch.softmax(outputs / HEAD_TEMPERATURE, dim=0)
             entropies.append(-float((p * p.log()).sum()))
         assert float(found[n]) == pytest.approx(entropies[0] - np.median(entropies[1:]), abs=1e-5)
-    with pytest.raises(ValueError, match="turned=True"):
-        scored("head_contrast", rows(20, 0), embed(network, pictures, turned=False))
+    with pytest.raises(ValueError, match="orientations=True"):
+        scored("head_contrast", rows(20, 0), embed(network, images, orientations=False))
 
 
 @pytest.mark.parametrize("name", ["nearest", "soft_nearest"])
@@ -137,14 +137,14 @@ def test_a_member_sees_each_picture_at_its_own_size_and_in_its_own_crops() -> No
     network, member = (
         EnsembleNetwork(Network(ModelConfig("resnet10t", {}, 0.0, 16, 8, 12), side)).eval() for side in (64, 32)
     )
-    pictures = torch.rand(3, 1, 64, 64)
-    assert embed(network, pictures).members is None
-    assert "ensemble" not in fit_all(embed(network, pictures), embed(network, pictures))
+    images = torch.rand(3, 1, 64, 64)
+    assert embed(network, images).members is None
+    assert "ensemble" not in fit_all(embed(network, images), embed(network, images))
     member.crops = [0.9]
     network.members.append(member)
-    small = torch.nn.functional.interpolate(pictures, (32, 32), mode="bilinear", antialias=True)
+    small = torch.nn.functional.interpolate(images, (32, 32), mode="bilinear", antialias=True)
     expected = log_divergence(member.embed(small)[1]).detach()
-    found = embed(network, pictures, batch_size=2)
+    found = embed(network, images, batch_size=2)
     assert found.members is not None
     torch.testing.assert_close(found.members, expected[:, None])
     assert "ensemble" in fit_all(found, found)

@@ -18,10 +18,10 @@ from medood.detection.detector import Detector
 from medood.detection.features import embed
 from medood.phantom.archive import PhantomConfig, write_archive
 from medood.phantom.chest import frontal_chest
-from medood.phantom.outliers import STRANGERS
+from medood.phantom.outliers import OUTLIERS
 from medood.progress import Progress
 from medood.scans.scan import Identity, Scan
-from medood.screening.ledger import Ledger
+from medood.screening.ledger.database import Ledger
 from medood.workflows.demo import demo
 from tests.cli.test_commands import medood
 
@@ -48,27 +48,27 @@ def test_it_is_small_and_holds_no_picture() -> None:
 def test_it_tells_made_up_chests_from_strangers_it_never_saw() -> None:
     detector = Detector.load(DEFAULT)
 
-    def scores(pictures: list[np.ndarray]) -> np.ndarray:
-        scans = [Scan(Identity("made up"), picture.astype(np.float32)[None]) for picture in pictures]
+    def scores(images: list[np.ndarray]) -> np.ndarray:
+        scans = [Scan(Identity("made up"), image.astype(np.float32)[None]) for image in images]
         return detector.raw_scores(embed(detector.network, torch.stack([detector.prepare(scan) for scan in scans])))
 
-    chests = scores([frontal_chest(seed, 256).picture for seed in range(5000, 5030)])
-    for kind, draw in STRANGERS.items():
+    chests = scores([frontal_chest(seed, 256).image for seed in range(5000, 5030)])
+    for kind, draw in OUTLIERS.items():
         strange = scores([draw(seed, 256) for seed in range(10)])
         assert roc_auc_score(np.r_[np.zeros(30), np.ones(10)], np.r_[chests, strange]) > 0.9, kind
 
 
 def test_screening_uses_it_where_none_is_named(tmp_path: Path) -> None:
-    settings = PhantomConfig(size=128, belonging=0, strangers={"mirrored": 2, "ct_like": 2}, broken=0)
+    settings = PhantomConfig(size=128, in_distribution=0, outliers={"mirrored": 2, "ct_like": 2}, broken=0)
     archive = write_archive(settings, tmp_path / "archive.zip", Progress(quiet=True))
     medood("screen", archive, "--out", tmp_path / "run", "--quiet")
     with (tmp_path / "run" / "verdicts.csv").open(newline="") as stream:
         assert {row["decision"] for row in csv.DictReader(stream)} == {"out_of_distribution"}
-    assert Ledger.facts_of(tmp_path / "run")["detector"]["name"] == DEFAULT
+    assert Ledger.read_metadata(tmp_path / "run").detector.name == DEFAULT
 
 
 def test_calibrated_with_made_up_chests_it_accepts_others_and_still_flags_strangers(tmp_path: Path) -> None:
-    """The demo: a made-up chest is no film, and without the calibration most are flagged."""
+    """The demo: a synthetic chest is no radiograph, and without the calibration most are flagged."""
     made = demo(tmp_path, Progress(quiet=True))
     flagged = {line[:16].strip(): int(line[16:24]) for line in made.lines[1:]}
     assert flagged["chest"] <= 6

@@ -12,7 +12,7 @@ from medood.distillation import losses as loss
 
 
 def slow_positive(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """A loop over pairs and pictures, as the paper writes it."""
+    """A loop over pairs and images, as the paper writes it."""
     total, pairs = torch.zeros((), dtype=student.dtype), 0
     for t in range(len(teacher)):
         for s in range(len(student)):

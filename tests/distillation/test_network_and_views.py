@@ -85,10 +85,10 @@ def test_schedules_at_their_ends() -> None:
 
 
 def test_a_full_crop_without_noise_is_the_picture() -> None:
-    pictures = torch.rand(3, 1, 24, 24)
+    images = torch.rand(3, 1, 24, 24)
     config = ViewsConfig(aspect=1.0, rotation=0.0, brightness=0.0, contrast=0.0, gamma=0.0, blur=0.0)
     drawn = sample_view(3, [1.0, 1.0], config, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(acquire(crop(pictures, drawn, 24), drawn), pictures.clamp(1e-4, 1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(acquire(crop(images, drawn, 24), drawn), images.clamp(1e-4, 1), atol=1e-5, rtol=1e-5)
 
 
 def test_a_crop_shows_the_drawn_place() -> None:
@@ -115,12 +115,12 @@ def test_crops_keep_their_bounds_and_follow_the_seed() -> None:
 
 
 def test_blur_against_scipy() -> None:
-    pictures = torch.rand(3, 1, 40, 40)
+    images = torch.rand(3, 1, 40, 40)
     sigma = torch.tensor([0.0, 0.7, 1.5])
-    result = blur(pictures, sigma)
-    assert torch.equal(result[0], pictures[0])
+    result = blur(images, sigma)
+    assert torch.equal(result[0], images[0])
     for i in (1, 2):
-        expected = gaussian_filter(pictures[i, 0].double().numpy(), float(sigma[i]), mode="mirror", radius=5)
+        expected = gaussian_filter(images[i, 0].double().numpy(), float(sigma[i]), mode="mirror", radius=5)
         np.testing.assert_allclose(result[i, 0].numpy(), expected, atol=2e-4)
 
 
@@ -253,10 +253,10 @@ def test_the_centre_is_cut_at_its_place_and_a_network_embeds_it() -> None:
 
 
 def test_several_crops_are_averaged() -> None:
-    pictures = torch.rand(2, 1, 40, 40, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(2, 1, 40, 40, generator=torch.Generator().manual_seed(0))
     network = EnsembleNetwork(Network(ModelConfig("resnet10t", {}, 0.0, 16, 8, 12), 40)).eval()
-    each = [network.features(center_crop(pictures, share)) for share in (0.8, 1.0)]
+    each = [network.features(center_crop(images, share)) for share in (0.8, 1.0)]
     network.crops = [0.8, 1.0]
-    features, outputs = network.embed(pictures)
+    features, outputs = network.embed(images)
     torch.testing.assert_close(features, torch.nn.functional.normalize((each[0] + each[1]) / 2, dim=1))
     torch.testing.assert_close(outputs, (network.head(each[0]) + network.head(each[1])) / 2)

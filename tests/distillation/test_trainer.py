@@ -14,14 +14,14 @@ import torch
 
 from medood.config.schema import RunConfig
 from medood.distillation.collapse import CollapseError
-from medood.distillation.data_defaults import resolved
+from medood.distillation.data_defaults import resolve_defaults
 from medood.distillation.trainer import TerminatedError, Trainer
 from medood.distillation.training_log import Metrics
 from medood.errors import MedoodError
 from tests.conftest import ROOT, tiny_config
 
 
-def pictures(count: int = 24) -> np.ndarray:
+def images(count: int = 24) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, 40, 40), dtype=np.uint8)
 
 
@@ -30,7 +30,7 @@ def run(config: RunConfig, folder: Path, *, resume: bool = False, stop_after: in
         if step == stop_after:
             raise KeyboardInterrupt
 
-    trainer = Trainer(config, pictures(), folder)
+    trainer = Trainer(config, images(), folder)
     if resume:
         trainer.resume()
     with suppress(KeyboardInterrupt):
@@ -84,7 +84,7 @@ def test_collapse_to_uniform_stops_training(tmp_path: Path) -> None:
 
 
 def test_collapse_to_one_point_stops_training_within_its_patience(tmp_path: Path) -> None:
-    """Pictures that are all the same, and a cold teacher without a centre, have one output."""
+    """Images that are all the same, and a cold teacher without a centre, have one output."""
     still = [f"views.{name}=0" for name in ("brightness", "contrast", "gamma", "blur", "rotation")]
     cold = ["train.teacher_temperature=[0.001,0.001]", "train.center_momentum=0.99", "train.learning_rate=1e-6"]
     config = tiny_config(tmp_path, tmp_path, "train.epochs=60", *still, *cold)
@@ -96,9 +96,9 @@ def test_collapse_to_one_point_stops_training_within_its_patience(tmp_path: Path
 
 def test_a_batch_larger_than_the_folder_and_too_few_pictures(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, tmp_path, "train.epochs=1", "train.batch_size=100")
-    assert Trainer(config, pictures(), tmp_path).batch == 24
+    assert Trainer(config, images(), tmp_path).batch == 24
     with pytest.raises(MedoodError, match="at least 2"):
-        Trainer(config, pictures(1), tmp_path)
+        Trainer(config, images(1), tmp_path)
 
 
 def test_a_new_run_leaves_no_checkpoint_of_an_old_one(tmp_path: Path) -> None:
@@ -114,14 +114,14 @@ def test_a_new_run_leaves_no_checkpoint_of_an_old_one(tmp_path: Path) -> None:
 def test_a_run_of_another_configuration_is_not_resumed(tmp_path: Path, change: str) -> None:
     run(tiny_config(tmp_path, tmp_path, "train.epochs=1"), tmp_path)
     with pytest.raises(MedoodError, match="another configuration"):
-        Trainer(tiny_config(tmp_path, tmp_path, "train.epochs=1", change), pictures(), tmp_path).resume()
+        Trainer(tiny_config(tmp_path, tmp_path, "train.epochs=1", change), images(), tmp_path).resume()
 
 
 def test_resuming_on_other_pictures_is_refused(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, tmp_path, "train.epochs=1")
     run(config, tmp_path)
-    with pytest.raises(MedoodError, match="other pictures"):
-        Trainer(config, pictures(), tmp_path, data_sha256="else").resume()
+    with pytest.raises(MedoodError, match="other images"):
+        Trainer(config, images(), tmp_path, data_sha256="else").resume()
 
 
 ONE_STEP = ("train.epochs=1", "train.batch_size=24", "model.drop_path=0", "views.blur=0")
@@ -172,13 +172,13 @@ def test_two_processes_lose_what_one_loses(tmp_path: Path) -> None:
 
 
 def two_process_run(folder: Path) -> None:
-    """Three steps of 24 pictures, in as many processes as the launcher started, where an earlier run left checkpoints."""
+    """Three steps of 24 images, in as many processes as the launcher started, where an earlier run left checkpoints."""
     for step in range(1000):
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         (folder / "checkpoints" / f"step-{step:08}.safetensors").touch()
     os.environ.setdefault("LOCAL_RANK", "0")
     config = tiny_config(folder, folder, "train.epochs=3", *ONE_STEP[1:])
-    trainer = Trainer(config, pictures(), folder)
+    trainer = Trainer(config, images(), folder)
     assert trainer.fabric.world_size == int(os.environ.get("WORLD_SIZE", "1"))
     found: list[Metrics] = []
     trainer.fit(lambda step, steps, metrics: found.append(dict(metrics)))
@@ -206,8 +206,8 @@ def test_being_asked_to_end_saves_a_checkpoint_and_resuming_equals_no_interrupti
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(TerminatedError, match="after step 5 of 12"):
-        Trainer(config, pictures(), tmp_path / "cut").fit(on_step)
-    resumed = Trainer(config, pictures(), tmp_path / "cut")
+        Trainer(config, images(), tmp_path / "cut").fit(on_step)
+    resumed = Trainer(config, images(), tmp_path / "cut")
     resumed.resume()
     assert resumed.next_step == 5
     resumed.fit()
@@ -216,14 +216,14 @@ def test_being_asked_to_end_saves_a_checkpoint_and_resuming_equals_no_interrupti
 
 
 def test_auxiliary_pictures_are_a_source_of_negatives(tmp_path: Path) -> None:
-    others = 255 - pictures(7)
+    others = 255 - images(7)
 
     def with_sources(sources: str, **mixtures: object) -> Trainer:
         config = tiny_config(tmp_path, tmp_path, "train.epochs=1")
         config.negatives.sources, config.negatives.auxiliary = sources, ["somewhere"]
         for name, value in mixtures.items():
             setattr(config.negatives, name, value)
-        return Trainer(config, pictures(), tmp_path / sources, auxiliary=others)
+        return Trainer(config, images(), tmp_path / sources, auxiliary=others)
 
     as_is = {"auxiliary_mixture": {"image_as_is": 1.0}}
     rows = np.arange(8)
@@ -235,30 +235,30 @@ def test_auxiliary_pictures_are_a_source_of_negatives(tmp_path: Path) -> None:
     assert len(both) == 16
     torch.testing.assert_close(both[:8], alone)
     with_sources("both", **as_is).fit()
-    with pytest.raises(MedoodError, match="no picture in it"):
+    with pytest.raises(MedoodError, match="no image in it"):
         config = tiny_config(tmp_path, tmp_path)
         config.negatives.sources = "both"
-        Trainer(config, pictures(), tmp_path, auxiliary=pictures(0))
+        Trainer(config, images(), tmp_path, auxiliary=images(0))
 
 
 def test_a_run_left_open_follows_the_data(tmp_path: Path) -> None:
     config = RunConfig()
-    small, lines = resolved(config, 3000)
-    large, _ = resolved(config, 200_000)
+    small, lines = resolve_defaults(config, 3000)
+    large, _ = resolve_defaults(config, 200_000)
     assert config.train.epochs == 0
     assert small.model.out_dim < large.model.out_dim
     assert small.train.epochs > large.train.epochs
     assert small.train.teacher_temperature[0] < large.train.teacher_temperature[0]
-    assert "train.batch_size = 88 for 3,000 pictures" in lines
+    assert "train.batch_size = 88 for 3,000 images" in lines
     chosen = tiny_config(tmp_path, tmp_path)
-    assert resolved(chosen, 3000) == (chosen, [])
+    assert resolve_defaults(chosen, 3000) == (chosen, [])
 
 
 @pytest.mark.parametrize("kind", ["equal", "nan", "three"])
 def test_odd_pictures_have_a_defined_end(tmp_path: Path, kind: str) -> None:
-    """Pictures that are all the same, that are three, or a network that has lost its numbers: a sentence, or a network."""
+    """Images that are all the same, that are three, or a network that has lost its numbers: a sentence, or a network."""
     config = tiny_config(tmp_path, tmp_path, "train.epochs=30", "train.learning_rate=0.01")
-    given = pictures(3) if kind == "three" else np.full((24, 40, 40), 90, dtype=np.uint8)
+    given = images(3) if kind == "three" else np.full((24, 40, 40), 90, dtype=np.uint8)
     trainer = Trainer(config, given, tmp_path)
     if kind == "nan":
         next(trainer.student.module.parameters()).data.fill_(float("nan"))

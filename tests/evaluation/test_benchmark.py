@@ -19,7 +19,7 @@ from medood.detection.perceptual_hash import HashIndex, difference_hashes
 from medood.detection.scores import SCORES
 from medood.distillation.network import Network
 from medood.errors import MedoodError
-from medood.evaluation.baselines import Trivial, baseline_scores, stacked, trivial
+from medood.evaluation.baselines import Trivial, baseline_scores, stack, trivial
 from medood.evaluation.benchmark import BASELINES, Benchmark, benchmark
 from medood.evaluation.external_baselines import PEERS, fit_peer, frozen_backbone
 from medood.evaluation.figures import write_figures
@@ -27,7 +27,7 @@ from medood.evaluation.manifest import Entry, read_manifest
 from medood.evaluation.shortcuts import shortcut
 from medood.evaluation.tables import write_benchmark
 from medood.phantom.chest import frontal_chest
-from medood.phantom.outliers import STRANGERS
+from medood.phantom.outliers import OUTLIERS
 from medood.progress import Progress
 from medood.scans.reader import read_scans
 from medood.scans.scan import Scan
@@ -39,17 +39,17 @@ PEERS_TRIED = ("sklearn:IsolationForest", "pytorch-ood:Mahalanobis")
 def write_manifest(root: Path, extra: list[tuple[Path, str, str]] | None = None) -> Path:
     rows = []
 
-    def add(picture: np.ndarray, split: str, group: str, dataset: str, patient: str = "") -> None:
+    def add(image: np.ndarray, split: str, group: str, dataset: str, patient: str = "") -> None:
         name = f"{len(rows)}.png"
-        Image.fromarray((picture * 255).astype(np.uint8)).save(root / name)
+        Image.fromarray((image * 255).astype(np.uint8)).save(root / name)
         rows.append({"file": name, "split": split, "group": group, "dataset": dataset, "patient_id": patient})
 
     for seed in range(6):
-        add(frontal_chest(seed, 64).picture, "train", "in_distribution", "phantom")
-        add(frontal_chest(50 + seed, 64).picture, "test", "in_distribution", "phantom")
-        add(frontal_chest(70 + seed, 64).picture, "test", "id_shift", "here_normal", f"p{seed}")
-        add(STRANGERS["opacities"](90 + seed, 64), "test", "near", "here_opacity", f"p{seed}")
-        add(STRANGERS["ct_like"](seed, 64), "test", "far", "ct")
+        add(frontal_chest(seed, 64).image, "train", "in_distribution", "phantom")
+        add(frontal_chest(50 + seed, 64).image, "test", "in_distribution", "phantom")
+        add(frontal_chest(70 + seed, 64).image, "test", "id_shift", "here_normal", f"p{seed}")
+        add(OUTLIERS["opacities"](90 + seed, 64), "test", "near", "here_opacity", f"p{seed}")
+        add(OUTLIERS["ct_like"](seed, 64), "test", "far", "ct")
     rows.append({"file": "missing.png", "split": "test", "group": "far", "dataset": "ct", "patient_id": ""})
     for source, group, dataset in extra or []:
         (root / source.name).write_bytes(source.read_bytes())
@@ -113,8 +113,8 @@ def test_the_figures_are_those_of_the_scores(measured: tuple[Benchmark, Path], t
             for e in entries
             if (root / e.file).suffix == ".png" and e.file != "missing.png"
         ]
-        pictures = torch.stack([detector.prepare(scan) for scan in scans if isinstance(scan, Scan)])
-        return detector.raw_scores(embed(detector.network, pictures), name)
+        images = torch.stack([detector.prepare(scan) for scan in scans if isinstance(scan, Scan)])
+        return detector.raw_scores(embed(detector.network, images), name)
 
     line = next(line for line in found.comparisons if line.kind == "near")
     for scorer, name in (("detector", "mahalanobis"), ("against", "nearest"), ("score:head_entropy", "head_entropy")):
@@ -166,9 +166,9 @@ def test_tables_page_and_figures(measured: tuple[Benchmark, Path], tmp_path: Pat
     ):
         assert heading in page
     for name in ("roc", "densities", "auroc"):
-        with Image.open(tmp_path / f"{name}.png") as picture:
-            assert picture.width > 400
-            assert np.asarray(picture.convert("L")).std() > 5
+        with Image.open(tmp_path / f"{name}.png") as image:
+            assert image.width > 400
+            assert np.asarray(image.convert("L")).std() > 5
 
 
 def test_the_same_run_gives_the_same_bytes(tiny_detector: Path, tmp_path: Path) -> None:
@@ -199,10 +199,10 @@ def test_files_that_are_not_there_are_told_before_any_is_read(
 def test_the_command(tiny_detector: Path, tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path)
     arguments = ("benchmark", tiny_detector, "--data", manifest, "--out", tmp_path / "out")
-    done = medood(*arguments, "--repeats", "10", "--peer", "sklearn:LocalOutlierFactor")
+    done = medood(*arguments, "--repeats", "10", "--external", "sklearn:LocalOutlierFactor")
     assert done.stdout.strip() == str(tmp_path / "out" / "benchmark.csv")
     assert "missing.png" in done.stderr
-    assert "Did you mean 'sklearn:OneClassSVM'" in medood(*arguments, "--peer", "sklearn:OneClassSvm", check=2).stderr
+    assert "Did you mean 'sklearn:OneClassSVM'" in medood(*arguments, "--external", "sklearn:OneClassSvm", check=2).stderr
     assert "go together" in medood(*arguments, "--backbone", "resnet18", check=2).stderr
 
 
@@ -224,7 +224,7 @@ def test_manifests_that_cannot_be_used_are_told(tiny_detector: Path, tmp_path: P
 
 
 def test_names_with_markup_and_files_of_several_pages_stop_nothing(tiny_detector: Path, tmp_path: Path) -> None:
-    pages = [Image.fromarray((frontal_chest(i, 64).picture * 255).astype(np.uint8)) for i in (90, 91)]
+    pages = [Image.fromarray((frontal_chest(i, 64).image * 255).astype(np.uint8)) for i in (90, 91)]
     pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
     (tmp_path / "m").mkdir()
     manifest = write_manifest(tmp_path / "m", [(tmp_path / "pages.tif", "far", "odd$\\%\\foo$ | name \udcf6")])
@@ -276,7 +276,7 @@ def test_baselines_find_what_they_are_made_for() -> None:
     rng = np.random.default_rng(0)
 
     def rows(count: int, grey: float, size: int) -> Trivial:
-        return stacked(
+        return stack(
             [
                 trivial(scan, size)
                 for scan in (
@@ -316,8 +316,8 @@ def test_a_peer_is_the_librarys_own() -> None:
 
 
 def test_hash_distances_against_a_count() -> None:
-    pictures = torch.rand(7, 1, 64, 64, generator=torch.Generator().manual_seed(0))
-    hashes = difference_hashes(pictures)
+    images = torch.rand(7, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    hashes = difference_hashes(images)
     bits = np.unpackbits(hashes, axis=1)
     expected = (bits[:3, None] != bits[None, 3:]).sum(axis=2)
     distances, places = HashIndex(hashes[3:]).nearest(hashes[:3])

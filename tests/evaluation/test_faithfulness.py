@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from medood.cli.main import app
 from medood.detection.detector import Detector
-from medood.evaluation.faithfulness import KINDS, deletion, localisation, overlap, peaks_inside, plant, randomised
+from medood.evaluation.faithfulness import KINDS, deletion, localisation, overlap, peaks_inside, plant, randomise
 from medood.evidence.evidence_maps import EvidenceMaps
 from medood.evidence.grad_cam import grad_cam
 from medood.evidence.score_map import ScoreMaps
@@ -18,7 +18,7 @@ from medood.phantom.chest import frontal_chest
 
 
 def films(count: int, side: int = 64) -> torch.Tensor:
-    return torch.stack([torch.from_numpy(frontal_chest(900 + i, side).picture).float()[None] for i in range(count)])
+    return torch.stack([torch.from_numpy(frontal_chest(900 + i, side).image).float()[None] for i in range(count)])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -68,19 +68,19 @@ def test_a_map_that_knows_the_place_is_told_from_chance(tiny_detector: Path, mon
 def test_other_weights_give_another_map(tiny_detector: Path) -> None:
     detector = Detector.load(tiny_detector)
     before = grad_cam(detector, films(2, detector.preprocess.size))
-    assert randomised(detector, films(2, detector.preprocess.size)) < 0.999
+    assert randomise(detector, films(2, detector.preprocess.size)) < 0.999
     np.testing.assert_array_equal(before, grad_cam(detector, films(2, detector.preprocess.size)))
 
 
 def test_the_command_writes_the_figures(tiny_detector: Path, phantom_folder: Path, tmp_path: Path) -> None:
     target = tmp_path / "new" / "faithfulness.csv"
     arguments = ["--detector", str(tiny_detector), "--out", str(target), "--limit", "3", "--quiet"]
-    done = CliRunner().invoke(app, ["faithfulness", str(phantom_folder), *arguments])
+    done = CliRunner().invoke(app, ["check-maps", str(phantom_folder), *arguments])
     assert done.exit_code == 0, done.output
     assert done.stdout.strip() == str(target)
     rows = {row["figure"]: row["value"] for row in csv.DictReader(target.open())}
     assert float(rows["scans"]) == 3
     for maps in ("score", "places", "both", "grad_cam"):
         assert 0 <= float(rows[f"opacity of 0.1 to 0.25 of the width: {maps} peaks inside"]) <= 1
-    assert "score left after 0.05 of the picture was filled, by random" in rows
+    assert "score left after 0.05 of the image was filled, by random" in rows
     assert -1 <= float(rows["rank correlation with the map of random weights"]) <= 1

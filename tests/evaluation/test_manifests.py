@@ -155,7 +155,7 @@ def lay_out(key: str, root: Path) -> Path:
 
 @pytest.mark.parametrize("key", LAYOUTS)
 def test_each_card_reads_its_sets_layout(key: str, tmp_path: Path) -> None:
-    made = make_manifest(find_card(key), lay_out(key, tmp_path), look=False)
+    made = make_manifest(find_card(key), lay_out(key, tmp_path), read_images=False)
     expected = {
         file: ("id_shift" if row[0] == "normal" else row[0], *row[1:]) for file, row in LAYOUTS[key][1].items() if row
     }
@@ -170,11 +170,11 @@ def test_every_card_is_tried_and_marks_what_could_not_be_checked() -> None:
 
 
 def films(folder: Path, count: int) -> Path:
-    """Shenzhen's names over phantom chests: two normal films for each with tuberculosis."""
+    """Shenzhen's names over phantom chests: two normal radiographs for each with tuberculosis."""
     (folder / "CXR_png").mkdir(parents=True)
     for number in range(count):
-        picture = Image.fromarray((frontal_chest(number, 64).picture * 255).astype(np.uint8))
-        picture.save(folder / "CXR_png" / f"CHNCXR_{number:04d}_{int(number % 3 == 2)}.png")
+        image = Image.fromarray((frontal_chest(number, 64).image * 255).astype(np.uint8))
+        image.save(folder / "CXR_png" / f"CHNCXR_{number:04d}_{int(number % 3 == 2)}.png")
     return folder
 
 
@@ -237,13 +237,13 @@ def test_manifests_are_added_up_and_checked(tmp_path: Path) -> None:
 
 
 def test_a_copy_on_the_other_side_of_a_split_is_a_problem(tmp_path: Path) -> None:
-    picture = Image.fromarray((frontal_chest(1, 64).picture * 255).astype(np.uint8))
-    picture.save(tmp_path / "a.png")
-    picture.save(tmp_path / "b.jpg", quality=90)
+    image = Image.fromarray((frontal_chest(1, 64).image * 255).astype(np.uint8))
+    image.save(tmp_path / "a.png")
+    image.save(tmp_path / "b.jpg", quality=90)
     text = "file,split,group,dataset\na.png,train,in_distribution,x\nb.jpg,test,in_distribution,x\n"
     (tmp_path / "m.csv").write_text(text)
     (problem,) = check_manifest(tmp_path / "m.csv").problems
-    assert problem == "a.png (train) and b.jpg (test) are nearly the same picture"
+    assert problem == "a.png (train) and b.jpg (test) are nearly the same image"
 
 
 def test_a_patient_with_disease_is_a_test_whole_and_so_is_a_copy(tmp_path: Path) -> None:
@@ -252,8 +252,8 @@ def test_a_patient_with_disease_is_a_test_whole_and_so_is_a_copy(tmp_path: Path)
     for patient in range(40):
         for visit, label in enumerate(["No Finding", "Mass"] if patient < 10 else ["No Finding", "No Finding"]):
             name = f"{patient:08d}_{visit:03d}.png"
-            picture = Image.fromarray((frontal_chest(2 * patient + visit, 64).picture * 255).astype(np.uint8))
-            picture.save(tmp_path / "images" / name)
+            image = Image.fromarray((frontal_chest(2 * patient + visit, 64).image * 255).astype(np.uint8))
+            image.save(tmp_path / "images" / name)
             lines.append(f"{name},{label},{patient}")
     Image.open(tmp_path / "images" / "00000030_000.png").save(tmp_path / "images" / "00000099_000.png", compress_level=1)
     (tmp_path / "Data_Entry_2017.csv").write_text("\n".join([*lines, "00000099_000.png,Mass,99"]) + "\n")
@@ -283,7 +283,7 @@ def test_a_label_table_that_is_no_table_is_told(text: str, tmp_path: Path) -> No
     root = lay_out("rsna_pneumonia_2018", tmp_path)
     (root / "pneumonia-challenge-dataset-mappings_2018.json").write_text(text)
     with pytest.raises(MedoodError, match=r"mappings_2018\.json (cannot be read as the labels|has no column)"):
-        make_manifest(find_card("rsna_pneumonia_2018"), root, look=False)
+        make_manifest(find_card("rsna_pneumonia_2018"), root, read_images=False)
 
 
 def test_what_cannot_be_used_is_told(tmp_path: Path) -> None:
@@ -323,7 +323,7 @@ def test_near_pairs_against_a_double_loop() -> None:
     assert near_pairs(hashes, 110) == expected
     assert near_pairs(hashes, 2) == [(3, 7)]
     flat = np.zeros((3000, 32), dtype=np.uint8)
-    assert near_pairs(flat, 6) == [(0, i) for i in range(1, 3000)], "pictures without contrast are linked, not squared"
+    assert near_pairs(flat, 6) == [(0, i) for i in range(1, 3000)], "images without contrast are linked, not squared"
 
 
 def test_an_empty_manifest_written_by_hand_is_no_manifest(tmp_path: Path) -> None:
@@ -332,10 +332,10 @@ def test_an_empty_manifest_written_by_hand_is_no_manifest(tmp_path: Path) -> Non
     for name in ("train.csv", "valid.csv"):
         (tmp_path / "chexpert" / name).unlink()
     with pytest.raises(MedoodError, match="none of 4 files became a row"):
-        make_manifest(find_card("chexpert"), tmp_path / "chexpert", look=False)
+        make_manifest(find_card("chexpert"), tmp_path / "chexpert", read_images=False)
     with pytest.raises(MedoodError, match="column 'file' is missing"):
         write_manifest(
-            make_manifest(find_card("mura"), lay_out("mura", tmp_path / "mura"), look=False),
+            make_manifest(find_card("mura"), lay_out("mura", tmp_path / "mura"), read_images=False),
             tmp_path / "mura",
             tmp_path / "m.csv",
             True,

@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from medood.evaluation.acquisition_faults import FAULTS
 from medood.evaluation.baselines import pixel_knn
-from medood.evaluation.metrics import FEWEST, FIGURES, Separation, difference, draw, drawn, mean, separation
+from medood.evaluation.metrics import FEWEST, FIGURES, Separation, difference, draw, draw_statistics, mean, separation
 
 values = st.lists(st.integers(0, 6).map(float), min_size=1, max_size=20)
 
@@ -101,7 +101,7 @@ def test_paired_intervals_are_narrower_than_unpaired_ones() -> None:
     other = p + rng.normal(0, 0.1, 150), n + rng.normal(0, 0.1, 150)
     first, second = (draw(alone(150, "p"), alone(150, "n"), 500, seed) for seed in (0, 1))
     paired = difference((p, n), other, first).auroc
-    unpaired = np.quantile(drawn(p, n, first)[1:, 0] - drawn(*other, second)[1:, 0], [0.025, 0.975])
+    unpaired = np.quantile(draw_statistics(p, n, first)[1:, 0] - draw_statistics(*other, second)[1:, 0], [0.025, 0.975])
     assert paired.high - paired.low < 0.5 * (unpaired[1] - unpaired[0])
 
 

@@ -9,7 +9,7 @@ from pytorch_grad_cam import HiResCAM
 
 from medood.config.schema import ModelConfig, PreprocessConfig
 from medood.detection.calibration import empty
-from medood.detection.detector import Detector, Learned
+from medood.detection.detector import Detector, LearnedScans
 from medood.detection.ensemble import EnsembleNetwork
 from medood.detection.features import embed
 from medood.detection.scores import SCORES, fit_all
@@ -31,7 +31,7 @@ def detector_with(backbone: str, arguments: dict[str, object], score: str) -> De
         score,
         bank.features,
         torch.zeros(40, 32, dtype=torch.uint8),
-        Learned(torch.zeros(40, 32, dtype=torch.uint8), torch.zeros(40, 32, dtype=torch.uint8)),
+        LearnedScans(torch.zeros(40, 32, dtype=torch.uint8), torch.zeros(40, 32, dtype=torch.uint8)),
         fit_all(bank, embed(network, torch.rand(9, 1, 64, 64))),
         empty(bank.features.shape[1]),
     )
@@ -57,13 +57,13 @@ def test_maps_are_finite_non_zero_and_follow_the_score(backbone: str, arguments:
 
 def test_raw_maps_are_the_librarys_before_its_scaling() -> None:
     detector = detector_with("resnet18", {}, "mahalanobis")
-    picture = torch.rand(1, 1, 64, 64, requires_grad=True)
+    image = torch.rand(1, 1, 64, 64, requires_grad=True)
     layers, reshape = _targets(detector.network.backbone)
     for layer in layers:
         with _RawHiResCAM(_ScoreModel(detector), [layer], reshape) as cam:
-            raw = cam(picture, [lambda score: score])[0]
+            raw = cam(image, [lambda score: score])[0]
         with HiResCAM(_ScoreModel(detector), [layer], reshape) as cam:
-            scaled = cam(picture, [lambda score: score])[0]
+            scaled = cam(image, [lambda score: score])[0]
         shown = torch.nn.functional.interpolate(raw[None].clamp(min=0), 64, mode="bilinear")[0, 0].numpy()
         assert np.corrcoef(scaled.ravel(), shown.ravel())[0, 1] > 0.98
 
@@ -71,9 +71,9 @@ def test_raw_maps_are_the_librarys_before_its_scaling() -> None:
 @pytest.mark.parametrize("backbone", ["convnext_atto", "convnext_zepto_rms", "resnet18"])
 def test_a_map_is_more_than_rounding_error(backbone: str) -> None:
     """Before a norm over channels gradient times activation is 0 in every cell, but for rounding (1e-5 of the score)."""
-    picture = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(2))
+    image = torch.rand(1, 1, 64, 64, generator=torch.Generator().manual_seed(2))
     detector = detector_with(backbone, {}, "head_logit")
-    assert float(grad_cam(detector, picture).max()) > 1e-2 * abs(float(detector.score(detector.embed(picture))[0]))
+    assert float(grad_cam(detector, image).max()) > 1e-2 * abs(float(detector.score(detector.embed(image))[0]))
 
 
 def test_a_crop_and_its_inverse_are_none() -> None:
@@ -90,7 +90,7 @@ def test_a_crop_and_its_inverse_are_none() -> None:
 
 
 def test_a_linear_score_is_mapped_where_it_comes_from() -> None:
-    """A score that is the grey value of one place alone: its map peaks there, in the picture's own coordinates."""
+    """A score that is the grey value of one place alone: its map peaks there, in the image's own coordinates."""
     detector = detector_with("resnet18", {}, "head_logit")
     detector.preprocess.crops = [0.9]
 

@@ -10,7 +10,7 @@ import torch
 from medood.detection.detector import Detector
 from medood.evaluation.faithfulness import peaks_inside, plant
 from medood.evidence.evidence_maps import evidence_maps
-from medood.evidence.padim import _described, _distances, fit_places, place_maps
+from medood.evidence.padim import _describe_places, _distances, fit_places, place_maps
 from medood.phantom.chest import frontal_chest
 
 
@@ -20,7 +20,7 @@ def detector(tiny_detector: Path) -> Detector:
 
 
 def films(count: int, side: int, start: int = 0) -> torch.Tensor:
-    drawn = [torch.from_numpy(frontal_chest(2000 + start + i, side).picture).float()[None] for i in range(count)]
+    drawn = [torch.from_numpy(frontal_chest(2000 + start + i, side).image).float()[None] for i in range(count)]
     return torch.stack(drawn)
 
 
@@ -40,7 +40,7 @@ def test_what_is_learned_is_the_inverse_covariance_of_each_place(detector: Detec
     side = detector.preprocess.size
     training = films(80, side)
     learned = fit_places(detector.network, training, films(20, side, 100))
-    rows = _described(detector.network, training).double().numpy()
+    rows = _describe_places(detector.network, training).double().numpy()
     distances = _distances(torch.from_numpy(rows).float(), learned).exp().double().numpy()
     for place in (0, rows.shape[1] // 2):
         plain = np.cov(rows[:, place].T)
@@ -70,13 +70,13 @@ def test_maps_are_kept_with_the_detector_and_lie_on_their_scales(detector: Detec
     assert set(detector.places) == {"mean", "whitening", "center", "spread", "places_scale", "both_scale"}
     detector.save(tmp_path / "again")
     again = Detector.load(tmp_path / "again")
-    pictures = films(4, detector.preprocess.size, 400)
-    maps, same = evidence_maps(detector, pictures).maps, evidence_maps(again, pictures).maps
+    images = films(4, detector.preprocess.size, 400)
+    maps, same = evidence_maps(detector, images).maps, evidence_maps(again, images).maps
     assert list(maps) == ["score", "places", "both"]
     for name in maps:
         np.testing.assert_array_equal(maps[name], same[name])
     places, both = (float(detector.places[f"{name}_scale"]) for name in ("places", "both"))
-    np.testing.assert_allclose(maps["places"] * places, place_maps(detector, pictures), rtol=1e-6)
+    np.testing.assert_allclose(maps["places"] * places, place_maps(detector, images), rtol=1e-6)
     np.testing.assert_allclose(maps["both"] * both, maps["score"] + maps["places"], rtol=1e-5)
     again.places = {}
-    assert list(evidence_maps(again, pictures).maps) == ["score"]
+    assert list(evidence_maps(again, images).maps) == ["score"]

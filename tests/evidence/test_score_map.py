@@ -14,7 +14,7 @@ from medood.evaluation.faithfulness import peaks_inside, plant
 from medood.evidence.grad_cam import grad_cam
 from medood.evidence.score_map import appearance_maps, score_maps
 from medood.phantom.chest import frontal_chest
-from medood.phantom.outliers import STRANGERS
+from medood.phantom.outliers import OUTLIERS
 from medood.workflows.train import train
 from tests.conftest import tiny_config
 
@@ -27,12 +27,12 @@ def detector(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def films(count: int, side: int, start: int = 0) -> torch.Tensor:
-    drawn = [torch.from_numpy(frontal_chest(3000 + start + i, side).picture).float()[None] for i in range(count)]
+    drawn = [torch.from_numpy(frontal_chest(3000 + start + i, side).image).float()[None] for i in range(count)]
     return torch.stack(drawn)
 
 
-def strangers(side: int) -> torch.Tensor:
-    return torch.stack([torch.from_numpy(draw(3, side)).float()[None] for draw in STRANGERS.values()])
+def outliers(side: int) -> torch.Tensor:
+    return torch.stack([torch.from_numpy(draw(3, side)).float()[None] for draw in OUTLIERS.values()])
 
 
 def test_the_places_of_a_film_add_up_to_its_squared_distance(detector: Detector) -> None:
@@ -55,8 +55,8 @@ def test_a_planted_disc_is_where_the_appearance_is_odd(detector: Detector) -> No
 
 
 def test_a_map_is_as_large_as_its_part_of_the_score(detector: Detector) -> None:
-    pictures = torch.cat([strangers(detector.preprocess.size), films(10, detector.preprocess.size, 100)])
-    found, scores = score_maps(detector, pictures), detector.raw_scores(detector.embed(pictures))
+    images = torch.cat([outliers(detector.preprocess.size), films(10, detector.preprocess.size, 100)])
+    found, scores = score_maps(detector, images), detector.raw_scores(detector.embed(images))
     known = np.sort(detector.calibration.scores)
     middle = np.median(known)
     unit = known[::-1][int(np.floor(0.05 * (len(known) + 1) + 1e-9)) - 1] - middle if len(known) >= 19 else np.ptp(known)
@@ -73,9 +73,9 @@ def test_a_map_is_as_large_as_its_part_of_the_score(detector: Detector) -> None:
 
 def test_of_a_score_alone_the_map_is_its_grad_cam(tiny_detector: Path) -> None:
     detector = Detector.load(tiny_detector)
-    pictures = strangers(detector.preprocess.size)
-    found = score_maps(detector, pictures).maps
-    for drawn, raw in zip(found, grad_cam(detector, pictures), strict=True):
+    images = outliers(detector.preprocess.size)
+    found = score_maps(detector, images).maps
+    for drawn, raw in zip(found, grad_cam(detector, images), strict=True):
         if drawn.max() > 0:
             np.testing.assert_allclose(drawn / drawn.max(), raw / raw.max(), atol=1e-5)
     assert (found.max(axis=(1, 2)) > 0).any()

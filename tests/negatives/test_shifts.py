@@ -23,7 +23,7 @@ from medood.negatives.shift import partners
 from medood.phantom.chest import frontal_chest
 
 
-def pictures(count: int = 12, side: int = 32) -> Tensor:
+def images(count: int = 12, side: int = 32) -> Tensor:
     return torch.rand(count, 1, side, side, generator=torch.Generator().manual_seed(5))
 
 
@@ -35,7 +35,7 @@ def shifted(name: str, seed: int, batch: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", SHIFTS)
 def test_a_shift_can_be_replayed_stays_in_range_and_changes_every_picture(name: str) -> None:
-    batch = pictures()
+    batch = images()
     first = shifted(name, 3, batch)
     assert torch.equal(first, shifted(name, 3, batch))
     assert first.shape == batch.shape
@@ -48,7 +48,7 @@ def test_a_shift_can_be_replayed_stays_in_range_and_changes_every_picture(name: 
 
 @pytest.mark.parametrize("name", ["rot", "mirror", "upside_down", "perm4", "perm16", "pixel_perm"])
 def test_shifts_that_only_move_pixels_keep_the_histogram(name: str) -> None:
-    batch = pictures()
+    batch = images()
     moved = shifted(name, 1, batch)
     torch.testing.assert_close(moved.flatten(1).sort().values, batch.flatten(1).sort().values)
 
@@ -63,7 +63,7 @@ def test_a_permutation_is_never_the_identity(seed: int) -> None:
 
 @pytest.mark.parametrize("grid", [2, 4])
 def test_patch_permutation_against_a_slow_loop(grid: int) -> None:
-    batch, shift = pictures(3, 16), SHIFTS[f"perm{grid * grid}"]
+    batch, shift = images(3, 16), SHIFTS[f"perm{grid * grid}"]
     drawn = shift.sample(torch.arange(3), 3, 16, torch.Generator().manual_seed(0))
     result, step = shift.apply(batch, drawn, batch), 16 // grid
     for n in range(3):
@@ -76,19 +76,19 @@ def test_patch_permutation_against_a_slow_loop(grid: int) -> None:
 
 def test_patches_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="equal patches"):
-        shifted("perm16", 0, pictures(side=30))
+        shifted("perm16", 0, images(side=30))
 
 
 def test_a_turn_by_any_angle_shows_no_corner() -> None:
-    """A constant picture stays constant: nothing from outside gets in."""
+    """A constant image stays constant: nothing from outside gets in."""
     white = torch.full((200, 1, 32, 32), 0.7)
     torch.testing.assert_close(shifted("rot_360", 2, white), white)
 
 
 def test_any_turn_agrees_with_quarter_turns() -> None:
-    batch = pictures(1)
-    turned = SHIFTS["rot_360"].apply(batch, {"degrees": torch.tensor([90.0])}, batch)
-    torch.testing.assert_close(turned, torch.rot90(batch, 1, (-2, -1)), atol=1e-4, rtol=0)
+    batch = images(1)
+    orientations = SHIFTS["rot_360"].apply(batch, {"degrees": torch.tensor([90.0])}, batch)
+    torch.testing.assert_close(orientations, torch.rot90(batch, 1, (-2, -1)), atol=1e-4, rtol=0)
 
 
 @given(seed=st.integers(0, 10_000), pool=st.integers(2, 9))
@@ -148,7 +148,7 @@ def test_stretching_takes_the_middle_of_one_axis_and_all_of_the_other() -> None:
 
 
 def test_dead_leaves_against_a_slow_loop_and_keep_nothing_of_the_film() -> None:
-    batch, side = pictures(2, 24), 24
+    batch, side = images(2, 24), 24
     drawn = SHIFTS["dead_leaves"].sample(torch.arange(2), 2, side, torch.Generator().manual_seed(1))
     drawn["depth"] = torch.zeros(2)
     drawn["alike"] = torch.tensor([True, False])
@@ -172,7 +172,7 @@ def test_a_mixture_draws_by_weight_and_replays() -> None:
     draw = mixture.sample(4000, 8, torch.Generator().manual_seed(0))
     assert set(draw.rows) == {"mirror", "inverted"}
     assert abs(len(draw.rows["mirror"]) / 4000 - 0.75) < 0.03
-    batch = pictures(40, 8)
+    batch = images(40, 8)
     small = mixture.sample(40, 8, torch.Generator().manual_seed(1))
     result = mixture.apply(batch, small)
     assert torch.equal(result, mixture.apply(batch, small))
@@ -192,14 +192,14 @@ def test_unknown_names_and_empty_weights_are_told() -> None:
 def probed(features: Tensor, count: int) -> float:
     """Cross-validated AUROC of a linear probe between originals (first half) and negatives."""
     labels = np.r_[np.zeros(count), np.ones(count)]
-    groups = np.r_[np.arange(count), np.arange(count)]  # a picture and its negative are never on two sides
+    groups = np.r_[np.arange(count), np.arange(count)]  # an image and its negative are never on two sides
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
     scores = cross_val_predict(model, features.numpy(), labels, groups=groups, cv=GroupKFold(5), method="decision_function")
     return float(roc_auc_score(labels, scores))
 
 
 def histogram(batch: Tensor) -> Tensor:
-    return torch.stack([torch.histc(picture, 16, 0, 1) for picture in batch]) / batch.shape[-1] ** 2
+    return torch.stack([torch.histc(image, 16, 0, 1) for image in batch]) / batch.shape[-1] ** 2
 
 
 def border(batch: Tensor) -> Tensor:
@@ -209,15 +209,15 @@ def border(batch: Tensor) -> Tensor:
 
 
 def chests(count: int) -> tuple[Tensor, Tensor]:
-    """Two different crops of the same made-up chests."""
-    films = torch.stack([torch.from_numpy(frontal_chest(i, 64).picture).float()[None] for i in range(count)])
+    """Two different crops of the same synthetic chests."""
+    films = torch.stack([torch.from_numpy(frontal_chest(i, 64).image).float()[None] for i in range(count)])
     views = ViewsConfig(rotation=0, blur=0, brightness=0, contrast=0, gamma=0)
     first, second = (sample_view(count, [0.3, 0.6], views, torch.Generator().manual_seed(seed)) for seed in (1, 2))
     return crop(films, first, 64).clamp(0, 1), crop(films, second, 64).clamp(0, 1)
 
 
 def textures(count: int) -> tuple[Tensor, Tensor]:
-    """Pictures in which no place differs from another, so that only what a shift leaves behind could give it away."""
+    """Images in which no place differs from another, so that only what a shift leaves behind could give it away."""
     noise = np.random.default_rng(0).normal(size=(2 * count, 64, 64))
     smooth = gaussian_filter(noise, (0, 2, 2), mode="wrap")
     grey = torch.from_numpy((0.5 + smooth / smooth.std() / 8).clip(0, 1)).float()[:, None]
@@ -246,7 +246,7 @@ def test_the_probe_finds_a_cue_that_is_there(corner: float) -> None:
 
 
 def test_a_contact_sheet_has_a_row_a_picture_and_a_column_a_shift() -> None:
-    sheet = contact_sheet(pictures(3, 96), {"rot": 1.0, "mirror": 2.0, "perm4": 0.0}, seed=0)
+    sheet = contact_sheet(images(3, 96), {"rot": 1.0, "mirror": 2.0, "perm4": 0.0}, seed=0)
     assert sheet.size == (3 * 100 - 4, 3 * 100 - 4 + 16)
     cells = np.asarray(sheet, dtype=float)
     first, mirrored = cells[16:112, 0:96], cells[16:112, 200:296]

@@ -24,12 +24,12 @@ from medood.detection.detector import Detector
 from medood.errors import MedoodError
 from medood.evidence.score_map import ScoreMaps, score_maps
 from medood.phantom.dicom import dicom_bytes
-from medood.phantom.outliers import STRANGERS
+from medood.phantom.outliers import OUTLIERS
 from medood.reporting.dicom_objects import write_dicom
 from medood.reporting.pdf import report
 from medood.scans.reader import read_scans
 from medood.scans.scan import Scan
-from medood.screening.ledger import Ledger
+from medood.screening.ledger.database import Ledger
 from medood.screening.run import screen
 
 
@@ -38,9 +38,9 @@ def run(tiny_detector: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CT slice, a radiograph, a header with nothing in it and a PNG, all flagged."""
     folder = tmp_path_factory.mktemp("objects")
     with zipfile.ZipFile(folder / "archive.zip", "w") as opened:
-        opened.writestr("ct.dcm", dicom_bytes(STRANGERS["ct_like"](1, 96), "ct", modality="CT"))
-        opened.writestr("film.dcm", dicom_bytes(STRANGERS["hand_like"](1, 96), "film", modality="CR", body_part="HAND"))
-        bare = pydicom.dcmread(io.BytesIO(dicom_bytes(STRANGERS["inverted"](1, 96), "bare")))
+        opened.writestr("ct.dcm", dicom_bytes(OUTLIERS["ct_like"](1, 96), "ct", modality="CT"))
+        opened.writestr("film.dcm", dicom_bytes(OUTLIERS["hand_like"](1, 96), "film", modality="CR", body_part="HAND"))
+        bare = pydicom.dcmread(io.BytesIO(dicom_bytes(OUTLIERS["inverted"](1, 96), "bare")))
         for name in ("PatientID", "PatientName", "PatientSex", "StudyDate", "AccessionNumber", "PatientOrientation"):
             del bare[name]
         bare.PatientSex = "X"
@@ -51,9 +51,9 @@ def run(tiny_detector: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         stream = io.BytesIO()
         bare.save_as(stream)
         opened.writestr("no-study.dcm", stream.getvalue())
-        picture = io.BytesIO()
-        Image.fromarray(np.uint8(STRANGERS["upside_down"](1, 96) * 255)).save(picture, "PNG")
-        opened.writestr("picture.png", picture.getvalue())
+        image = io.BytesIO()
+        Image.fromarray(np.uint8(OUTLIERS["upside_down"](1, 96) * 255)).save(image, "PNG")
+        opened.writestr("picture.png", image.getvalue())
     screen([folder / "archive.zip"], tiny_detector, folder / "run", fpr=0.99)
     report(folder / "run", top=1)
     return folder / "run"
@@ -67,7 +67,7 @@ def test_every_flagged_scan_becomes_objects_of_its_study_or_a_sentence(run: Path
     kinds = {name: [text.split(":")[0] for text in item.files] for name, item in written.items()}
     assert kinds["ct.dcm"] == ["sr", "overlay", "map"]
     assert kinds["film.dcm"] == kinds["bare.dcm"] == ["sr", "overlay"]
-    study = pydicom.dcmread(io.BytesIO(dicom_bytes(STRANGERS["ct_like"](1, 96), "ct", modality="CT"))).StudyInstanceUID
+    study = pydicom.dcmread(io.BytesIO(dicom_bytes(OUTLIERS["ct_like"](1, 96), "ct", modality="CT"))).StudyInstanceUID
     for text in written["ct.dcm"].files:
         made = pydicom.dcmread(tmp_path / text.split(": ")[1])
         assert study == made.StudyInstanceUID
@@ -88,14 +88,14 @@ def test_the_structured_report_says_what_the_ledger_holds(run: Path, tmp_path: P
     group = made.content.get_image_measurement_groups()[0]
     values = {some.name.meaning: some.value for some in group.get_measurements()}
     ledger = Ledger(run)
-    facts = ledger.run()
+    metadata = ledger.metadata()
     ledger.close()
     assert values["Out-of-distribution score"] == pytest.approx(item.row.score)
     assert values["P-Value"] == pytest.approx(item.row.p_value)
-    assert values["Largest p-value that is flagged"] == facts["limit"]
+    assert values["Largest p-value that is flagged"] == metadata.limit
     assert [some.value.meaning for some in group.get_qualitative_evaluations()] == ["Out of distribution"]
     assert group.source_images[0].referenced_sop_class_uid == ComputedRadiographyImageStorage
-    assert facts["detector"]["sha256"] in made.to_json()
+    assert metadata.detector.sha256 in made.to_json()
 
 
 def test_overlay_and_map_hold_the_evidence(run: Path, tiny_detector: Path, tmp_path: Path) -> None:
@@ -150,9 +150,9 @@ def test_a_wrong_detector_and_a_file_in_the_way_are_told(run: Path, tmp_path: Pa
 def test_where_no_map_can_show_why_no_copy_is_called_an_overlay(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def faint(detector: Detector, pictures: torch.Tensor) -> ScoreMaps:
-        side = pictures.shape[-1]
-        return ScoreMaps(np.full((len(pictures), side, side), 5.9, np.float32), np.ones(len(pictures)))
+    def faint(detector: Detector, images: torch.Tensor) -> ScoreMaps:
+        side = images.shape[-1]
+        return ScoreMaps(np.full((len(images), side, side), 5.9, np.float32), np.ones(len(images)))
 
     monkeypatch.setattr("medood.reporting.dicom_objects.score_maps", faint)
     written = [item for item in write_dicom(run, tmp_path) if item.files]

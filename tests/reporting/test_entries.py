@@ -1,27 +1,30 @@
-"""One entry a file, near-duplicates together; what was drawn once is kept."""
+"""One entry per file, near-duplicates grouped; what was drawn once is kept."""
 
 from __future__ import annotations
 
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from medood.config.schema import ReadConfig
 from medood.detection.detector import Detector
 from medood.errors import MedoodError
 from medood.phantom.chest import frontal_chest
-from medood.phantom.outliers import STRANGERS
+from medood.phantom.outliers import OUTLIERS
 from medood.reporting.entries import SAME_FILE, SAME_PICTURE, entries_of
 from medood.reporting.evidence_cache import NAME, EvidenceCache
 from medood.reporting.pdf import report
-from medood.screening.ledger import Ledger, Row
+from medood.screening.ledger.database import Ledger, Row
+from medood.screening.ledger.run_metadata import RunMetadata
 from medood.screening.run import screen
 
-FACTS = {"started": "2026-01-01T00:00:00+00:00", "read": {"frames": "all"}}
+METADATA = RunMetadata(started="2026-01-01T00:00:00+00:00")
 
 
 def row(source: str, frame: int, score: float, sha256: str = "") -> Row:
@@ -62,7 +65,7 @@ def test_copies_of_a_follower_follow_too() -> None:
 
 
 def test_one_frame_alike_does_not_bind_the_others() -> None:
-    """Two films that begin with the same blank frame are two entries."""
+    """Two radiographs that begin with the same blank frame are two entries."""
     rows = [row("a", 0, 9.0), row("b", 0, 8.0), row("b", 1, 7.0)]
     looks = {(rows[0].sha256, 0): look(), (rows[1].sha256, 0): look(), (rows[2].sha256, 1): look(*range(50))}
     assert [entry.row.source for entry in entries_of(rows, looks)] == ["a", "b"]
@@ -82,16 +85,16 @@ def test_ten_thousand_noisy_copies_are_grouped_within_seconds() -> None:
 
 @pytest.fixture(scope="module")
 def run(tiny_detector: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of four frames, the same stranger twice (once compressed anew), and two others."""
+    """A file of four frames, the same outlier twice (once compressed anew), and two others."""
     folder = tmp_path_factory.mktemp("entries")
     (folder / "in").mkdir()
-    shades = [Image.fromarray((STRANGERS["ct_like"](n, 96) * 255).astype(np.uint8)) for n in range(4)]
+    shades = [Image.fromarray((OUTLIERS["ct_like"](n, 96) * 255).astype(np.uint8)) for n in range(4)]
     shades[0].save(folder / "in" / "frames.tiff", save_all=True, append_images=shades[1:])
-    inverted = Image.fromarray((STRANGERS["inverted"](1, 96) * 255).astype(np.uint8))
+    inverted = Image.fromarray((OUTLIERS["inverted"](1, 96) * 255).astype(np.uint8))
     inverted.save(folder / "in" / "inverted.png")
     inverted.save(folder / "in" / "inverted-again.jpg", quality=95)
-    Image.fromarray((frontal_chest(5, 96).picture * 255).astype(np.uint8)).save(folder / "in" / "chest.png")
-    Image.fromarray((STRANGERS["upside_down"](1, 96) * 255).astype(np.uint8)).save(folder / "in" / "upside.png")
+    Image.fromarray((frontal_chest(5, 96).image * 255).astype(np.uint8)).save(folder / "in" / "chest.png")
+    Image.fromarray((OUTLIERS["upside_down"](1, 96) * 255).astype(np.uint8)).save(folder / "in" / "upside.png")
     screen([folder / "in"], tiny_detector, folder / "run", fpr=0.9)
     return folder / "run"
 
@@ -134,7 +137,7 @@ def test_a_report_made_again_draws_nothing_and_needs_no_file(
     shutil.copytree(run, copy)
     before = report(copy, top=4).read_bytes()
     reads = list[object]()
-    monkeypatch.setattr("medood.reporting.renderings.originals", lambda rows, *_: reads.extend(rows) or iter(()))
+    monkeypatch.setattr("medood.reporting.renderings.read_original_scans", lambda rows, *_: reads.extend(rows) or iter(()))
     assert report(copy, top=4).read_bytes() == before
     assert reads == []
     report(copy, top=2, language="de")
@@ -165,29 +168,29 @@ def test_what_another_detector_drew_and_a_damaged_cache_are_drawn_anew(
 ) -> None:
     detector = Detector.load(tiny_detector)
     ledger = Ledger(run)
-    some = next(ledger.rows("status = 'scored'"))
+    some = next(ledger.scored())
     ledger.close()
     key = f"{some.sha256}:{some.frame}"
-    cache = EvidenceCache(tmp_path, detector, FACTS)
+    cache = EvidenceCache(tmp_path, detector, METADATA)
     cache.keep_thumbnail(key, b"jpeg", bytes(32))
     cache.close()
-    same = EvidenceCache(tmp_path, detector, FACTS)
+    same = EvidenceCache(tmp_path, detector, METADATA)
     assert same.thumbnail(key) == (b"jpeg", bytes(32))
     assert same.evidence(key) is None
     same.close()
     detector.sha256 = "0" * 64
-    other = EvidenceCache(tmp_path, detector, FACTS)
+    other = EvidenceCache(tmp_path, detector, METADATA)
     assert other.thumbnail(key) is None
     other.close()
     detector.sha256 = Detector.load(tiny_detector).sha256
-    read_so = EvidenceCache(tmp_path, detector, FACTS)
+    read_so = EvidenceCache(tmp_path, detector, METADATA)
     read_so.keep_thumbnail(key, b"jpeg", bytes(32))
     read_so.close()
-    otherwise = EvidenceCache(tmp_path, detector, FACTS | {"read": {"frames": "middle"}})
+    otherwise = EvidenceCache(tmp_path, detector, replace(METADATA, read=ReadConfig(frames="middle")))
     assert otherwise.thumbnail(key) is None, "another frame lies under the same number"
     otherwise.close()
     (tmp_path / NAME).write_bytes(b"no database" * 1000)
-    anew = EvidenceCache(tmp_path, detector, FACTS)
+    anew = EvidenceCache(tmp_path, detector, METADATA)
     anew.keep_thumbnail(key, b"jpeg", bytes(32))
     assert anew.thumbnail(key) is not None
     anew.close()
@@ -222,14 +225,14 @@ def test_a_cache_that_is_damaged_inside_is_drawn_again_or_told(run: Path, tmp_pa
 
 def test_a_report_without_pictures_keeps_none(run: Path, tiny_detector: Path, tmp_path: Path) -> None:
     screen([run.parent / "in"], tiny_detector, tmp_path / "run", fpr=0.9)
-    report(tmp_path / "run", pictures=False)
+    report(tmp_path / "run", images=False)
     assert not (tmp_path / "run" / NAME).exists()
     assert json.loads((tmp_path / "run" / "record.json").read_text())["thumbnails"] == {}
 
 
 def test_a_thumbnail_is_a_small_jpeg(run: Path, tiny_detector: Path) -> None:
     report(run, top=1)
-    cache = EvidenceCache(run, Detector.load(tiny_detector), Ledger.facts_of(run))
+    cache = EvidenceCache(run, Detector.load(tiny_detector), Ledger.read_metadata(run))
     kept = cache.thumbnail(json.loads((run / "record.json").read_text())["flagged"][0]["key"])
     cache.close()
     assert kept is not None

@@ -18,9 +18,9 @@ from pypdf import PdfReader
 from medood.detection.detector import Detector
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
-from medood.phantom.outliers import STRANGERS
+from medood.phantom.outliers import OUTLIERS
 from medood.reporting.pdf import report
-from medood.screening.ledger import Ledger, Row
+from medood.screening.ledger.database import Ledger, Row
 from medood.screening.run import screen
 
 HOSTILE = "</script><img src=x onerror=alert(1)> {{data}} ${x} 日本 \u202e.dcm".replace("/", "\u2215")
@@ -30,13 +30,13 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 
 @pytest.fixture(scope="module")
 def run(tiny_detector: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A screened folder of 12 chests, 6 strangers and two broken files, one of them with a hostile name."""
+    """A screened folder of 12 chests, 6 outliers and two broken files, one of them with a hostile name."""
     folder = tmp_path_factory.mktemp("paged") / "scans"
     folder.mkdir()
     for seed in range(12):
-        (folder / f"chest-{seed:02d}.dcm").write_bytes(dicom_bytes(frontal_chest(700 + seed, 96).picture, str(seed)))
+        (folder / f"chest-{seed:02d}.dcm").write_bytes(dicom_bytes(frontal_chest(700 + seed, 96).image, str(seed)))
     for i, kind in enumerate(("ct_like", "hand_like", "inverted", "rotated", "upside_down", "lateral_like")):
-        (folder / f"{kind}.dcm").write_bytes(dicom_bytes(STRANGERS[kind](i, 96), kind))
+        (folder / f"{kind}.dcm").write_bytes(dicom_bytes(OUTLIERS[kind](i, 96), kind))
     (folder / HOSTILE).write_bytes(b"no")
     (folder / "broken.dcm").write_bytes(b"")
     screen([folder], tiny_detector, folder.parent / "run", fpr=0.4)
@@ -140,8 +140,8 @@ def test_filtering_and_sorting(page: Page, run: Path) -> None:
 
 def test_the_slider_says_what_would_be_flagged_and_changes_nothing(page: Page, run: Path) -> None:
     ledger = Ledger(run)
-    scores = np.array([row.score for row in ledger.rows("status = 'scored'")])
-    threshold = ledger.run()["threshold"]
+    scores = np.array([row.score for row in ledger.scored()])
+    threshold = ledger.metadata().threshold
     ledger.close()
     calibration = Detector.load(record_detector(run)).calibration.scores
     flagged = record_of(run)["summary"]["flagged"]
@@ -167,7 +167,7 @@ def test_the_slider_says_what_would_be_flagged_and_changes_nothing(page: Page, r
 
 
 def record_detector(run: Path) -> str:
-    folder: str = Ledger.facts_of(run)["detector"]["folder"]
+    folder: str = Ledger.read_metadata(run).detector.folder
     return folder
 
 
@@ -310,7 +310,7 @@ def test_a_run_of_several_kinds_has_no_single_threshold(chromium: Browser, run: 
     copy = tmp_path / "kinds"
     shutil.copytree(run, copy)
     ledger = Ledger(copy)
-    ledger.state(threshold=None)
+    ledger.set_metadata(threshold=None)
     ledger.close()
     report(copy, top=0)
     flagged = record_of(copy)["summary"]["flagged"]
@@ -368,16 +368,16 @@ def test_an_entry_is_found_reviewed_and_opened_with_all_that_is_told_with_it(
     chromium: Browser, tiny_detector: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "in").mkdir()
-    shades = [Image.fromarray((STRANGERS["ct_like"](n, 96) * 255).astype(np.uint8)) for n in range(3)]
+    shades = [Image.fromarray((OUTLIERS["ct_like"](n, 96) * 255).astype(np.uint8)) for n in range(3)]
     shades[0].save(tmp_path / "in" / "frames.tiff", save_all=True, append_images=shades[1:])
-    odd = Image.fromarray((STRANGERS["inverted"](1, 96) * 255).astype(np.uint8))
+    odd = Image.fromarray((OUTLIERS["inverted"](1, 96) * 255).astype(np.uint8))
     odd.save(tmp_path / "in" / "first.png")
     odd.save(tmp_path / "in" / "second.jpg", quality=95)
     shutil.copy(tmp_path / "in" / "second.jpg", tmp_path / "in" / "zz-same-bytes.jpg")
     screen([tmp_path / "in"], tiny_detector, tmp_path / "run", fpr=0.9)
     report(tmp_path / "run", top=3)
     record = record_of(tmp_path / "run")
-    assert len(record["flagged"]) == 2, "the file of three frames, and the picture that is there twice"
+    assert len(record["flagged"]) == 2, "the file of three frames, and the image that is there twice"
     for page in opened(chromium, tmp_path / "run"):
         assert len(names(page)) == 3, "two entries, and the copy without a score"
         page.select_option("#which", "refused")

@@ -6,7 +6,7 @@ import io
 import json
 import shutil
 import zipfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import jsonschema
@@ -21,12 +21,12 @@ from medood.detection.detector import Detector
 from medood.errors import MedoodError
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
-from medood.phantom.outliers import STRANGERS
+from medood.phantom.outliers import OUTLIERS
 from medood.progress import Progress
 from medood.reporting.pdf import report, typeset, typesettable
-from medood.reporting.renderings import Drawn, blend, draw_evidence, on_picture
-from medood.reporting.report_data import Asked, histogram, make_record, write_record
-from medood.screening.ledger import Ledger, Row
+from medood.reporting.renderings import RenderedEvidence, blend, draw_evidence, on_picture
+from medood.reporting.report_data import ReportOptions, histogram, make_record, write_record
+from medood.screening.ledger.database import Ledger, Row
 from medood.screening.run import screen
 
 HOSTILE = '#pagebreak() *b* $x$ "q" \\ <img src=x> [[ 日本語 العربية ไทย 😀'
@@ -34,14 +34,14 @@ HOSTILE = '#pagebreak() *b* $x$ "q" \\ <img src=x> [[ 日本語 العربية �
 
 @pytest.fixture(scope="module")
 def run(tiny_detector: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A screened zip of two chests, three strangers and a broken file, with hostile names."""
+    """A screened zip of two chests, three outliers and a broken file, with hostile names."""
     folder = tmp_path_factory.mktemp("screened")
     archive = folder / "archive.zip"
     with zipfile.ZipFile(archive, "w") as opened:
         for seed in (600, 601):
-            opened.writestr(f"chest-{seed}.dcm", dicom_bytes(frontal_chest(seed, 96).picture, str(seed)))
+            opened.writestr(f"chest-{seed}.dcm", dicom_bytes(frontal_chest(seed, 96).image, str(seed)))
         for name, kind in (("ct.dcm", "ct_like"), (HOSTILE.replace("/", "") + ".dcm", "hand_like"), ("x" * 200, "inverted")):
-            opened.writestr(name, dicom_bytes(STRANGERS[kind](3, 96), name[:20]))
+            opened.writestr(name, dicom_bytes(OUTLIERS[kind](3, 96), name[:20]))
         opened.writestr("broken.dcm", b"no")
     screen([archive], tiny_detector, folder / "run", fpr=0.9)
     return folder / "run"
@@ -88,7 +88,7 @@ def test_a_report_without_pictures_holds_none(run: Path) -> None:
     expected = sum(bool(page[name]) for page in drawn for name in shown)
     small = len(json.loads((run / "record.json").read_text())["flagged"])
     assert sum(len(page.images) for page in with_pictures.pages) == expected + small
-    without = PdfReader(report(run, top=2, pictures=False))
+    without = PdfReader(report(run, top=2, images=False))
     assert sum(len(page.images) for page in without.pages) == 0
     assert "left out of this report" in text_of(run / "report.pdf")
 
@@ -101,12 +101,12 @@ def test_no_patient_is_named(run: Path) -> None:
 
 def test_hostile_text_is_shown_and_stops_nothing(run: Path) -> None:
     ledger = Ledger(run)
-    facts = ledger.run()
+    metadata = ledger.metadata()
     ledger.close()
-    detector = Detector.load(facts["detector"]["folder"])
+    detector = Detector.load(metadata.detector.folder)
     work = run.parent / "work"
     work.mkdir(exist_ok=True)
-    record = make_record(run, detector, work, Asked(top=5), Progress(quiet=True))
+    record = make_record(run, detector, work, ReportOptions(top=5), Progress(quiet=True))
     for page in record["pages"]:
         page["source"] = HOSTILE * 300
         page["facts"] = [["Manufacturer", HOSTILE], ["Empty", ""]]
@@ -144,14 +144,14 @@ def test_the_report_is_tagged_and_carries_its_record(run: Path) -> None:
 
 def test_a_missing_or_changed_original_is_said(run: Path, tiny_detector: Path, tmp_path: Path) -> None:
     ledger = Ledger(run)
-    row = next(ledger.rows("status = 'scored'"))
+    row = next(ledger.scored())
     ledger.close()
     detector = Detector.load(tiny_detector)
     gone, other = replace(row, source=str(tmp_path / "gone.zip")), replace(row, sha256="0" * 64)
     drawn = list(draw_evidence([gone, row, other], detector, Path(), ReadConfig()))
     found = {id(row): made for row, made in drawn}
     assert "no longer" in str(found[id(gone)])
-    assert isinstance(found[id(row)], Drawn), "what the others lack stops nothing"
+    assert isinstance(found[id(row)], RenderedEvidence), "what the others lack stops nothing"
     assert "changed" in str(found[id(other)])
 
 
@@ -159,7 +159,7 @@ def test_a_relative_source_is_found_from_another_folder(
     tiny_detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "work").mkdir()
-    (tmp_path / "work" / "a.dcm").write_bytes(dicom_bytes(STRANGERS["ct_like"](1, 96), "a"))
+    (tmp_path / "work" / "a.dcm").write_bytes(dicom_bytes(OUTLIERS["ct_like"](1, 96), "a"))
     monkeypatch.chdir(tmp_path / "work")
     screen(["a.dcm"], tiny_detector, "run", fpr=0.9)
     monkeypatch.chdir(tmp_path)
@@ -170,14 +170,14 @@ def test_a_relative_source_is_found_from_another_folder(
 
 
 def test_evidence_pictures_keep_the_shape_of_the_scan(run: Path, tiny_detector: Path, tmp_path: Path) -> None:
-    Image.fromarray((frontal_chest(5, 128).picture[:64] * 255).astype(np.uint8)).save(tmp_path / "wide.png")
+    Image.fromarray((frontal_chest(5, 128).image[:64] * 255).astype(np.uint8)).save(tmp_path / "wide.png")
     screen([tmp_path / "wide.png"], tiny_detector, tmp_path / "run", fpr=0.1)
     ledger = Ledger(tmp_path / "run")
     row = next(ledger.rows())
     ledger.close()
     ((_, drawn),) = draw_evidence([row], Detector.load(tiny_detector), Path(), ReadConfig())
-    assert isinstance(drawn, Drawn)
-    opened = {name: Image.open(io.BytesIO(content)) for name, content in drawn.pictures.items()}
+    assert isinstance(drawn, RenderedEvidence)
+    opened = {name: Image.open(io.BytesIO(content)) for name, content in drawn.images.items()}
     assert {"picture", "unusual", "places"} <= set(opened)
     modes = {"picture": "L", "corrected": "L", "map": "RGBA", "places": "RGBA"}
     for name, image in opened.items():
@@ -192,7 +192,7 @@ def test_no_heat_leaves_the_picture_grey_and_full_heat_colours_it() -> None:
 
 
 def test_nothing_flagged_all_flagged_and_nothing_scored(tiny_detector: Path, tmp_path: Path) -> None:
-    (tmp_path / "chest.dcm").write_bytes(dicom_bytes(frontal_chest(0, 96).picture, "0"))
+    (tmp_path / "chest.dcm").write_bytes(dicom_bytes(frontal_chest(0, 96).image, "0"))
     (tmp_path / "text.png").write_text("no")
     for name, sources in {"one": ["chest.dcm"], "none": ["text.png"]}.items():
         screen([tmp_path / s for s in sources], tiny_detector, tmp_path / name, fpr=0.06)
@@ -204,14 +204,14 @@ def test_mistakes_are_told(run: Path, tiny_detector: Path, tmp_path: Path) -> No
         report(tmp_path)
     other = tmp_path / "other"
     detector = Detector.load(tiny_detector)
-    detector.facts["config"]["name"] = "another"
+    detector.metadata.config["name"] = "another"
     detector.save(other)
     with pytest.raises(MedoodError, match="was scored by the detector"):
         report(run, other)
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     ledger = Ledger(copy)
-    ledger.state(detector={**ledger.run()["detector"], "folder": "/nowhere"})
+    ledger.set_metadata(detector={**asdict(ledger.metadata().detector), "folder": "/nowhere"})
     ledger.close()
     with pytest.raises(MedoodError, match="--detector"):
         report(copy)
@@ -250,15 +250,15 @@ def test_nearest_scans_are_shown_where_the_user_has_them(run: Path, phantom_fold
     report(run, top=1)
     assert not any(scan["picture"] for scan in json.loads((run / "record.json").read_text())["pages"][0]["nearest"])
     before = len(PdfReader(run / "report.pdf").pages[-2].images)
-    report(run, top=1, known=phantom_folder)
+    report(run, top=1, training_scans=phantom_folder)
     nearest = json.loads((run / "record.json").read_text())["pages"][0]["nearest"]
     assert [bool(scan["picture"]) for scan in nearest[:3]] == [True] * 3
     for scan in nearest[:3]:
         found = list(phantom_folder.rglob(scan["file"]))
         assert [hashlib.sha256(path.read_bytes()).hexdigest() for path in found] == [scan["sha256"]]
     assert len(PdfReader(run / "report.pdf").pages[-2].images) == before + 3
-    with pytest.raises(MedoodError, match="--known"):
-        report(run, known=phantom_folder / "nowhere")
+    with pytest.raises(MedoodError, match="--training-scans"):
+        report(run, training_scans=phantom_folder / "nowhere")
 
 
 def test_a_full_disk_is_told_and_what_was_there_stays(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,7 +307,7 @@ def test_a_map_lies_on_the_picture_that_was_fitted_to_the_square() -> None:
     assert squashed.shape == (100, 50)
     assert squashed[:, :15].max() < 0.1
     assert squashed[:, 35:].min() > 0.9
-    boxed = on_picture(heat, (100, 50), "letterbox")  # the picture lies in columns 25 to 75 of 100
+    boxed = on_picture(heat, (100, 50), "letterbox")  # the image lies in columns 25 to 75 of 100
     assert boxed.shape == (100, 50)
     assert boxed[:, :15].max() < 0.1
     assert boxed[:, 35:].min() > 0.9

@@ -1,4 +1,4 @@
-"""One film stored in any way that DICOM allows, written from the standard with encoders that the readers do not use."""
+"""One radiograph stored in any way that DICOM allows, written with encoders that the readers do not use."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2
 
 
 def film(rows: int = 96, columns: int = 80) -> npt.NDArray[np.int64]:
-    """A smooth chest-like picture of 12 bits with fine structure, no two sides alike."""
+    """A smooth chest-like image of 12 bits with fine structure, no two sides alike."""
     y, x = np.mgrid[0:rows, 0:columns] / np.array([rows, columns]).reshape(2, 1, 1)
     lungs = np.exp(-(((x - 0.3) / 0.14) ** 2 + ((y - 0.45) / 0.3) ** 2))
     lungs += 0.8 * np.exp(-(((x - 0.72) / 0.12) ** 2 + ((y - 0.5) / 0.28) ** 2))
-    picture = 0.85 - 0.6 * lungs + 0.1 * y + 0.03 * np.sin(40 * x) * np.sin(23 * y)
-    picture[:6, :9] = 1.0
-    return np.rint(np.clip(picture, 0, 1) * 4095).astype(np.int64)
+    image = 0.85 - 0.6 * lungs + 0.1 * y + 0.03 * np.sin(40 * x) * np.sin(23 * y)
+    image[:6, :9] = 1.0
+    return np.rint(np.clip(image, 0, 1) * 4095).astype(np.int64)
 
 
 def write(stored: npt.NDArray[Any], bits_stored: int = 12, syntax: UID = ExplicitVRLittleEndian, **attributes: Any) -> bytes:
@@ -135,7 +135,7 @@ def saved(data: Dataset) -> bytes:
 
 
 def segmentation(mask: npt.NDArray[np.bool_]) -> bytes:
-    """A one-bit picture."""
+    """A one-bit image."""
     data = write(np.zeros(mask.shape, dtype=np.int64), 8)
     parsed = dcmread(io.BytesIO(data))
     parsed.BitsAllocated, parsed.BitsStored, parsed.HighBit = 1, 1, 0
@@ -144,7 +144,7 @@ def segmentation(mask: npt.NDArray[np.bool_]) -> bytes:
 
 
 def probes() -> dict[str, str]:
-    """What ``medood doctor`` decodes: a small film in each encapsulated transfer syntax, as base64."""
+    """What ``medood doctor`` decodes: a small radiograph in each encapsulated transfer syntax, as base64."""
     small = film(24, 20)
     files = {}
     for syntax in (*LOSSLESS, *LOSSY, HTJ2KLosslessRPCL):
@@ -156,5 +156,5 @@ def probes() -> dict[str, str]:
     return files
 
 
-if __name__ == "__main__":  # python -m tests.scans.films > medood/scans/probes.json
+if __name__ == "__main__":  # python -m tests.scans.radiographs > medood/scans/probes.json
     print(json.dumps(probes(), indent=1))

@@ -33,8 +33,8 @@ def refusal(path: Path) -> Refusal:
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "LA", "RGBA", "P"])
 def test_modes_of_png(tmp_path: Path, mode: str) -> None:
-    picture = Image.fromarray(np.arange(0, 250, dtype=np.uint8).reshape(10, 25)).convert(mode)
-    picture.save(tmp_path / "a.png")
+    image = Image.fromarray(np.arange(0, 250, dtype=np.uint8).reshape(10, 25)).convert(mode)
+    image.save(tmp_path / "a.png")
     scan = only(tmp_path / "a.png")
     assert isinstance(scan, Scan)
     assert scan.pixels.shape == (1, 10, 25)
@@ -129,7 +129,7 @@ def test_archives_that_are_odd_are_refused(tmp_path: Path) -> None:
     (tmp_path / "locked.zip").write_bytes(bytes(content))
     assert refusal(tmp_path / "locked.zip").status == Status.ENCRYPTED
     (tmp_path / "cut.zip").write_bytes(bytes(content[: len(content) // 2]))
-    assert "damaged, or was not copied to its end" in refusal(tmp_path / "cut.zip").reason
+    assert "damaged, or was not copied completely" in refusal(tmp_path / "cut.zip").reason
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
@@ -156,9 +156,9 @@ def test_a_link_to_itself_is_refused(tmp_path: Path) -> None:
 
 
 def test_sixteen_bit_tiff_with_white_as_zero_is_inverted(tmp_path: Path) -> None:
-    picture = Image.fromarray(np.linspace(0, 60000, 3000).astype(np.uint16).reshape(50, 60))
-    picture.save(tmp_path / "a.tif")
-    picture.save(tmp_path / "b.tif", tiffinfo={262: 0})
+    image = Image.fromarray(np.linspace(0, 60000, 3000).astype(np.uint16).reshape(50, 60))
+    image.save(tmp_path / "a.tif")
+    image.save(tmp_path / "b.tif", tiffinfo={262: 0})
     plain, inverted = read_scans(tmp_path)
     assert isinstance(plain, Scan)
     assert isinstance(inverted, Scan)

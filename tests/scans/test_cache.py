@@ -12,7 +12,7 @@ from medood.scans.cache import build_cache
 from medood.scans.reader import read_scans
 from medood.scans.scan import Scan
 from medood.scans.transforms import network_input, preprocessing
-from medood.workflows.train import as_input
+from medood.workflows.train import to_input
 
 
 def folder_of(path: Path, count: int) -> Path:
@@ -28,7 +28,7 @@ def test_cached_pictures_equal_what_screening_prepares(tmp_path: Path, fit: str)
     root, config = folder_of(tmp_path / "root", 5), PreprocessConfig(size=24, fit=fit)
     cache = build_cache(root, tmp_path / "cache", config, 24)
     chain = preprocessing(config)
-    for row, scan in zip(as_input(cache.pictures), read_scans(root), strict=True):
+    for row, scan in zip(to_input(cache.images), read_scans(root), strict=True):
         assert isinstance(scan, Scan)
         np.testing.assert_array_equal(row.numpy(), network_input(scan, chain).numpy())
 

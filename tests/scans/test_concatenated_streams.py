@@ -22,7 +22,7 @@ from medood.scans.scan import Refusal, Scan, Status
 from tests.scans.films import film, write
 
 PACKERS = {"gz": gzip.compress, "xz": lzma.compress, "bz2": bz2.compress, "zst": zstd.compress}
-GARBAGE = b"no archive, no film"
+GARBAGE = b"no archive, no radiograph"
 
 
 def png(grey: int) -> bytes:
@@ -84,7 +84,7 @@ def test_garbage_behind_a_tar_is_a_row(tmp_path: Path, pack) -> None:  # type: i
 def test_what_follows_one_packed_file_is_a_row(tmp_path: Path, pack) -> None:  # type: ignore[no-untyped-def]
     scans, reasons = found(tmp_path / "a", pack(write(film())) + GARBAGE)
     assert len(scans) == len(reasons) == 1
-    assert f"{len(GARBAGE)} bytes follow" in reasons[0]
+    assert f"{len(GARBAGE)} uncompressed bytes follow" in reasons[0]
     scans, reasons = found(tmp_path / "a", pack(write(film())) + pack(write(film() // 2)))
     assert len(scans) == len(reasons) == 1
     assert "further files" in reasons[0]
@@ -98,7 +98,7 @@ def test_bytes_around_a_zip_are_a_row(tmp_path: Path) -> None:
         scans, reasons = found(tmp_path / "a.zip", content)
         assert scans == [member]
         assert len(reasons) == 1
-        assert "of no member" in reasons[0]
+        assert "to no member" in reasons[0]
     assert found(tmp_path / "a.zip", one) == (["a"], [])
 
 

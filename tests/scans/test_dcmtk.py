@@ -1,4 +1,4 @@
-"""medood's pictures against those of DCMTK, which shares no code with it: every single-frame grey file that both read."""
+"""medood's images against those of DCMTK, which shares no code with it: every single-frame grey file that both read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from medood.scans.scan import Scan
 
 #: Mean difference that is allowed, in grey levels of 8 bits.
 ALLOWED = 2.0
-#: Files whose pictures differ by more, and why.
+#: Files whose images differ by more, and why.
 EXPLAINED = {
     "PT/fo-dicom__GH610.dcm": "its values span 0.001, and a LINEAR window, which DCMTK is given, is at least 1 wide",
 }
@@ -53,7 +53,7 @@ def window_of_percentiles(values: npt.NDArray[np.float64]) -> list[str]:
 
 
 def rendered(path: Path, options: list[str], folder: Path) -> npt.NDArray[np.float64] | None:
-    """DCMTK's 8-bit picture, without overlays; none where it reads none."""
+    """DCMTK's 8-bit image, without overlays; none where it reads none."""
     target = folder / "a.pgm"
     for program in ("dcmj2pnm", "dcml2pnm"):  # JPEG and RLE, JPEG-LS
         target.unlink(missing_ok=True)
@@ -89,6 +89,7 @@ def compared(data: Path, folder: Path) -> dict[str, float]:
     return differences
 
 
+@pytest.mark.pacs
 def test_pictures_are_those_of_dcmtk(medood_data: Path, tmp_path: Path) -> None:
     if shutil.which("dcmj2pnm") is None:
         reason = "DCMTK's dcmj2pnm is not installed; this test compares with it"

@@ -76,7 +76,7 @@ def test_no_window_falls_back_to_percentiles_and_says_so() -> None:
 
 def test_a_window_of_no_width_falls_back_and_says_so() -> None:
     scan = read(changed(WindowWidth=0))
-    assert scan.grayscale.voi.startswith("percentile 0.5-99.5, for the unusable window 1/1")
+    assert scan.grayscale.voi.startswith("percentile 0.5-99.5, instead of the unusable window 1/1")
 
 
 def test_no_patient_attribute_is_kept() -> None:
@@ -154,7 +154,7 @@ def test_padding_and_voi_lut_of_signed_pictures_written_as_unsigned() -> None:
 def test_pixel_data_without_a_value_are_counted_as_no_bytes() -> None:
     data = pydicom.dcmread(io.BytesIO(dicom_bytes(PICTURE, "two")))
     data["PixelData"].value = None
-    with pytest.raises(RefusedError, match="the pixel data hold 0 bytes, the header describes"):
+    with pytest.raises(RefusedError, match="the pixel data hold 0 bytes, but the header describes"):
         read(encoded(data))
 
 
@@ -177,7 +177,7 @@ def test_a_frame_that_cannot_be_decoded_keeps_the_frames_before_it(tmp_path: Pat
     ],
 )
 def test_pixel_data_that_are_no_picture_are_refused(uid: str, words: str) -> None:
-    dataset = pydicom.dcmread(io.BytesIO(dicom_bytes(frontal_chest(1, 32).picture, "x")))
+    dataset = pydicom.dcmread(io.BytesIO(dicom_bytes(frontal_chest(1, 32).image, "x")))
     dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = uid
     stream = io.BytesIO()
     dataset.save_as(stream)

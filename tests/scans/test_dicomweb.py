@@ -20,8 +20,8 @@ from medood.phantom.dicom import dicom_bytes
 from medood.scans.reader import read_scans
 from medood.scans.scan import Refusal, Scan, UnavailableError
 from medood.scans.sources import dicomweb as pacs
-from medood.screening.ledger import Ledger
-from medood.screening.run import Work, screen
+from medood.screening.ledger.database import Ledger
+from medood.screening.run import RunOptions, screen
 
 
 class Pacs:
@@ -74,7 +74,7 @@ class Pacs:
         else:
             number = int(parts.path.rpartition(".")[2])
             fault = self.faults.get(number, "")
-            content = dicom_bytes(frontal_chest(number, 32).picture, f"{number}")
+            content = dicom_bytes(frontal_chest(number, 32).image, f"{number}")
             body = b"--b\r\nContent-Type: application/dicom\r\n\r\n" + content + b"\r\n--b--\r\n"
             kind = 'multipart/related; type="application/dicom"; boundary=b'
             if fault == "503":
@@ -138,7 +138,7 @@ def test_instances_come_over_all_pages_whatever_their_size(played: Pacs) -> None
 
 
 def test_a_scan_of_a_pacs_is_the_scan_of_its_file(played: Pacs, tmp_path: Path) -> None:
-    (tmp_path / "a.dcm").write_bytes(dicom_bytes(frontal_chest(3, 32).picture, "3"))
+    (tmp_path / "a.dcm").write_bytes(dicom_bytes(frontal_chest(3, 32).image, "3"))
     (expected,) = read_scans(tmp_path / "a.dcm")
     found = list(read_scans(played.address))
     assert len(found) == 5
@@ -157,7 +157,7 @@ def test_each_fault_of_a_pacs_is_told(played: Pacs) -> None:
     assert reasons == [
         "the PACS answered 500 Internal Server Error",
         "the PACS's answer breaks off",
-        "the PACS's answer is no whole DICOM object",
+        "the PACS's answer is not a complete DICOM object",
         "",
         "the PACS answered 404",
     ]
@@ -182,12 +182,12 @@ def test_a_token_that_expires_ends_the_run_and_it_goes_on(
     monkeypatch.setattr("medood.scans.sources.source.fetch", expiring)
     with pytest.raises(UnavailableError, match=r"refuses access \(401\).*MEDOOD_DICOMWEB_TOKEN.*--resume"):
         screen([played.address], tiny_detector, run, fpr=0.1)
-    assert Ledger(run).size() == 32
+    assert Ledger(run).count() == 32
     monkeypatch.setattr("medood.scans.sources.source.fetch", real)
     monkeypatch.setenv(pacs.TOKEN, "new")
     pacs._client.cache_clear()
     played.count = 80  # what has come since is not of this run
-    screen([played.address], tiny_detector, run, fpr=0.1, work=Work(resume=True))
+    screen([played.address], tiny_detector, run, fpr=0.1, options=RunOptions(resume=True))
     assert (run / "verdicts.csv").read_bytes() == (whole / "verdicts.csv").read_bytes()
 
 
@@ -196,7 +196,7 @@ def test_worker_processes_read_from_a_pacs_and_pass_its_refusal_on(
 ) -> None:
     played.count = 40
     screen([played.address], tiny_detector, tmp_path / "one", fpr=0.1)
-    screen([played.address], tiny_detector, tmp_path / "two", fpr=0.1, work=Work(workers=2))
+    screen([played.address], tiny_detector, tmp_path / "two", fpr=0.1, options=RunOptions(workers=2))
     assert (tmp_path / "one" / "verdicts.csv").read_bytes() == (tmp_path / "two" / "verdicts.csv").read_bytes()
     list(pacs.find_instances(played.address))
     listing = (tmp_path / "one" / "instances-0.txt").read_text()
@@ -204,11 +204,11 @@ def test_worker_processes_read_from_a_pacs_and_pass_its_refusal_on(
     (tmp_path / "three" / "instances-0.txt").write_text(listing)
     played.token = "new"
     with pytest.raises(UnavailableError, match="refuses access"):
-        screen([played.address], tiny_detector, tmp_path / "three", fpr=0.1, work=Work(workers=2))
+        screen([played.address], tiny_detector, tmp_path / "three", fpr=0.1, options=RunOptions(workers=2))
 
 
 def test_objects_are_stored(played: Pacs, tmp_path: Path) -> None:
-    (tmp_path / "a.dcm").write_bytes(dicom_bytes(frontal_chest(3, 32).picture, "3"))
+    (tmp_path / "a.dcm").write_bytes(dicom_bytes(frontal_chest(3, 32).image, "3"))
     assert list(pacs.store(played.address, [pydicom.dcmread(tmp_path / "a.dcm")] * 2)) == ["", ""]
     assert len(played.stored) == 2
     assert all(b"DICM" in body for body in played.stored)
@@ -218,9 +218,9 @@ def test_a_pacs_that_is_down_for_all_ends_the_run(played: Pacs, tiny_detector: P
     played.faults = dict.fromkeys(range(5), "503")
     with pytest.raises(UnavailableError, match=r"answers 503.*--resume"):
         screen([played.address], tiny_detector, tmp_path / "run", fpr=0.1)
-    assert Ledger(tmp_path / "run").size() == 0
+    assert Ledger(tmp_path / "run").count() == 0
     played.faults = {}
-    assert screen([played.address], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(resume=True)).scanned == 5
+    assert screen([played.address], tiny_detector, tmp_path / "run", fpr=0.1, options=RunOptions(resume=True)).scanned == 5
 
 
 def test_odd_servers_are_told_and_never_asked_for_ever(played: Pacs, tiny_detector: Path, tmp_path: Path) -> None:
@@ -236,18 +236,18 @@ def test_odd_servers_are_told_and_never_asked_for_ever(played: Pacs, tiny_detect
 
 def test_mistakes_in_an_address_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     for address, words in {
-        "dicomweb+ftp://host/dicom-web": "is no address of a PACS",
+        "dicomweb+ftp://host/dicom-web": "is not the address of a PACS",
         "dicomweb+https://me:secret@host/dicom-web": "holds a name or password",
-        "dicomweb+https://host/dicom-web?Colour=red": "'Colour'.*is no DICOM keyword",
-        "dicomweb+https://host/dicom-web?PatientName=Doe": "PatientName would stand in the ledger",
+        "dicomweb+https://host/dicom-web?Colour=red": "'Colour'.*is not a DICOM keyword",
+        "dicomweb+https://host/dicom-web?PatientName=Doe": "PatientName would appear unhashed in the ledger",
         "dicomweb+https://host/dicom-web/studies/1.2": "neither a service's root nor one instance",
-        "dicomweb+https://[host": "is no address of a PACS",
+        "dicomweb+https://[host": "is not the address of a PACS",
     }.items():
         with pytest.raises(MedoodError, match=words) as told:
             list(pacs.find_instances(address))
         assert "secret" not in str(told.value)
     monkeypatch.setenv(pacs.RATE, "fast")
-    with pytest.raises(MedoodError, match="MEDOOD_DICOMWEB_RATE no number"):
+    with pytest.raises(MedoodError, match="MEDOOD_DICOMWEB_RATE is not a number"):
         list(pacs.find_instances("dicomweb+https://host/dicom-web"))
     monkeypatch.delenv(pacs.RATE)
     monkeypatch.setenv(pacs.TOKEN, "t")

@@ -25,7 +25,7 @@ def equalized(pixels: np.ndarray) -> np.ndarray:
 
 @pytest.fixture
 def film() -> np.ndarray:
-    return frontal_chest(3, SIDE).picture.astype(np.float32)
+    return frontal_chest(3, SIDE).image.astype(np.float32)
 
 
 def test_a_grey_value_becomes_the_share_of_pixels_up_to_it(film: np.ndarray) -> None:
@@ -54,13 +54,13 @@ def test_training_and_screening_see_the_same_and_caches_are_told_apart(tmp_path:
     root = tmp_path / "in"
     root.mkdir()
     for i in range(3):
-        (root / f"{i}.dcm").write_bytes(dicom_bytes(frontal_chest(i, 96).picture, f"{i}"))
+        (root / f"{i}.dcm").write_bytes(dicom_bytes(frontal_chest(i, 96).image, f"{i}"))
     plain = build_cache(root, tmp_path / "cache", PreprocessConfig(size=SIDE), SIDE)
     cache = build_cache(root, tmp_path / "cache", EQUALIZED, SIDE)
-    assert (plain.pictures != cache.pictures).any()
+    assert (plain.images != cache.images).any()
     from medood.scans.reader import read_scans
 
-    for picture, scan in zip(cache.pictures, read_scans(root), strict=True):
+    for image, scan in zip(cache.images, read_scans(root), strict=True):
         assert isinstance(scan, Scan)
         seen = network_input(scan, preprocessing(EQUALIZED))
-        assert torch.equal(torch.from_numpy(np.array(picture)).float() / 255.0, seen[0])
+        assert torch.equal(torch.from_numpy(np.array(image)).float() / 255.0, seen[0])

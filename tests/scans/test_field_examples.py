@@ -90,11 +90,11 @@ def test_every_example_is_read_as_expected(medood_data: Path) -> None:
 
 #: What may become of a manifest: scans, or the beginning of a sentence.
 MANIFESTS = {
-    "chexpert.csv": "it is not there",
+    "chexpert.csv": "it does not exist",
     "folder.csv": "lists a folder",
     "noheader.csv": "the column 'file' is missing",
     "twofile.csv": "two columns",
-    "url.csv": "an address",
+    "url.csv": "names a URL",
     "windows_abs.csv": "another machine",
 }
 
@@ -136,7 +136,7 @@ def test_a_padded_patient_is_the_same_patient(medood_data: Path) -> None:
 
 
 def compressed(words: np.ndarray, syntax: UID, precision: int, bits: int, *, signed: bool, **attributes: object) -> bytes:
-    """The film with its words in a codestream of ``precision`` bits, over ``bits`` stored."""
+    """The radiograph with its words in a codestream of ``precision`` bits, over ``bits`` stored."""
     content = write(FILM, 12, **attributes)
     data = pydicom.dcmread(io.BytesIO(content))
     data.file_meta.TransferSyntaxUID = syntax
@@ -159,7 +159,7 @@ def compressed(words: np.ndarray, syntax: UID, precision: int, bits: int, *, sig
 @pytest.mark.parametrize("bits", range(9, 17))
 @pytest.mark.parametrize("spare", ["zero", "sign", "overlay"])
 def test_mask_and_sign_follow_the_header_behind_every_codec(syntax: UID, signed: bool, bits: int, spare: str) -> None:
-    """16-bit codestreams over 9 to 16 stored bits; what stands in the spare bits is none of the picture."""
+    """16-bit codestreams over 9 to 16 stored bits; what stands in the spare bits is none of the image."""
     stored = np.rint(FILM / 4095 * (2**bits - 1)).astype(np.int64) - (2 ** (bits - 1) if signed else 0)
     words = stored & (2**bits - 1)
     if spare == "sign":
@@ -315,7 +315,7 @@ OPTIONAL = (
 )
 ODD: dict[str, tuple[str, object]] = {
     "empty": ("LO", ""),
-    "text": ("LO", "no number"),
+    "text": ("LO", "no finite value"),
     "several": ("LO", ["1", "", "x"]),
     "bytes": ("OB", b"\x01\x02\x03\x04"),
     "an empty sequence": ("SQ", Sequence([])),
@@ -329,7 +329,7 @@ ODD: dict[str, tuple[str, object]] = {
 @pytest.mark.parametrize("keyword", OPTIONAL)
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian], ids=lambda uid: uid.keyword)
 def test_an_optional_attribute_without_a_usable_value_counts_as_absent(keyword: str, odd: str, syntax: UID) -> None:
-    """The film is read as if the attribute were absent; where the grey scale would have needed it, that is said."""
+    """The radiograph is read as if the attribute were absent; where the grey scale would have needed it, that is said."""
     vr, value = ODD[odd]
     if (keyword, odd) == ("SpecificCharacterSet", "bytes"):
         vr, value = "LO", "\x01\x02"  # pydicom writes no other bytes there
@@ -371,7 +371,7 @@ def test_an_optional_attribute_without_a_usable_value_counts_as_absent(keyword: 
 def test_a_header_that_makes_one_grey_of_all_pixels_is_not_obeyed_in_silence(attributes: dict[str, object]) -> None:
     scan = read(write(FILM, 12, **{**WINDOW, **attributes}))
     assert np.ptp(scan.pixels) > 0.6
-    assert scan.grayscale.ignored.startswith("no usable") or "every pixel is the same" in scan.grayscale.voi
+    assert scan.grayscale.ignored.startswith("no usable") or "every pixel becomes the same" in scan.grayscale.voi
 
 
 @pytest.mark.parametrize(("stated", "held"), [(16, 12), (16, 10), (16, 14), (14, 12), (12, 8)])
@@ -453,7 +453,7 @@ def test_compressed_pixels_without_a_transfer_syntax_are_told_as_that(with_meta:
     stream = io.BytesIO()
     target = data if with_meta else without_meta(data)
     pydicom.dcmwrite(stream, target, implicit_vr=False, little_endian=True, force_encoding=True)
-    assert "states no transfer syntax" in refused(stream.getvalue()).reason
+    assert "does not state its transfer syntax" in refused(stream.getvalue()).reason
 
 
 # Padding behind pixels, and further objects behind a file

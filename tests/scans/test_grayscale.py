@@ -62,23 +62,23 @@ def test_percentile_window_ignores_padding_and_survives_a_flat_picture() -> None
 
 @given(st.lists(st.integers(-300, 300), min_size=1, max_size=60))
 def test_percentile_window_of_levels_is_that_of_the_pixels(pixels: list[int]) -> None:
-    picture = np.array(pixels, dtype=np.float64)
-    low, high = np.percentile(picture, grayscale.DEFAULT_PERCENTILES)
-    low, high = (low, high) if high > low else (picture.min(), picture.max())
-    expected = np.clip((picture - low) / (high - low), 0, 1) if high > low else np.zeros(len(picture))
-    levels, index, counts = np.unique(-picture, return_inverse=True, return_counts=True)
+    image = np.array(pixels, dtype=np.float64)
+    low, high = np.percentile(image, grayscale.DEFAULT_PERCENTILES)
+    low, high = (low, high) if high > low else (image.min(), image.max())
+    expected = np.clip((image - low) / (high - low), 0, 1) if high > low else np.zeros(len(image))
+    levels, index, counts = np.unique(-image, return_inverse=True, return_counts=True)
     np.testing.assert_allclose(grayscale.percentile_window(-levels, counts)[index], expected, atol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", ["u1", "i1", "<u2", ">i2", "<i4", "f4"])
 def test_painting_levels_is_the_grey_scale_of_every_pixel(dtype: str) -> None:
-    picture = np.random.default_rng(1).integers(-100, 100, (300, 257)).astype(dtype)
-    levels = grayscale.Levels(picture)
-    np.testing.assert_array_equal(levels.words[np.flatnonzero(levels.counts())], np.unique(picture))
-    assert levels.counts().sum() == picture.size
+    image = np.random.default_rng(1).integers(-100, 100, (300, 257)).astype(dtype)
+    levels = grayscale.Levels(image)
+    np.testing.assert_array_equal(levels.words[np.flatnonzero(levels.counts())], np.unique(image))
+    assert levels.counts().sum() == image.size
     slope = 1 / 40000
     painted = levels.paint(0.5 + levels.words.astype(np.float64) * slope)
-    np.testing.assert_allclose(painted[0], 0.5 + picture.astype(np.float64) * slope, atol=1e-7)
+    np.testing.assert_allclose(painted[0], 0.5 + image.astype(np.float64) * slope, atol=1e-7)
 
 
 def test_stored_values_shift_mask_and_sign() -> None:

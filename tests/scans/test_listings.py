@@ -88,7 +88,7 @@ def test_a_manifest_gives_patients_and_holds_digests(tmp_path: Path) -> None:
     assert first.patient == third.patient != ""
     assert "ann" not in first.patient
     assert isinstance(gone, Refusal)
-    assert "not there" in gone.reason
+    assert "does not exist" in gone.reason
     assert isinstance(nameless, Refusal)
     assert "line 6" in nameless.reason
 

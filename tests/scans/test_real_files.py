@@ -119,8 +119,8 @@ def test_damaged_real_files_are_refused_or_give_their_own_pictures(medood_data: 
         if damaged is None:
             continue
         started = time.perf_counter()
-        pictures, statuses = fuzz_ingest.digests(damaged)
+        images, statuses = fuzz_ingest.digests(damaged)
         assert time.perf_counter() - started < fuzz_ingest.TIMEOUT
-        assert pictures or statuses, (file, mutation)
+        assert images or statuses, (file, mutation)
         if mutation != "flip":
-            assert set(pictures) <= set(fuzz_ingest.digests(whole)[0]), (file, mutation, number)
+            assert set(images) <= set(fuzz_ingest.digests(whole)[0]), (file, mutation, number)

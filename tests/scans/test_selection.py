@@ -66,7 +66,7 @@ def test_what_is_selected(text: str, expected: bool | None) -> None:
 
 
 def test_an_unknown_attribute_is_told_with_the_nearest() -> None:
-    with pytest.raises(MedoodError, match=r"'Modalty', which is no DICOM attribute. Did you mean 'Modality'"):
+    with pytest.raises(MedoodError, match=r"'Modalty', which is not a DICOM attribute. Did you mean 'Modality'"):
         parse_selection("Modalty == CR")
 
 

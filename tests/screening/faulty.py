@@ -10,10 +10,10 @@ from pathlib import Path
 
 from medood.scans.scan import Refusal
 from medood.scans.sources.source import Source
-from medood.screening.read_worker import Reading, Result, read_results, results_to_parts, source_from_bytes
+from medood.screening.read_worker import ReadSpec, Result, read_results, results_to_parts, source_from_bytes
 
 
-def read(source: Source | Refusal, reading: Reading) -> list[Result]:
+def read(source: Source | Refusal, reading: ReadSpec) -> list[Result]:
     """Read as ever, but for the files named after a fault."""
     name = Path(source.identity.source).stem
     if "segfault" in name:
@@ -37,18 +37,18 @@ def read(source: Source | Refusal, reading: Reading) -> list[Result]:
     return read_results(source, reading)
 
 
-def read_on_a_cluster(source: tuple[bytes, bytes | None], reading: Reading) -> list[bytes]:
+def read_on_a_cluster(source: tuple[bytes, bytes | None], reading: ReadSpec) -> list[bytes]:
     """The same, for a Dask worker."""
     message, content = source
     return list(results_to_parts(read(source_from_bytes(message, lambda: content), reading)))
 
 
-def read_where_something_is_missing(source: tuple[bytes, bytes | None], reading: Reading) -> bytes:
+def read_where_something_is_missing(source: tuple[bytes, bytes | None], reading: ReadSpec) -> bytes:
     """On a Dask worker without what is needed."""
     raise ModuleNotFoundError("No module named 'something'")
 
 
-def read_later(source: Source | Refusal, reading: Reading) -> list[Result]:
+def read_later(source: Source | Refusal, reading: ReadSpec) -> list[Result]:
     """Hang on the files named so."""
     while "later" in source.identity.source:
         pass

@@ -16,11 +16,11 @@ import pydicom
 
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
-from medood.phantom.outliers import STRANGERS
+from medood.phantom.outliers import OUTLIERS
 from medood.reporting.dicom_objects import write_dicom
 from medood.scans.sources.dicomweb import find_instances, store
-from medood.screening.ledger import Ledger
-from medood.screening.run import Work, screen
+from medood.screening.ledger.database import Ledger
+from medood.screening.run import RunOptions, screen
 
 URL = "http://127.0.0.1:8042"
 ADDRESS = "dicomweb+http://127.0.0.1:8042/dicom-web"
@@ -55,11 +55,11 @@ def main(work: Path, detector: Path) -> None:
         files = work / "files"
         files.mkdir()
         for i in range(20):
-            (files / f"{i:02d}.dcm").write_bytes(dicom_bytes(frontal_chest(i, 64).picture, f"{i}"))
+            (files / f"{i:02d}.dcm").write_bytes(dicom_bytes(frontal_chest(i, 64).image, f"{i}"))
         for kind in ("hand_like", "ct_like"):
-            (files / f"{kind}.dcm").write_bytes(dicom_bytes(STRANGERS[kind](0, 64), kind, modality="CT"))
+            (files / f"{kind}.dcm").write_bytes(dicom_bytes(OUTLIERS[kind](0, 64), kind, modality="CT"))
         answers = list(store(ADDRESS, (pydicom.dcmread(path) for path in sorted(files.iterdir()))))
-        screen([ADDRESS], detector, work / "pacs", fpr=0.9, work=Work(workers=1))
+        screen([ADDRESS], detector, work / "pacs", fpr=0.9, options=RunOptions(workers=1))
         screen([files], detector, work / "files_run", fpr=0.9)
         ledgers = [Ledger(work / name) for name in ("pacs", "files_run")]
         scores = [sorted(row.score or 0.0 for row in ledger.rows()) for ledger in ledgers]

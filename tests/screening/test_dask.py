@@ -23,14 +23,14 @@ from medood.config.schema import ReadConfig
 from medood.detection.detector import Detector
 from medood.errors import MedoodError, StoppedError
 from medood.screening.execution import dask_cluster as cluster
-from medood.screening.ledger import Ledger
-from medood.screening.read_worker import Reading
-from medood.screening.run import Work, screen
+from medood.screening.ledger.database import Ledger
+from medood.screening.read_worker import ReadSpec
+from medood.screening.run import RunOptions, screen
 from tests.screening import faulty
 from tests.screening.test_faults import archive, rows, statuses, whole_run
 
 __all__ = ["archive", "whole_run"]  # fixtures
-TWO = Work(workers=2, engine="dask")
+TWO = RunOptions(workers=2, engine="dask")
 
 
 def below() -> list[psutil.Process]:
@@ -58,7 +58,7 @@ def test_a_local_cluster_gives_the_same_ledger_and_listens_on_loopback_alone(
     thread = threading.Thread(target=watch)
     thread.start()
     try:
-        screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, work=TWO)
+        screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, options=TWO)
     finally:
         done.set()
         thread.join()
@@ -87,7 +87,7 @@ def test_files_that_kill_or_hang_a_worker_and_a_worker_that_is_killed(
 
     thread = threading.Thread(target=kill)
     thread.start()
-    screen([root], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(workers=2, engine="dask", timeout=10))
+    screen([root], tiny_detector, tmp_path / "run", fpr=0.1, options=RunOptions(workers=2, engine="dask", timeout=10))
     thread.join()
     assert killed
     found = statuses(tmp_path / "run")
@@ -109,7 +109,7 @@ def test_a_file_that_kills_and_one_that_keeps_pythons_lock_cost_their_own_rows_o
     kinds = ["ok", "segfault", "ok", "ok", "keeps_the_lock", *["slow"] * 8, "segfault", "ok"]
     for i, kind in enumerate(kinds):
         Image.fromarray(rng.integers(0, 255, (16, 16), dtype=np.uint8)).save(root / f"{i:02d}-{kind}.png")
-    screen([root], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(workers=1, engine="dask", timeout=5))
+    screen([root], tiny_detector, tmp_path / "run", fpr=0.1, options=RunOptions(workers=1, engine="dask", timeout=5))
     fates = {"segfault": "worker_died", "keeps_the_lock": "timed_out"}
     assert statuses(tmp_path / "run") == {f"{i:02d}-{kind}.png": fates.get(kind, "scored") for i, kind in enumerate(kinds)}
 
@@ -162,10 +162,10 @@ def test_a_scheduler_that_dies_ends_the_run_in_a_sentence_and_it_goes_on(
     thread = threading.Thread(target=kill)
     thread.start()
     with pytest.raises(MedoodError, match=r"is gone.*--resume"):
-        screen([archive], tiny_detector, out, fpr=0.1, work=Work(engine="dask", scheduler=address))
+        screen([archive], tiny_detector, out, fpr=0.1, options=RunOptions(engine="dask", scheduler=address))
     thread.join()
     assert 0 < len(rows(out)) < len(rows(whole_run))
-    screen([archive], tiny_detector, out, fpr=0.1, work=Work(resume=True))
+    screen([archive], tiny_detector, out, fpr=0.1, options=RunOptions(resume=True))
     assert rows(out) == rows(whole_run)
 
 
@@ -176,12 +176,14 @@ def test_runs_with_two_detectors_on_one_scheduler_keep_their_own(
     for weights in two.network.parameters():
         weights.mul_(1.05)
     two.sha256 = "of another"
-    pictures = torch.rand(3, 1, one.preprocess.size, one.preprocess.size, generator=torch.Generator().manual_seed(0))
-    engines = [cluster.DaskEngine(Reading(ReadConfig(), one.preprocess), some, 0, 60.0, scheduler[0]) for some in (one, two)]
+    images = torch.rand(3, 1, one.preprocess.size, one.preprocess.size, generator=torch.Generator().manual_seed(0))
+    engines = [
+        cluster.DaskEngine(ReadSpec(ReadConfig(), one.preprocess), some, 0, 60.0, scheduler[0]) for some in (one, two)
+    ]
     try:
         for engine, detector in zip(engines, (one, two), strict=True):
-            found, _ = engine.embed(pictures).result()
-            assert torch.equal(found.features, detector.embed(pictures).features)
+            found, _ = engine.embed(images).result()
+            assert torch.equal(found.features, detector.embed(images).features)
     finally:
         for engine in engines:
             engine.close()
@@ -199,7 +201,7 @@ def test_a_cluster_without_workers_can_be_left(
 ) -> None:
     address, _, worker = scheduler
     out, asked = tmp_path / "run", threading.Event()
-    lost, wait = threading.Event(), cluster._Embedding.result if waiting_for == "a batch" else cluster.DaskEngine._waited
+    lost, wait = threading.Event(), cluster._Embedding.result if waiting_for == "a batch" else cluster.DaskEngine._wait_for
 
     def kill() -> None:
         subprocess.run(["pkill", "-KILL", "-P", str(worker.pid)], check=False)  # its nanny would start another
@@ -215,13 +217,19 @@ def test_a_cluster_without_workers_can_be_left(
             kill_now.join(1)
         return wait(*arguments)
 
-    where, name = (cluster._Embedding, "result") if waiting_for == "a batch" else (cluster.DaskEngine, "_waited")
+    where, name = (cluster._Embedding, "result") if waiting_for == "a batch" else (cluster.DaskEngine, "_wait_for")
     with monkeypatch.context() as patch:
         patch.setattr(where, name, waits)
         with pytest.raises(StoppedError, match="--resume"):
-            screen([archive], tiny_detector, out, fpr=0.1, work=Work(engine="dask", scheduler=address, stopped=asked.is_set))
+            screen(
+                [archive],
+                tiny_detector,
+                out,
+                fpr=0.1,
+                options=RunOptions(engine="dask", scheduler=address, stopped=asked.is_set),
+            )
     assert lost.is_set()
-    screen([archive], tiny_detector, out, fpr=0.1, work=Work(resume=True))
+    screen([archive], tiny_detector, out, fpr=0.1, options=RunOptions(resume=True))
     assert rows(out) == rows(whole_run)
 
 
@@ -237,7 +245,7 @@ def test_a_file_that_hangs_while_a_batch_is_waited_for_is_given_up(
     some[0].save(root / "0.tif", save_all=True, append_images=some[1:])
     some[0].save(root / "1-forever.png")
     some[1].save(root / "2.png")
-    screen([root], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(engine="dask", workers=1, timeout=4))
+    screen([root], tiny_detector, tmp_path / "run", fpr=0.1, options=RunOptions(engine="dask", workers=1, timeout=4))
     found = statuses(tmp_path / "run")
     assert (found["1-forever.png"], found["2.png"]) == ("timed_out", "scored")
     assert len(rows(tmp_path / "run")) == 142
@@ -249,8 +257,8 @@ def test_workers_that_lack_something_end_the_run_in_a_sentence(
     with monkeypatch.context() as patch:
         patch.setattr(cluster, "_read", faulty.read_where_something_is_missing)
         with pytest.raises(MedoodError, match=r"ModuleNotFoundError: No module named 'something'\).*--resume"):
-            screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, work=TWO)
-    screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(resume=True))
+            screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, options=TWO)
+    screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, options=RunOptions(resume=True))
     assert rows(tmp_path / "run") == rows(whole_run)
 
 
@@ -258,7 +266,7 @@ def _size(run: Path) -> int:
     with contextlib.suppress(MedoodError):
         ledger = Ledger(run)
         try:
-            return ledger.size()
+            return ledger.count()
         finally:
             ledger.close()
     return 0
@@ -266,9 +274,9 @@ def _size(run: Path) -> int:
 
 def test_mistakes_are_told(archive: Path, tiny_detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MedoodError, match="expected one of local, dask"):
-        screen([archive], tiny_detector, tmp_path / "a", fpr=0.1, work=Work(engine="spark"))
+        screen([archive], tiny_detector, tmp_path / "a", fpr=0.1, options=RunOptions(engine="spark"))
     with pytest.raises(MedoodError, match="without --engine dask"):
-        screen([archive], tiny_detector, tmp_path / "b", fpr=0.1, work=Work(scheduler="tcp://127.0.0.1:1"))
+        screen([archive], tiny_detector, tmp_path / "b", fpr=0.1, options=RunOptions(scheduler="tcp://127.0.0.1:1"))
     monkeypatch.setattr(cluster, "_ANSWERS", 2)
     with pytest.raises(MedoodError, match="No Dask scheduler answers at 127"):
-        screen([archive], tiny_detector, tmp_path / "c", fpr=0.1, work=Work(engine="dask", scheduler="127.0.0.1:1"))
+        screen([archive], tiny_detector, tmp_path / "c", fpr=0.1, options=RunOptions(engine="dask", scheduler="127.0.0.1:1"))

@@ -22,10 +22,10 @@ from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
 from medood.progress import Progress
 from medood.screening import source_listing as listing
-from medood.screening.dicom_scp import Doors, listen
-from medood.screening.ledger import Ledger
+from medood.screening.dicom_scp import ScpConfig, listen
+from medood.screening.ledger.database import Ledger
 from medood.screening.metrics import Metrics
-from medood.screening.run import Work
+from medood.screening.run import RunOptions
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ def storescu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def listening(doors: Doors, detector: Path, out: Path, **work: Any) -> Iterator[tuple[int, int]]:
+def listening(doors: ScpConfig, detector: Path, out: Path, **work: Any) -> Iterator[tuple[int, int]]:
     """A provider in a thread, with the ports of its two doors; ended at the end, and what it raised is raised."""
     ports: list[int] = []
     done, raised = threading.Event(), list[BaseException]()
@@ -49,9 +49,9 @@ def listening(doors: Doors, detector: Path, out: Path, **work: Any) -> Iterator[
                 doors,
                 detector,
                 out,
-                work=Work(stopped=done.is_set, **work),
+                options=RunOptions(stopped=done.is_set, **work),
                 progress=Progress(quiet=True),
-                opened=lambda *found: ports.extend(found),
+                on_open=lambda *found: ports.extend(found),
                 fpr=0.1,
             )
         except BaseException as error:
@@ -80,7 +80,7 @@ def size(out: Path) -> int:
     with suppress(MedoodError):
         ledger = Ledger(out)
         try:
-            return ledger.size()
+            return ledger.count()
         finally:
             ledger.close()
     return 0
@@ -96,14 +96,14 @@ def until(out: Path, count: int) -> None:
 def written(folder: Path, numbers: range) -> Path:
     folder.mkdir()
     for i in numbers:
-        (folder / f"{i}.dcm").write_bytes(dicom_bytes(frontal_chest(i, 32).picture, f"{i}"))
+        (folder / f"{i}.dcm").write_bytes(dicom_bytes(frontal_chest(i, 32).image, f"{i}"))
     return folder
 
 
 def test_a_thousand_objects_over_eight_associations(tiny_detector: Path, tmp_path: Path) -> None:
     folders = [written(tmp_path / f"{part}", range(part * 125, part * 125 + 125)) for part in range(8)]
     out, metrics = tmp_path / "run", Metrics()
-    with listening(Doors(0, health_port=0), tiny_detector, out, workers=1, metrics=metrics) as (port, health):
+    with listening(ScpConfig(0, health_port=0), tiny_detector, out, workers=1, metrics=metrics) as (port, health):
         senders = [send(port, folder) for folder in folders]
         assert [sender.wait(120) for sender in senders] == [0] * 8
         until(out, 1000)
@@ -123,7 +123,7 @@ def test_a_thousand_objects_over_eight_associations(tiny_detector: Path, tmp_pat
 
 def test_who_may_not_store_is_refused(tiny_detector: Path, tmp_path: Path) -> None:
     one = written(tmp_path / "one", range(1))
-    doors = Doors(0, callers=["KNOWN"])
+    doors = ScpConfig(0, callers=["KNOWN"])
     with listening(doors, tiny_detector, tmp_path / "run") as (port, _):
         assert send(port, one, title="OTHER", caller="KNOWN").wait(30) != 0
         assert send(port, one, caller="UNKNOWN").wait(30) != 0
@@ -131,20 +131,20 @@ def test_who_may_not_store_is_refused(tiny_detector: Path, tmp_path: Path) -> No
         assert send(port, one, caller="KNOWN").wait(30) == 0
         until(tmp_path / "run", 1)
     assert size(tmp_path / "run") == 1
-    with listening(Doors(0, peers=["192.0.2.1"]), tiny_detector, tmp_path / "peers") as (port, _):
+    with listening(ScpConfig(0, peers=["192.0.2.1"]), tiny_detector, tmp_path / "peers") as (port, _):
         assert send(port, one).wait(30) != 0
     assert size(tmp_path / "peers") == 0
 
 
 def test_a_full_disk_and_large_objects_are_refused_and_health_says_so(tiny_detector: Path, tmp_path: Path) -> None:
     one = written(tmp_path / "one", range(1))
-    with listening(Doors(0, reserve=1 << 60, health_port=0), tiny_detector, tmp_path / "full") as (port, health):
+    with listening(ScpConfig(0, reserve=1 << 60, health_port=0), tiny_detector, tmp_path / "full") as (port, health):
         assert send(port, one).wait(30) != 0
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"http://127.0.0.1:{health}/health", timeout=10)
         assert refused.value.code == 503
         assert json.loads(refused.value.read())["refused"] == 1
-    with listening(Doors(0, largest=100), tiny_detector, tmp_path / "small") as (port, _):
+    with listening(ScpConfig(0, largest=100), tiny_detector, tmp_path / "small") as (port, _):
         assert send(port, one).wait(30) != 0
     assert size(tmp_path / "full") == size(tmp_path / "small") == 0
 
@@ -153,7 +153,7 @@ def test_a_run_of_arrivals_goes_on_and_an_object_sent_again_is_no_new_row(tiny_d
     folder = written(tmp_path / "some", range(3))
     left = tmp_path / "run" / ".0123.dcm.7.part"  # as one that was killed leaves it
     for _ in range(2):
-        with listening(Doors(0), tiny_detector, tmp_path / "run") as (port, _):
+        with listening(ScpConfig(0), tiny_detector, tmp_path / "run") as (port, _):
             assert not left.exists()
             assert send(port, folder).wait(30) == 0
             until(tmp_path / "run", 3)
@@ -163,8 +163,11 @@ def test_a_run_of_arrivals_goes_on_and_an_object_sent_again_is_no_new_row(tiny_d
 
 
 def test_a_port_that_is_taken_is_told(tiny_detector: Path, tmp_path: Path) -> None:
-    with listening(Doors(0), tiny_detector, tmp_path / "one") as (port, _), pytest.raises(MedoodError, match="listened on"):
-        listen(Doors(port), tiny_detector, tmp_path / "two", work=Work(), progress=Progress(quiet=True))
-    for doors in (Doors(0, title="A" * 17), Doors(0, callers=["B" * 17])):
+    with (
+        listening(ScpConfig(0), tiny_detector, tmp_path / "one") as (port, _),
+        pytest.raises(MedoodError, match="listened on"),
+    ):
+        listen(ScpConfig(port), tiny_detector, tmp_path / "two", options=RunOptions(), progress=Progress(quiet=True))
+    for doors in (ScpConfig(0, title="A" * 17), ScpConfig(0, callers=["B" * 17])):
         with pytest.raises(MedoodError, match="1 to 16 characters"):
-            listen(doors, tiny_detector, tmp_path / "three", work=Work(), progress=Progress(quiet=True))
+            listen(doors, tiny_detector, tmp_path / "three", options=RunOptions(), progress=Progress(quiet=True))

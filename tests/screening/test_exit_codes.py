@@ -11,23 +11,23 @@ from medood.errors import BusyError, MedoodError
 from medood.output_folder import new_folder
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
-from medood.screening.ledger import Ledger
+from medood.screening.ledger.database import Ledger
 from medood.screening.merge import merge
-from medood.screening.run import Work, screen
+from medood.screening.run import RunOptions, screen
 from tests.cli.test_commands import medood
 
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with two films and a text file, an archive that is cut, and a folder of text alone."""
+    """A folder with two radiographs and a text file, an archive that is cut, and a folder of text alone."""
     folder = tmp_path_factory.mktemp("endings")
     for name in ("films", "texts"):
         (folder / name).mkdir()
-        (folder / name / "note.dcm").write_bytes(b"no film among " + name.encode())
+        (folder / name / "note.dcm").write_bytes(b"no radiograph among " + name.encode())
     for number in range(2):
-        (folder / "films" / f"{number}.dcm").write_bytes(dicom_bytes(frontal_chest(number, 96).picture, str(number)))
+        (folder / "films" / f"{number}.dcm").write_bytes(dicom_bytes(frontal_chest(number, 96).image, str(number)))
     with zipfile.ZipFile(folder / "whole.zip", "w") as opened:
-        opened.writestr("x.dcm", dicom_bytes(frontal_chest(7, 96).picture, "x"))
+        opened.writestr("x.dcm", dicom_bytes(frontal_chest(7, 96).image, "x"))
     content = (folder / "whole.zip").read_bytes()
     (folder / "cut.zip").write_bytes(content[: len(content) // 2])
     return folder
@@ -78,11 +78,11 @@ def test_what_a_run_has_written_stays_when_it_fails_later(
     def fail(*_: object, **__: object) -> None:
         raise MedoodError("the disk is full")
 
-    monkeypatch.setattr("medood.screening.run.conclude", fail)
+    monkeypatch.setattr("medood.screening.run.finalize", fail)
     with pytest.raises(MedoodError, match="disk is full"):
         screen([scans / "films"], tiny_detector, tmp_path / "run", fpr=0.2)
     ledger = Ledger(tmp_path / "run")
-    assert ledger.size() == 3
+    assert ledger.count() == 3
     ledger.close()
 
 
@@ -101,12 +101,12 @@ def test_a_merge_that_fails_leaves_no_folder(
     tiny_detector: Path, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in (1, 2):
-        screen([scans / "films"], tiny_detector, tmp_path / str(number), fpr=0.2, work=Work(shard=f"{number}/2"))
+        screen([scans / "films"], tiny_detector, tmp_path / str(number), fpr=0.2, options=RunOptions(shard=f"{number}/2"))
 
     def fail(*_: object) -> None:
         raise MedoodError("the parts do not fit")
 
-    monkeypatch.setattr("medood.screening.merge._merged", fail)
+    monkeypatch.setattr("medood.screening.merge._merge_parts", fail)
     with pytest.raises(MedoodError, match="do not fit"):
         merge([tmp_path / "1", tmp_path / "2"], tmp_path / "all")
     assert not (tmp_path / "all").exists()
@@ -115,10 +115,10 @@ def test_a_merge_that_fails_leaves_no_folder(
 def test_listening_on_a_port_that_is_taken_leaves_no_folder(tiny_detector: Path, tmp_path: Path) -> None:
     import socket
 
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+    with socket.socket() as folder_taken:
+        folder_taken.bind(("127.0.0.1", 0))
+        folder_taken.listen()
+        port = folder_taken.getsockname()[1]
         done = medood("listen", "--detector", tiny_detector, "--out", tmp_path / "run", "--port", port, check=2)
-    assert "cannot be listened on" in done.stderr
+    assert "Cannot listen on" in done.stderr
     assert not (tmp_path / "run").exists()

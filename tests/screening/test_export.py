@@ -10,7 +10,7 @@ import pytest
 
 from medood.errors import MedoodError
 from medood.screening.export import VERDICTS_VERSION, export
-from medood.screening.ledger import VERDICT_COLUMNS, Ledger, Row
+from medood.screening.ledger.database import VERDICT_COLUMNS, Ledger, Row
 from medood.text import spreadsheet_cell
 
 

@@ -31,16 +31,16 @@ from medood.screening import run as pipeline
 from medood.screening import source_listing as listing
 from medood.screening.execution import worker_pool
 from medood.screening.execution.worker_pool import WorkerPool
-from medood.screening.ledger import UNFINISHED, Ledger
+from medood.screening.ledger.database import UNFINISHED, Ledger
 from medood.screening.merge import merge
 from medood.screening.metrics import Metrics
-from medood.screening.run import Work, screen
+from medood.screening.run import RunOptions, screen
 from medood.screening.run_diff import find_runs
 from medood.screening.run_lock import locked
 from tests.screening import faulty
 
 #: Rows of a ledger without what no two runs share.
-_ROWS = "SELECT source, member, frame, sha256, status, reason, score, p_value, decision, facts, file, item FROM scans"
+_ROWS = "SELECT source, member, frame, sha256, status, reason, score, p_value, decision, metadata, file, item FROM scans"
 
 
 def rows(run: Path) -> list[tuple[Any, ...]]:
@@ -69,7 +69,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
         elif i % 10 in (1, 6):
             Image.fromarray(rng.integers(0, 255, (24, 24), dtype=np.uint8)).save(path.with_suffix(".png"))
         else:
-            path.with_suffix(".dcm").write_bytes(dicom_bytes(frontal_chest(i, 32).picture, f"{i}"))
+            path.with_suffix(".dcm").write_bytes(dicom_bytes(frontal_chest(i, 32).image, f"{i}"))
     return root
 
 
@@ -89,9 +89,9 @@ def with_faults(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_worker_processes_give_the_same_ledger_bit_for_bit(
     archive: Path, whole_run: Path, tiny_detector: Path, tmp_path: Path
 ) -> None:
-    screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(workers=2))
+    screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, options=RunOptions(workers=2))
     assert rows(tmp_path / "run") == rows(whole_run)
-    assert Ledger.facts_of(tmp_path / "run")["whole"] == Ledger.facts_of(whole_run)["whole"]
+    assert Ledger.read_metadata(tmp_path / "run").archive == Ledger.read_metadata(whole_run).archive
 
 
 @pytest.mark.usefixtures("with_faults")
@@ -105,7 +105,7 @@ def test_a_file_that_kills_or_hangs_its_reader_costs_its_own_row(tiny_detector: 
     for name in names:
         Image.fromarray(rng.integers(0, 255, (16, 16), dtype=np.uint8)).save(root / f"{name}.png")
     started = time.monotonic()
-    screen([root], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(workers=2, timeout=2.0))
+    screen([root], tiny_detector, tmp_path / "run", fpr=0.1, options=RunOptions(workers=2, timeout=2.0))
     assert time.monotonic() - started < 60
     found = {name: status for name, status in statuses(tmp_path / "run").items() if name.endswith(".png")}
     expected = {"segfault": "worker_died", "exit": "worker_died", "forever": "timed_out", "oom": "worker_died"}
@@ -129,14 +129,14 @@ def test_workers_killed_at_random_lose_no_row(archive: Path, whole_run: Path, ti
         while not done.wait(draw.uniform(0.1, 0.3)):
             for workers in made:
                 with contextlib.suppress(OSError, AttributeError, TypeError):
-                    os.kill(draw.choice(workers._workers).process.pid, signal.SIGKILL)
+                    os.kill(draw.choice(workers._optionsers).process.pid, signal.SIGKILL)
 
     thread = threading.Thread(target=kill)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worker_pool, "WorkerPool", make)
         thread.start()
         try:
-            screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(workers=2))
+            screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, options=RunOptions(workers=2))
         finally:
             done.set()
             thread.join()
@@ -149,7 +149,7 @@ def test_workers_killed_at_random_lose_no_row(archive: Path, whole_run: Path, ti
 
 
 def _screen(archive: Path, detector: Path, out: Path) -> None:
-    screen([archive], detector, out, fpr=0.1, work=Work(resume=True))
+    screen([archive], detector, out, fpr=0.1, options=RunOptions(resume=True))
 
 
 def kill_and_resume(archive: Path, detector: Path, out: Path, seed: int, kills: int, longest: float) -> int:
@@ -178,8 +178,10 @@ def test_killed_at_random_moments_and_resumed_is_the_same_run(
         kill_and_resume(archive, tiny_detector, out, seed, 4, 0.8)
         assert rows(out) == rows(whole_run)
         assert (out / "verdicts.csv").read_bytes() == (whole_run / "verdicts.csv").read_bytes()
-        assert Ledger.facts_of(out)["whole"] == Ledger.facts_of(whole_run)["whole"]
-        assert "patient_key" not in Ledger.facts_of(out)
+        assert Ledger.read_metadata(out).archive == Ledger.read_metadata(whole_run).archive
+        ledger = Ledger(out)
+        assert not ledger._database.execute("SELECT 1 FROM run WHERE name = 'patient_key'").fetchall()
+        ledger.close()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -203,13 +205,13 @@ def test_asked_to_end_it_can_go_on(
                 tiny_detector,
                 tmp_path / "run",
                 fpr=0.1,
-                work=Work(workers, resume=True, stopped=stopped_after(count)),
+                options=RunOptions(workers, resume=True, stopped=stopped_after(count)),
             )
         kept = rows(tmp_path / "run")
         assert kept == rows(whole_run)[: len(kept)]
-    screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(workers, resume=True))
+    screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, options=RunOptions(workers, resume=True))
     assert rows(tmp_path / "run") == rows(whole_run)
-    again = screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(workers, resume=True))
+    again = screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, options=RunOptions(workers, resume=True))
     assert again.scanned == len(rows(whole_run))
 
 
@@ -217,20 +219,20 @@ def test_a_run_goes_on_as_what_it_was_begun(archive: Path, tiny_detector: Path, 
     few = tmp_path / "few"
     shutil.copytree(archive, few)
     calls = iter(range(1000))
-    stop = Work(resume=True, stopped=lambda: next(calls) > 70)
+    stop = RunOptions(resume=True, stopped=lambda: next(calls) > 70)
     with pytest.raises(StoppedError):
-        screen([few], tiny_detector, tmp_path / "run", fpr=0.1, work=stop)
-    with pytest.raises(MedoodError, match=r"begun with another fpr: 0\.1, now 0\.2"):
-        screen([few], tiny_detector, tmp_path / "run", fpr=0.2, work=Work(resume=True))
+        screen([few], tiny_detector, tmp_path / "run", fpr=0.1, options=stop)
+    with pytest.raises(MedoodError, match=r"started with a different fpr: 0\.1, now 0\.2"):
+        screen([few], tiny_detector, tmp_path / "run", fpr=0.2, options=RunOptions(resume=True))
     with pytest.raises(MedoodError, match="already holds a run"):
         screen([few], tiny_detector, tmp_path / "run", fpr=0.1)
     (few / "000.dcm").unlink()
-    with pytest.raises(MedoodError, match="files were added or taken away"):
-        screen([few], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(resume=True))
+    with pytest.raises(MedoodError, match="files were added or removed"):
+        screen([few], tiny_detector, tmp_path / "run", fpr=0.1, options=RunOptions(resume=True))
 
 
 def test_a_second_process_is_told(archive: Path, tiny_detector: Path, tmp_path: Path) -> None:
-    with locked(tmp_path / "run"), pytest.raises(MedoodError, match="being written by another process"):
+    with locked(tmp_path / "run"), pytest.raises(MedoodError, match="in use by another process"):
         screen([archive], tiny_detector, tmp_path / "run", fpr=0.1)
 
 
@@ -241,7 +243,7 @@ def test_a_full_disk_ends_the_run_and_it_goes_on(
 
     def small(self: Ledger, folder: Path, **options: bool) -> None:
         whole(self, folder, **options)
-        self.database.execute("PRAGMA max_page_count=40")
+        self._database.execute("PRAGMA max_page_count=40")
 
     monkeypatch.setattr(Ledger, "__init__", small)
     with pytest.raises(MedoodError, match=r"full.*--resume"):
@@ -249,7 +251,7 @@ def test_a_full_disk_ends_the_run_and_it_goes_on(
     monkeypatch.setattr(Ledger, "__init__", whole)
     kept = rows(tmp_path / "run")
     assert 0 < len(kept) < len(rows(whole_run))
-    screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(resume=True))
+    screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, options=RunOptions(resume=True))
     assert rows(tmp_path / "run") == rows(whole_run)
 
 
@@ -261,15 +263,15 @@ def test_slow_disks_and_files_that_vanish(tiny_detector: Path, tmp_path: Path, m
     for i in range(20):
         Image.fromarray(rng.integers(0, 255, (16, 16), dtype=np.uint8)).save(root / f"{i:02d}-slow.png")
 
-    placed = listing.Listing.placed
+    enumerate_sources = listing.SourceListing.enumerate_sources
 
     def vanishing(*arguments: Any) -> Iterator[Any]:
-        yield from placed(*arguments)
+        yield from enumerate_sources(*arguments)
         (root / "19-slow.png").unlink()  # it is listed, and the workers are still at the first ones
 
-    monkeypatch.setattr(listing.Listing, "placed", vanishing)
+    monkeypatch.setattr(listing.SourceListing, "enumerate_sources", vanishing)
     monkeypatch.setattr(worker_pool, "WorkerPool", partial(WorkerPool, read=faulty.read))
-    screen([root], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(workers=2))
+    screen([root], tiny_detector, tmp_path / "run", fpr=0.1, options=RunOptions(workers=2))
     found = rows(tmp_path / "run")
     assert [row[4] for row in found[:19]] == ["scored"] * 19
     assert found[19][4] == "unreadable"
@@ -289,7 +291,7 @@ def test_shards_put_together_are_the_whole(archive: Path, whole_run: Path, tiny_
     """Batches differ, so that the last bits of scores may."""
     parts = [tmp_path / f"part{i}" for i in range(3)]
     for i, part in enumerate(parts):
-        screen([archive], tiny_detector, part, fpr=0.1, work=Work(shard=f"{i + 1}/3"))
+        screen([archive], tiny_detector, part, fpr=0.1, options=RunOptions(shard=f"{i + 1}/3"))
         assert len(rows(part)) > 20
     found = merge(parts[::-1], tmp_path / "merged")
     merged, expected = rows(tmp_path / "merged"), rows(whole_run)
@@ -298,11 +300,11 @@ def test_shards_put_together_are_the_whole(archive: Path, whole_run: Path, tiny_
         assert one[:6] + one[8:9] + one[10:] == other[:6] + other[8:9] + other[10:]
         assert (one[6] is None) == (other[6] is None)
         assert one[6] is None or one[6] == pytest.approx(other[6], rel=1e-4)
-    whole = Ledger.facts_of(tmp_path / "merged")["whole"]
-    assert whole["shift"]["archive"] == Ledger.facts_of(whole_run)["whole"]["shift"]["archive"]
+    whole = Ledger.read_metadata(tmp_path / "merged").archive
+    assert whole.shift.archive == Ledger.read_metadata(whole_run).archive.shift.archive
     with pytest.raises(MedoodError, match="Missing: 2/3"):
         merge([parts[0], parts[2]], tmp_path / "other")
-    with pytest.raises(MedoodError, match="is a whole run"):
+    with pytest.raises(MedoodError, match="is a complete run"):
         merge([whole_run], tmp_path / "other")
     assert sorted(path.name for path in (tmp_path / "merged").iterdir()) == [".lock", "ledger.sqlite", "verdicts.csv"]
     with pytest.raises(MedoodError, match="already holds a run"):
@@ -314,7 +316,7 @@ def test_a_merge_that_is_stopped_leaves_no_run_and_can_be_done_again(
 ) -> None:
     parts = [tmp_path / f"part{i}" for i in range(2)]
     for i, part in enumerate(parts):
-        screen([archive], tiny_detector, part, fpr=0.1, work=Work(shard=f"{i + 1}/2"))
+        screen([archive], tiny_detector, part, fpr=0.1, options=RunOptions(shard=f"{i + 1}/2"))
     with monkeypatch.context() as patch:
         patch.setattr(Ledger, "write_csv", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
@@ -331,20 +333,20 @@ def test_parts_that_did_not_find_the_same_files_are_not_put_together(
     root.mkdir()
     for i in range(40):
         Image.fromarray(np.random.default_rng(i).integers(0, 255, (20, 20), dtype=np.uint8)).save(root / f"{i}.png")
-    screen([root], tiny_detector, tmp_path / "1", fpr=0.1, work=Work(shard="1/2"))
+    screen([root], tiny_detector, tmp_path / "1", fpr=0.1, options=RunOptions(shard="1/2"))
     with pytest.raises(StoppedError):  # what is noted of a run that goes on is the same
-        screen([root], tiny_detector, tmp_path / "2", fpr=0.1, work=Work(shard="2/2", stopped=stopping_after(35)))
-    screen([root], tiny_detector, tmp_path / "2", fpr=0.1, work=Work(shard="2/2", resume=True))
+        screen([root], tiny_detector, tmp_path / "2", fpr=0.1, options=RunOptions(shard="2/2", stopped=stopping_after(35)))
+    screen([root], tiny_detector, tmp_path / "2", fpr=0.1, options=RunOptions(shard="2/2", resume=True))
     merge([tmp_path / "1", tmp_path / "2"], tmp_path / "merged")
     other = Image.fromarray(np.zeros((30, 30), np.uint8))
     for number, change in enumerate(
         [lambda: (root / "0.png").rename(root / "other.png"), lambda: other.save(root / "other.png")], start=3
     ):
         change()
-        screen([root], tiny_detector, tmp_path / f"{number}", fpr=0.1, work=Work(shard="2/2"))
+        screen([root], tiny_detector, tmp_path / f"{number}", fpr=0.1, options=RunOptions(shard="2/2"))
         with pytest.raises(MedoodError, match=r"the same files \(40 files, 40 files\).*CSV manifest"):
             merge([tmp_path / "1", tmp_path / f"{number}"], tmp_path / "other")
-    screen([root], tiny_detector, tmp_path / "5", fpr=0.1, work=Work(shard="1/2"))
+    screen([root], tiny_detector, tmp_path / "5", fpr=0.1, options=RunOptions(shard="1/2"))
     merge([tmp_path / "5", tmp_path / "4"], tmp_path / "again")
 
 
@@ -353,7 +355,7 @@ def test_a_merge_that_is_being_read_is_not_moved_and_an_old_log_is_not_replayed(
 ) -> None:
     parts = [tmp_path / f"part{i}" for i in range(2)]
     for i, part in enumerate(parts):
-        screen([archive], tiny_detector, part, fpr=0.1, work=Work(shard=f"{i + 1}/2"))
+        screen([archive], tiny_detector, part, fpr=0.1, options=RunOptions(shard=f"{i + 1}/2"))
     readers = []
     (tmp_path / "merged").mkdir()  # a new one would not stay
 
@@ -384,20 +386,20 @@ def test_the_folder_that_one_is_in_is_resumed_and_watched(
         )
     screen(["."], tiny_detector, tmp_path / "whole", fpr=0.1)
     with pytest.raises(StoppedError):
-        screen(["."], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(stopped=stopping_after(35)))
-    screen(["."], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(resume=True))
+        screen(["."], tiny_detector, tmp_path / "run", fpr=0.1, options=RunOptions(stopped=stopping_after(35)))
+    screen(["."], tiny_detector, tmp_path / "run", fpr=0.1, options=RunOptions(resume=True))
     assert rows(tmp_path / "run") == rows(tmp_path / "whole")
     assert [row[0] for row in rows(tmp_path / "run")][-2:] == ["39.png", "below/a.png"]
     monkeypatch.setattr(listing, "_LOOK", 0.1)
     for calls in (60, 12):
-        work = Work(watch=True, resume=True, stopped=stopping_after(calls))
-        screen(["."], tiny_detector, tmp_path / "seen", fpr=0.1, work=work)
+        work = RunOptions(watch=True, resume=True, stopped=stopping_after(calls))
+        screen(["."], tiny_detector, tmp_path / "seen", fpr=0.1, options=work)
         assert len(rows(tmp_path / "seen")) == 40
 
 
 def test_reading_what_a_look_found_does_not_put_off_the_next_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listing, "_LOOK", 0.0)
-    found = listing.Listing([tmp_path], tmp_path, ReadConfig()).watched(None, lambda _: False)
+    found = listing.SourceListing([tmp_path], tmp_path, ReadConfig()).watch_sources(None, lambda _: False)
     for i in range(3):
         (tmp_path / f"{i}.png").write_bytes(b"")
     handed = 0
@@ -416,17 +418,17 @@ def test_a_false_discovery_rate_is_decided_when_shards_are_put_together(
 ) -> None:
     screen([archive], tiny_detector, tmp_path / "whole", fdr=0.5)
     for i in (1, 2):
-        screen([archive], tiny_detector, tmp_path / f"{i}", fdr=0.5, work=Work(shard=f"{i}/2"))
+        screen([archive], tiny_detector, tmp_path / f"{i}", fdr=0.5, options=RunOptions(shard=f"{i}/2"))
     merge([tmp_path / "1", tmp_path / "2"], tmp_path / "merged")
-    facts = [Ledger.facts_of(tmp_path / name) for name in ("whole", "merged")]
-    assert facts[0]["limit"] == pytest.approx(facts[1]["limit"])
+    metadata = [Ledger.read_metadata(tmp_path / name) for name in ("whole", "merged")]
+    assert metadata[0].limit == pytest.approx(metadata[1].limit)
     assert [row[8] for row in rows(tmp_path / "whole")] == [row[8] for row in rows(tmp_path / "merged")]
 
 
 def test_a_wrong_shard_is_told(tiny_detector: Path, archive: Path, tmp_path: Path) -> None:
     for text in ("3/2", "0/2", "1", "a/b", "-1/2"):
         with pytest.raises(MedoodError, match="--shard"):
-            screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(shard=text))
+            screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, options=RunOptions(shard=text))
 
 
 def test_a_ledger_of_the_first_schema_is_brought_up(whole_run: Path, tmp_path: Path) -> None:
@@ -439,6 +441,7 @@ def test_a_ledger_of_the_first_schema_is_brought_up(whole_run: Path, tmp_path: P
             database.execute(f"DROP INDEX {index}")
         for column in ("file", "item", "host"):
             database.execute(f"ALTER TABLE scans DROP COLUMN {column}")
+        database.execute("ALTER TABLE scans RENAME COLUMN metadata TO facts")
         database.execute("PRAGMA user_version=1")
         database.commit()
     ledger = Ledger(old)
@@ -456,11 +459,11 @@ def test_a_crash_at_the_very_end_loses_nothing(
         patch.setattr(Ledger, "write_csv", crash)
         with pytest.raises(RuntimeError):
             screen([archive], tiny_detector, tmp_path / "run", fpr=0.1)
-    screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(resume=True))
+    screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, options=RunOptions(resume=True))
     assert rows(tmp_path / "run") == rows(whole_run)
-    assert Ledger.facts_of(tmp_path / "run")["whole"] == Ledger.facts_of(whole_run)["whole"]
+    assert Ledger.read_metadata(tmp_path / "run").archive == Ledger.read_metadata(whole_run).archive
     assert conclusion.summary(Ledger(tmp_path / "run")) == conclusion.summary(Ledger(whole_run))
-    assert Detector.load(tiny_detector).sha256 == Ledger.facts_of(whole_run)["detector"]["sha256"]
+    assert Detector.load(tiny_detector).sha256 == Ledger.read_metadata(whole_run).detector.sha256
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -474,7 +477,7 @@ def test_a_watched_folder_is_screened_as_files_come(
     done = threading.Event()
 
     def bring(name: str, i: int) -> None:
-        (root / name).write_bytes(dicom_bytes(frontal_chest(i, 32).picture, name))
+        (root / name).write_bytes(dicom_bytes(frontal_chest(i, 32).image, name))
 
     def until(count: int) -> None:
         for _ in range(200):
@@ -487,7 +490,7 @@ def test_a_watched_folder_is_screened_as_files_come(
     def scene(first: int) -> None:
         bring(f"b{first}.dcm", first)
         until(first + 1)
-        content = dicom_bytes(frontal_chest(first + 1, 32).picture, "slowly")
+        content = dicom_bytes(frontal_chest(first + 1, 32).image, "slowly")
         with (root / f"a{first}.dcm").open("wb") as stream:  # comes before the other by name, and slowly
             for start in range(0, len(content), 400):
                 stream.write(content[start : start + 400])
@@ -500,11 +503,11 @@ def test_a_watched_folder_is_screened_as_files_come(
         done.clear()
         thread = threading.Thread(target=scene, args=(first,))
         thread.start()
-        work = Work(workers=workers, watch=True, resume=True, stopped=done.is_set)
-        found = screen([root], tiny_detector, out, fpr=0.1, work=work)
+        work = RunOptions(workers=workers, watch=True, resume=True, stopped=done.is_set)
+        found = screen([root], tiny_detector, out, fpr=0.1, options=work)
         thread.join()
         assert found.scanned == first + 2
-        assert "finished" in Ledger.facts_of(out)
+        assert Ledger.read_metadata(out).finished
     assert seen == [1, 2, 3, 4]
     assert [Path(row[0]).name for row in rows(out)] == ["b0.dcm", "a0.dcm", "b2.dcm", "a2.dcm"]
     assert [row[4] for row in rows(out)] == ["scored"] * 4
@@ -533,9 +536,9 @@ def test_a_copy_of_many_pages_at_a_batchs_border_is_one_row(tiny_detector: Path,
         Image.fromarray(np.random.default_rng(i).integers(0, 255, (20, 20), dtype=np.uint8)).save(root / f"{i:03d}.png")
     screen([root], tiny_detector, tmp_path / "whole", fpr=0.1)
     with pytest.raises(StoppedError):
-        screen([root], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(stopped=stopping_after(30)))
+        screen([root], tiny_detector, tmp_path / "run", fpr=0.1, options=RunOptions(stopped=stopping_after(30)))
     assert rows(tmp_path / "run")[-1][4] == "duplicate"
-    screen([root], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(resume=True))
+    screen([root], tiny_detector, tmp_path / "run", fpr=0.1, options=RunOptions(resume=True))
     assert rows(tmp_path / "run") == rows(tmp_path / "whole")
 
 
@@ -550,16 +553,16 @@ def test_a_file_that_cannot_be_read_again_where_the_run_stopped_in_it_keeps_its_
     pages(root / "100-later.tif", 0)
     for name in ("hangs", "changes"):
         with pytest.raises(StoppedError):
-            screen([root], tiny_detector, tmp_path / name, fpr=0.1, work=Work(stopped=stopping_after(28)))
+            screen([root], tiny_detector, tmp_path / name, fpr=0.1, options=RunOptions(stopped=stopping_after(28)))
         assert len(rows(tmp_path / name)) == 32
     with monkeypatch.context() as patch:
         patch.setattr(worker_pool, "WorkerPool", partial(WorkerPool, read=faulty.read_later))
-        screen([root], tiny_detector, tmp_path / "hangs", fpr=0.1, work=Work(workers=1, timeout=1.0, resume=True))
+        screen([root], tiny_detector, tmp_path / "hangs", fpr=0.1, options=RunOptions(workers=1, timeout=1.0, resume=True))
     last = rows(tmp_path / "hangs")[-1]
     assert (len(rows(tmp_path / "hangs")), last[2], last[4]) == (33, 5, "timed_out")
     pages(root / "100-later.tif", 1)
     with pytest.raises(MedoodError, match="has changed since the run stopped"):
-        screen([root], tiny_detector, tmp_path / "changes", fpr=0.1, work=Work(resume=True))
+        screen([root], tiny_detector, tmp_path / "changes", fpr=0.1, options=RunOptions(resume=True))
 
 
 def test_a_watched_archive_goes_on_before_what_came_since(
@@ -572,12 +575,12 @@ def test_a_watched_archive_goes_on_before_what_came_since(
     def packed(name: str, first: int) -> None:
         with zipfile.ZipFile(root / name, "w") as archive:
             for i in range(first, first + 40):
-                archive.writestr(f"{i:03d}.dcm", dicom_bytes(frontal_chest(i, 32).picture, f"{i}"))
+                archive.writestr(f"{i:03d}.dcm", dicom_bytes(frontal_chest(i, 32).image, f"{i}"))
 
     finish = pipeline._Run._finish
 
     def interrupted(run: Any, pending: Any) -> None:
-        if run._work.stopped():
+        if run._options.stopped():
             raise KeyboardInterrupt
         finish(run, pending)
 
@@ -585,9 +588,9 @@ def test_a_watched_archive_goes_on_before_what_came_since(
         """As a kill does it: what is not in a batch is lost, and nothing is concluded."""
         with monkeypatch.context() as patch:
             patch.setattr(pipeline._Run, "_finish", interrupted)
-            work = Work(watch=True, resume=True, stopped=stopping_after(count))
+            work = RunOptions(watch=True, resume=True, stopped=stopping_after(count))
             with pytest.raises(KeyboardInterrupt):
-                screen([root], tiny_detector, out, fpr=0.1, work=work)
+                screen([root], tiny_detector, out, fpr=0.1, options=work)
 
     packed("m.zip", 0)
     killed_after(36)
@@ -595,7 +598,7 @@ def test_a_watched_archive_goes_on_before_what_came_since(
     packed("a.zip", 40)
     killed_after(46)
     assert 40 < len(rows(out)) < 80
-    screen([root], tiny_detector, out, fpr=0.1, work=Work(watch=True, resume=True, stopped=stopping_after(120)))
+    screen([root], tiny_detector, out, fpr=0.1, options=RunOptions(watch=True, resume=True, stopped=stopping_after(120)))
     found = [(Path(row[0]).name, row[1]) for row in rows(out)]
     assert found == [("m.zip", f"{i:03d}.dcm") for i in range(40)] + [("a.zip", f"{i:03d}.dcm") for i in range(40, 80)]
     assert [row[10] for row in rows(out)] == [0] * 40 + [1] * 40
@@ -612,7 +615,7 @@ def test_a_file_that_no_part_could_read_is_one_row_of_the_whole(
     monkeypatch.setattr(worker_pool, "WorkerPool", partial(WorkerPool, read=faulty.read))
     for text in ("01/3", "2/3", "3/03"):
         out = tmp_path / f"part{int(text[:2].strip('/'))}"
-        screen([root], tiny_detector, out, fpr=0.1, work=Work(workers=1, shard=text))
+        screen([root], tiny_detector, out, fpr=0.1, options=RunOptions(workers=1, shard=text))
     merge([tmp_path / f"part{i}" for i in (1, 2, 3)], tmp_path / "merged")
     assert [row[4] for row in rows(tmp_path / "merged")] == ["scored"] * 5 + ["worker_died"] + ["scored"] * 2
 
@@ -621,23 +624,23 @@ def test_mistakes_leave_no_folder_behind_and_a_finished_run_is_the_one_that_was_
     archive: Path, whole_run: Path, tiny_detector: Path, tmp_path: Path
 ) -> None:
     for work in (
-        Work(timeout=float("inf")),
-        Work(timeout=0),
-        Work(engine="spark"),
-        Work(scheduler="tcp://127.0.0.1:1"),
-        Work(metrics=Metrics(tmp_path / "none" / "a")),
-        Work(metrics=Metrics(None, tmp_path / "none" / "a")),
+        RunOptions(timeout=float("inf")),
+        RunOptions(timeout=0),
+        RunOptions(engine="spark"),
+        RunOptions(scheduler="tcp://127.0.0.1:1"),
+        RunOptions(metrics=Metrics(tmp_path / "none" / "a")),
+        RunOptions(metrics=Metrics(None, tmp_path / "none" / "a")),
     ):
         with pytest.raises(MedoodError):
-            screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, work=work)
+            screen([archive], tiny_detector, tmp_path / "run", fpr=0.1, options=work)
     with pytest.raises(MedoodError, match="does not exist"):
-        screen([tmp_path / "typo"], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(watch=True))
+        screen([tmp_path / "typo"], tiny_detector, tmp_path / "run", fpr=0.1, options=RunOptions(watch=True))
     assert not (tmp_path / "run").exists()
     copy = tmp_path / "copy"
     shutil.copytree(whole_run, copy)
-    with pytest.raises(MedoodError, match="begun with another fpr"):
-        screen([archive], tiny_detector, copy, fpr=0.2, work=Work(resume=True))
-    with pytest.raises(MedoodError, match="begun with another watch"):
-        screen([archive], tiny_detector, copy, fpr=0.1, work=Work(resume=True, watch=True))
-    screen([archive], tiny_detector, copy, fpr=0.1, work=Work(resume=True))
-    assert Ledger.facts_of(copy) == Ledger.facts_of(whole_run)
+    with pytest.raises(MedoodError, match="started with a different fpr"):
+        screen([archive], tiny_detector, copy, fpr=0.2, options=RunOptions(resume=True))
+    with pytest.raises(MedoodError, match="started with a different watch"):
+        screen([archive], tiny_detector, copy, fpr=0.1, options=RunOptions(resume=True, watch=True))
+    screen([archive], tiny_detector, copy, fpr=0.1, options=RunOptions(resume=True))
+    assert Ledger.read_metadata(copy) == Ledger.read_metadata(whole_run)

@@ -9,7 +9,7 @@ from medood.errors import MedoodError
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
 from medood.screening.metrics import Metrics
-from medood.screening.run import Work, screen
+from medood.screening.run import RunOptions, screen
 from tests.scans.films import film, write
 
 
@@ -17,11 +17,11 @@ def test_figures_and_events_count_rows_and_name_nobody(tiny_detector: Path, tmp_
     root = tmp_path / "secret-folder"
     root.mkdir()
     for i in range(40):
-        (root / f"Miller-{i}.dcm").write_bytes(dicom_bytes(frontal_chest(i, 32).picture, f"{i}"))
+        (root / f"Miller-{i}.dcm").write_bytes(dicom_bytes(frontal_chest(i, 32).image, f"{i}"))
     (root / "named.dcm").write_bytes(write(film()))
     (root / "text.dcm").write_text("no scan")
     figures, events = tmp_path / "figures.prom", tmp_path / "events.jsonl"
-    screen([root], tiny_detector, tmp_path / "run", fpr=0.1, work=Work(metrics=Metrics(figures, events)))
+    screen([root], tiny_detector, tmp_path / "run", fpr=0.1, options=RunOptions(metrics=Metrics(figures, events)))
     lines = [json.loads(line) for line in events.read_text().splitlines()]
     assert [line["event"] for line in lines] == ["started", "rows", "rows", "finished"]
     assert [line.get("count") for line in lines] == [None, 32, 10, None]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.pacs
 def test_from_a_real_pacs_and_back(tiny_detector: Path, tmp_path: Path) -> None:
     if not (shutil.which("Orthanc") and Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so").exists()):
         if os.environ.get("MEDOOD_REQUIRE_PACS"):

@@ -19,8 +19,9 @@ from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
 from medood.progress import Progress
 from medood.reporting.pdf import report
-from medood.reporting.report_data import Asked, make_record
-from medood.screening.ledger import VERDICT_COLUMNS, Ledger, Row
+from medood.reporting.report_data import ReportOptions, make_record
+from medood.screening.ledger.database import VERDICT_COLUMNS, Ledger, Row
+from medood.screening.ledger.run_metadata import RunMetadata
 from medood.screening.run import screen
 from tests.scans.films import film, write
 
@@ -32,7 +33,7 @@ def verdicts(run: Path) -> list[dict[str, str]]:
 
 def png(seed: int) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray((frontal_chest(seed, 64).picture * 255).astype(np.uint8)).save(stream, "PNG")
+    Image.fromarray((frontal_chest(seed, 64).image * 255).astype(np.uint8)).save(stream, "PNG")
     return stream.getvalue()
 
 
@@ -42,7 +43,7 @@ def mixed(tmp_path: Path) -> Path:
     root = tmp_path / "mixed"
     (root / "deep").mkdir(parents=True)
     (root / "a.png").write_bytes(png(500))
-    (root / "deep" / "b.dcm").write_bytes(dicom_bytes(frontal_chest(501, 64).picture, "b"))
+    (root / "deep" / "b.dcm").write_bytes(dicom_bytes(frontal_chest(501, 64).image, "b"))
     (root / "text.dcm").write_text("no scan")
     (root / "cut.png").write_bytes(png(502)[:300])
     (root / "empty.dcm").write_bytes(b"")
@@ -137,9 +138,9 @@ def test_the_ledger_keeps_rows_and_facts(tmp_path: Path) -> None:
         Row("bad\udcff", "", 0, "", "unreadable", "why"),
     ]
     ledger.add(rows[:1])
-    ledger.state(fpr=0.05)
+    ledger.set_metadata(fpr=0.05)
     assert list(ledger.rows()) == rows[:1]
-    assert ledger.run() == {"fpr": 0.05}
+    assert ledger.metadata() == RunMetadata(fpr=0.05)
     ledger.close()
     again = Ledger(tmp_path)
     again.write_csv(tmp_path / "v.csv")
@@ -166,7 +167,7 @@ def test_names_that_are_not_utf8_and_pictures_of_one_pixel(tiny_detector: Path, 
 
 def test_a_disk_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, create=True)
-    ledger.database.execute("PRAGMA query_only=1")
+    ledger._database.execute("PRAGMA query_only=1")
     with pytest.raises(MedoodError, match="cannot be written"):
         ledger.add([Row("a", "", 0, "", "unreadable", "why")])
 
@@ -179,10 +180,10 @@ def test_a_folder_without_a_ledger_is_told(tmp_path: Path) -> None:
 def test_what_the_selection_leaves_out_is_counted_and_copies_are_said(tiny_detector: Path, tmp_path: Path) -> None:
     root = tmp_path / "some"
     root.mkdir()
-    chest = dicom_bytes(frontal_chest(700, 64).picture, "a")
+    chest = dicom_bytes(frontal_chest(700, 64).image, "a")
     (root / "a.dcm").write_bytes(chest)
     (root / "b.dcm").write_bytes(chest)
-    (root / "c.dcm").write_bytes(dicom_bytes(frontal_chest(701, 64).picture, "c", modality="CT"))
+    (root / "c.dcm").write_bytes(dicom_bytes(frontal_chest(701, 64).image, "c", modality="CT"))
     (root / "d.png").write_bytes(png(702))
     read = ReadConfig(select="Modality in (CR, DX)")
     found = screen([root], tiny_detector, tmp_path / "run", fpr=0.5, read=read)
@@ -190,7 +191,9 @@ def test_what_the_selection_leaves_out_is_counted_and_copies_are_said(tiny_detec
     assert [row["status"] for row in rows] == ["scored", "duplicate", "not_selected", "not_selected"]
     assert rows[1]["reason"] == f"the same bytes as {root / 'a.dcm'}"
     assert (found.scanned, found.refused, found.left_out) == (4, 1, 2)
-    record = make_record(tmp_path / "run", Detector.load(tiny_detector), tmp_path, Asked(top=0), Progress(quiet=True))
+    record = make_record(
+        tmp_path / "run", Detector.load(tiny_detector), tmp_path, ReportOptions(top=0), Progress(quiet=True)
+    )
     assert record["summary"]["left_out"] == 2
     assert record["run"]["read"]["select"] == "Modality in (CR, DX)"
     assert [row["status"] for row in record["refused"]] == ["duplicate"]
@@ -201,14 +204,14 @@ def test_what_the_selection_leaves_out_is_counted_and_copies_are_said(tiny_detec
 def test_tar_archives_are_screened_and_shown_again(tiny_detector: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
         for i in range(3):
-            content = dicom_bytes(frontal_chest(710 + i, 64).picture, str(i))
+            content = dicom_bytes(frontal_chest(710 + i, 64).image, str(i))
             info = tarfile.TarInfo(f"{i}.dcm")
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     screen([tmp_path / "a.tar.gz"], tiny_detector, tmp_path / "run", fpr=0.9)
     (tmp_path / "pictures").mkdir()
     record = make_record(
-        tmp_path / "run", Detector.load(tiny_detector), tmp_path / "pictures", Asked(top=5), Progress(quiet=True)
+        tmp_path / "run", Detector.load(tiny_detector), tmp_path / "pictures", ReportOptions(top=5), Progress(quiet=True)
     )
     assert [row["member"] for row in verdicts(tmp_path / "run")] == ["0.dcm", "1.dcm", "2.dcm"]
     assert all(page["missing"] == "" for page in record["pages"])
@@ -227,6 +230,7 @@ def test_no_patient_attribute_reaches_a_row_or_a_log(
         for place in rng.integers(128, 900, i % 6):
             damaged[place] ^= int(rng.integers(1, 256))
         (root / f"{i}.dcm").write_bytes(bytes(damaged))
+    caplog.clear()  # what writing the files logged
     with caplog.at_level("DEBUG"):
         screen([root], tiny_detector, tmp_path / "run", fpr=0.5)
         report(tmp_path / "run", tiny_detector, top=3)

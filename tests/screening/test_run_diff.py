@@ -11,17 +11,18 @@ from medood.cli.main import app
 from medood.errors import MedoodError
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
-from medood.phantom.outliers import STRANGERS
-from medood.screening.ledger import Ledger, Row
+from medood.phantom.outliers import OUTLIERS
+from medood.screening.ledger.database import Ledger, Row
+from medood.screening.ledger.run_pair import ABSENT, COLUMNS
 from medood.screening.run import screen
-from medood.screening.run_diff import ABSENT, COLUMNS, compare, find_runs
+from medood.screening.run_diff import diff_runs, find_runs
 
 IN, OUT = "in_distribution", "out_of_distribution"
 
 
-def made(folder: Path, rows: list[Row], **facts: object) -> Path:
+def made(folder: Path, rows: list[Row], **metadata: object) -> Path:
     ledger = Ledger(folder, create=True)
-    ledger.state(detector={"sha256": "d" * 64, "name": "one"}, fpr=0.05, started="s", **facts)
+    ledger.set_metadata(detector={"sha256": "d" * 64, "name": "one"}, fpr=0.05, started="s", **metadata)
     ledger.add(rows)
     ledger.close()
     return folder
@@ -58,7 +59,7 @@ def test_scans_are_told_by_their_contents(tmp_path: Path) -> None:
         ],
         fdr=0.1,
     )
-    found = compare(first, second, tmp_path / "changes.csv")
+    found = diff_runs(first, second, tmp_path / "changes.csv")
     assert found.counts == {
         (IN, IN): 1,
         (IN, OUT): 1,
@@ -76,28 +77,28 @@ def test_scans_are_told_by_their_contents(tmp_path: Path) -> None:
     assert len(rows) == 5
     moved = next(line for line in rows if line["sha256"] == "2" * 64)
     assert (moved["before"], moved["after"], moved["frame"], moved["score_before"]) == (IN, OUT, "0", "1.0")
-    assert compare(first, first).changed == 0
+    assert diff_runs(first, first).changed == 0
 
 
 def test_calibrations_are_told_by_name_and_held_together_by_contents(tmp_path: Path) -> None:
     calibrations = {"old": {"name": "training", "sha256": "1" * 64}, "renamed": {"name": "a", "sha256": "1" * 64}}
     calibrations["new"] = {"name": "kigali", "sha256": "2" * 64}
     runs = {name: made(tmp_path / name, [], calibration=calibration) for name, calibration in calibrations.items()}
-    assert compare(runs["old"], runs["renamed"]).settings == []
+    assert diff_runs(runs["old"], runs["renamed"]).settings == []
     told = ("calibration", "training 111111111111", "kigali 222222222222")
-    assert compare(runs["old"], runs["new"]).settings == [told]
+    assert diff_runs(runs["old"], runs["new"]).settings == [told]
 
 
 def test_a_run_screened_again_at_another_rate(tiny_detector: Path, tmp_path: Path) -> None:
     scans = tmp_path / "scans"
     scans.mkdir()
     for seed in range(6):
-        (scans / f"{seed}.dcm").write_bytes(dicom_bytes(frontal_chest(seed, 96).picture, str(seed)))
-    (scans / "hand.dcm").write_bytes(dicom_bytes(STRANGERS["hand_like"](1, 96), "hand"))
+        (scans / f"{seed}.dcm").write_bytes(dicom_bytes(frontal_chest(seed, 96).image, str(seed)))
+    (scans / "hand.dcm").write_bytes(dicom_bytes(OUTLIERS["hand_like"](1, 96), "hand"))
     (scans / "no.dcm").write_bytes(b"no")
     for name, fpr in (("strict", 0.07), ("lax", 0.9)):
         screen([scans], tiny_detector, tmp_path / "runs" / name, fpr=fpr)
-    found = compare(tmp_path / "runs" / "strict", tmp_path / "runs" / "lax")
+    found = diff_runs(tmp_path / "runs" / "strict", tmp_path / "runs" / "lax")
     assert sum(found.counts.values()) == 8
     assert set(found.counts) <= {(IN, IN), (IN, OUT), (OUT, OUT), ("not_an_image", "not_an_image")}
     assert {name for name, _, _ in found.settings} <= {"false-alarm rate", "threshold"}
@@ -132,7 +133,7 @@ def test_many_rows_are_compared_within_seconds(tmp_path: Path) -> None:
             ],
         )
     started = time.perf_counter()
-    found = compare(tmp_path / "one", tmp_path / "two")
+    found = diff_runs(tmp_path / "one", tmp_path / "two")
     assert time.perf_counter() - started < 5
     slow: dict[tuple[str, str], int] = {}
     for i in range(50_000):
@@ -143,10 +144,10 @@ def test_many_rows_are_compared_within_seconds(tmp_path: Path) -> None:
 
 def test_mistakes_are_told(tmp_path: Path) -> None:
     with pytest.raises(MedoodError, match="is not a run"):
-        compare(tmp_path, tmp_path)
+        diff_runs(tmp_path, tmp_path)
     with pytest.raises(MedoodError, match="is not a folder"):
         list(find_runs(tmp_path / "none"))
     run = made(tmp_path / "run", [])
     with pytest.raises(MedoodError, match="cannot be written"):
-        compare(run, run, tmp_path / "none" / "changes.csv")
+        diff_runs(run, run, tmp_path / "none" / "changes.csv")
     assert CliRunner().invoke(app, ["runs", str(tmp_path / "run" / "..")]).exit_code == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +21,12 @@ from medood.detection.detector import Detector
 from medood.errors import MedoodError
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
-from medood.phantom.outliers import STRANGERS
+from medood.phantom.outliers import OUTLIERS
 from medood.progress import Progress
 from medood.reporting.sentences import run_sentences
 from medood.scans.reader import read_scans
 from medood.scans.scan import Scan
-from medood.screening.ledger import Ledger
+from medood.screening.ledger.database import Ledger
 from medood.screening.run import screen
 from medood.workflows.calibrate import calibrate
 from tests.cli.test_commands import medood
@@ -47,7 +47,7 @@ def films(folder: Path, counts: dict[str, int], first: int = 700, date: str = ""
         for number in range(count):
             name = f"{maker or 'none'}-{number:02d}"
             path = folder / f"{name}.dcm"
-            path.write_bytes(dicom_bytes(frontal_chest(first + number, 64).picture, name + str(first)))
+            path.write_bytes(dicom_bytes(frontal_chest(first + number, 64).image, name + str(first)))
             dataset = dcmread(path)
             dataset.Manufacturer = maker
             if date:
@@ -71,30 +71,30 @@ def test_a_calibration_by_stratum_judges_each_scan_within_its_own(detector: Path
     source = films(tmp_path / "new", {"Acme": 3, "Beta": 3, "Gamma": 2}, first=800)
     screen([source], detector, tmp_path / "run", fpr=0.1, calibration="here")
     ledger = Ledger(tmp_path / "run")
-    rows, facts = list(ledger.rows("status = 'scored'")), ledger.run()
+    rows, metadata = list(ledger.scored()), ledger.metadata()
     ledger.close()
-    assert facts["calibration"] == made.stated()
-    assert facts["threshold"] is None
+    assert asdict(metadata.calibration) == made.to_dict()
+    assert metadata.threshold is None
     assert len(rows) == 8
     for row in rows:
         score = np.array([row.score])
         own = [p_values(score, made.scores_of(name))[0] for name in ("Acme", "Beta")]
         maker = Path(row.source).name.split("-")[0]
-        assert row.facts["stratum"] == maker
+        assert row.metadata["stratum"] == maker
         assert row.p_value == {"Acme": own[0], "Beta": own[1], "Gamma": max(own)}[maker]
-        assert ("no calibration scan is of its kind (Gamma)" in row.reason) == (maker == "Gamma")
+        assert ("no calibration scans in its stratum (Gamma)" in row.reason) == (maker == "Gamma")
 
 
 def test_strata_with_too_few_scans_are_refused_with_their_names(detector: Path, tmp_path: Path) -> None:
     source = films(tmp_path / "here", {"Acme": 20, "Beta": 3, "": 2})
-    with pytest.raises(MedoodError, match=r"0\.05, for which 19 are needed: Beta: 3; not stated: 2"):
+    with pytest.raises(MedoodError, match=r"0\.05, which needs 19: Beta: 3; not stated: 2"):
         calibrate(detector, source, "here", by=["Manufacturer"])
     assert calibrate(detector, source, "all").counts() == {"": 25}
     assert not (detector / "calibrations" / "here.json").exists()
 
 
 def test_what_a_calibration_refuses(detector: Path, phantom_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(MedoodError, match=r"of the 40 scans in .* learned from 24 \(same SHA-256\)"):
+    with pytest.raises(MedoodError, match=r"of the 40 scans in .*, 24 were used to train the detector \(same SHA-256\)"):
         calibrate(detector, phantom_folder, "same")
     with pytest.raises(MedoodError, match="already has a calibration 'training'"):
         calibrate(detector, phantom_folder, "training")
@@ -104,7 +104,7 @@ def test_what_a_calibration_refuses(detector: Path, phantom_folder: Path, tmp_pa
         calibrate(detector, phantom_folder, "x", by=["PatientName"])
     with pytest.raises(MedoodError, match="does not exist"):
         calibrate(detector, tmp_path / "nowhere", "x")
-    with pytest.raises(MedoodError, match=r"no scan in .* states it"):
+    with pytest.raises(MedoodError, match=r"no scan in .* has these attributes"):
         calibrate(detector, films(tmp_path / "unnamed", {"": 20}), "x", by=["Manufacturer"])
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("no scan")
@@ -164,17 +164,17 @@ def test_the_command_and_the_report_name_the_calibration(detector: Path, tmp_pat
 def test_a_false_discovery_rate_decides_over_the_archive(detector: Path, tmp_path: Path) -> None:
     source = films(tmp_path / "new", {"Acme": 12}, first=900)
     for number in range(8):
-        picture = np.random.default_rng(number).random((64, 64)).astype(np.float32)
-        (source / f"noise-{number}.dcm").write_bytes(dicom_bytes(picture, f"noise-{number}"))
+        image = np.random.default_rng(number).random((64, 64)).astype(np.float32)
+        (source / f"noise-{number}.dcm").write_bytes(dicom_bytes(image, f"noise-{number}"))
     screen([source], detector, tmp_path / "run", fdr=0.3)
     rows = scored(tmp_path / "run")
     p = np.array([float(row["p_value"]) for row in rows])
     ordered = np.sort(p)
     passing = np.nonzero(ordered <= np.arange(1, len(p) + 1) * 0.3 / len(p) + 1e-12)[0]
     limit = ordered[passing[-1]] if len(passing) else 0.0
-    facts = Ledger.facts_of(tmp_path / "run")
-    assert facts["limit"] == limit
-    assert facts["fpr"] is None
+    metadata = Ledger.read_metadata(tmp_path / "run")
+    assert metadata.limit == limit
+    assert metadata.fpr is None
     for row in rows:
         flagged = float(row["p_value"]) <= limit
         assert row["decision"] == ("out_of_distribution" if flagged else "in_distribution")
@@ -192,7 +192,7 @@ def test_scans_that_were_learned_from_are_refused_under_another_compression_too(
     phantoms = Path(tmp_path / "phantoms")
     phantoms.mkdir()
     for seed in range(3):
-        (phantoms / f"{seed}.dcm").write_bytes(dicom_bytes(frontal_chest(seed, 96).picture, f"train-{seed:05d}"))
+        (phantoms / f"{seed}.dcm").write_bytes(dicom_bytes(frontal_chest(seed, 96).image, f"train-{seed:05d}"))
     for scan in read_scans(phantoms):
         assert isinstance(scan, Scan)
         grey = Image.fromarray(np.rint(scan.pixels[0] * 255).astype(np.uint8))
@@ -200,7 +200,7 @@ def test_scans_that_were_learned_from_are_refused_under_another_compression_too(
             grey.save(tmp_path / "again" / f"{Path(scan.identity.source).stem}.png")
     count = len(list((tmp_path / "again").iterdir()))
     assert count
-    with pytest.raises(MedoodError, match=f"from nearly the same picture of {count}"):
+    with pytest.raises(MedoodError, match=f"{count} are near-duplicates of such scans"):
         calibrate(detector, tmp_path / "again", "again")
 
 
@@ -212,10 +212,10 @@ def test_a_false_discovery_rate_keeps_the_note_on_strata_that_were_not_calibrate
     ).stderr
     assert "with 25 calibration scans in the largest stratum, at least 2 of 5 scans" in said
     noted = [
-        row["source"] for row in scored(tmp_path / "run") if "no calibration scan is of its kind (Gamma)" in row["reason"]
+        row["source"] for row in scored(tmp_path / "run") if "no calibration scans in its stratum (Gamma)" in row["reason"]
     ]
     assert len(noted) == 3
-    assert "3 scans are of a kind (Manufacturer) that was not calibrated" in said
+    assert "3 scans belong to a stratum (Manufacturer) that was not calibrated" in said
     assert all("Gamma" in source for source in noted)
 
 
@@ -226,7 +226,7 @@ def test_a_shipped_detector_is_calibrated_as_a_copy(detector: Path, tmp_path: Pa
     data = films(tmp_path / "data", {"A": 25})
     with pytest.raises(MedoodError, match="Add --to FOLDER"):
         calibrate("some-name", data, "own")
-    with pytest.raises(MedoodError, match="is there already"):
+    with pytest.raises(MedoodError, match="already exists"):
         calibrate("some-name", data, "own", to=tmp_path)
     calibrate("some-name", data, "own", to=tmp_path / "mine")
     assert sorted(path.read_bytes() for path in (tmp_path / "package").rglob("*.*")) == before
@@ -243,14 +243,14 @@ def test_calibrate_says_how_many_lie_far_out_and_shows_them(
 ) -> None:
     source = films(tmp_path / "here", {"Acme": 22})
     for number in range(3):
-        (source / f"stranger{number}.dcm").write_bytes(dicom_bytes(STRANGERS["hand_like"](number, 64), f"s{number}"))
+        (source / f"stranger{number}.dcm").write_bytes(dicom_bytes(OUTLIERS["hand_like"](number, 64), f"s{number}"))
     made = calibrate(detector, source, "here", sheet=tmp_path / "look" / "sheet.png", progress=Progress())
     own = Detector.load(detector).calibration.scores
     far = int((made.scores > own.max()).sum())
     assert far >= 1
     said = " ".join(capsys.readouterr().err.split())
     assert f"{far} of 25 scans lie farther out than 94.1% of the detector's own calibration scans" in said
-    assert "look whether all of them belong" in said
+    assert "check that all belong" in said
     with (tmp_path / "look" / "sheet.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 25
@@ -262,7 +262,7 @@ def test_calibrate_says_how_many_lie_far_out_and_shows_them(
     assert sheet.mode == "L"
     assert sheet.width > 8 * 160
     assert np.asarray(sheet).std() > 20
-    assert not list(detector.rglob("*.png")), "the detector's folder holds no picture"
+    assert not list(detector.rglob("*.png")), "the detector's folder holds no image"
 
 
 def test_screening_calibration_or_training_scans_is_told(
@@ -278,16 +278,16 @@ def test_screening_calibration_or_training_scans_is_told(
         shutil.copy(path, mixed / f"renamed-{path.name}")
     screen([mixed], detector, tmp_path / "run", fpr=0.1, calibration="here", progress=Progress())
     assert "calibrations of this detector: training, here (used)" in " ".join(capsys.readouterr().err.split())
-    facts = Ledger.facts_of(tmp_path / "run")
-    assert facts["seen_before"] == {"calibration": 4, "training": 0}
-    said = run_sentences(facts)
+    metadata = Ledger.read_metadata(tmp_path / "run")
+    assert metadata.seen_before == {"calibration": 4, "training": 0}
+    said = run_sentences(metadata)
     assert any(sentence.startswith("calibration scans among the screened files (same SHA-256): 4;") for sentence in said)
     screen([phantom_folder], detector, tmp_path / "learned", fpr=0.1)
-    facts = Ledger.facts_of(tmp_path / "learned")
-    assert facts["seen_before"] == {"calibration": 16, "training": 24}
+    metadata = Ledger.read_metadata(tmp_path / "learned")
+    assert metadata.seen_before == {"calibration": 16, "training": 24}
     assert any(
         "training scans of the detector among the screened files (same SHA-256): 24" in sentence
-        for sentence in run_sentences(facts)
+        for sentence in run_sentences(metadata)
     )
 
 
@@ -299,7 +299,7 @@ def test_a_calibration_of_an_earlier_version_has_no_keys_and_still_decides(detec
     assert len(again.calibration.keys) == 0
     np.testing.assert_array_equal(again.calibration.scores, before.calibration.scores)
     screen([films(tmp_path / "new", {"Acme": 2}, first=950)], detector, tmp_path / "run", fpr=0.1)
-    assert Ledger.facts_of(tmp_path / "run")["seen_before"]["calibration"] == 0
+    assert Ledger.read_metadata(tmp_path / "run").seen_before["calibration"] == 0
 
 
 def test_a_sheet_that_cannot_be_written_is_told_before_anything_is_scored(detector: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The main job from scans to a report: on phantoms, and on real pictures."""
+"""The main job from scans to a report: on phantoms, and on real images."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def rows_of(run: Path) -> list[dict[str, str]]:
 
 
 def test_phantoms(phantom_folder: Path, tmp_path: Path) -> None:
-    """Train, screen an archive with strangers and a broken file, report."""
+    """Train, screen an archive with outliers and a broken file, report."""
     detector = medood.train(tiny_config(phantom_folder, tmp_path / "detector", "train.epochs=6"))
-    settings = PhantomConfig(size=96, belonging=10, strangers={"ct_like": 3, "hand_like": 3, "inverted": 3}, broken=1)
+    settings = PhantomConfig(size=96, in_distribution=10, outliers={"ct_like": 3, "hand_like": 3, "inverted": 3}, broken=1)
     archive = write_archive(settings, tmp_path / "archive.zip", Progress(quiet=True))
     found = medood.screen([archive], detector, tmp_path / "run", fpr=0.1)
     assert found.scanned == 20
@@ -45,11 +45,11 @@ def test_the_demo_runs_and_runs_again(tmp_path: Path, monkeypatch: pytest.Monkey
     """The demo's own steps at a size of seconds."""
     import medood.workflows.demo as module
 
-    (tmp_path / "phantom.yaml").write_text("size: 64\ntraining: 60\nbelonging: 4\nstrangers: {ct_like: 2}\nbroken: 1\n")
+    (tmp_path / "phantom.yaml").write_text("size: 64\ntraining: 60\nin_distribution: 4\noutliers: {ct_like: 2}\nbroken: 1\n")
     small = (ROOT / "configs" / "demo.yaml").read_text().replace("epochs: 40", "epochs: 1")
     assert "epochs: 1\n" in small
     (tmp_path / "demo.yaml").write_text(small + "\ndata: {calibration_fraction: 0.4}\n")
-    monkeypatch.setattr(module, "shipped", lambda name: tmp_path / Path(name).name)
+    monkeypatch.setattr(module, "shipped_file", lambda name: tmp_path / Path(name).name)
     for _ in range(2):
         made = demo(tmp_path / "out", Progress(quiet=True), train=True)
         assert made.pdf.is_file()
@@ -58,7 +58,7 @@ def test_the_demo_runs_and_runs_again(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_real_pictures(medood_data: Path, tmp_path: Path) -> None:
-    """A minute on 480 real films at 48 px begins to tell other modalities from chests; every file of a mixed zip is a row.
+    """A minute on 480 real radiographs at 48 px begins to tell other modalities from chests.
 
     It holds the chain, not the quality: what a real run reaches is in reports/.
     """

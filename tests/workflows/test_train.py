@@ -27,14 +27,14 @@ from tests.conftest import ROOT, tiny_config
 CONFIGS = ROOT / "configs"
 
 
-def picture(side: tuple[int, int], seed: int, mode: str = "L") -> Image.Image:
+def image(side: tuple[int, int], seed: int, mode: str = "L") -> Image.Image:
     noise = np.random.default_rng(seed).integers(0, 256, (8, 8), dtype=np.uint8)
     return Image.fromarray(noise).resize(side, Image.Resampling.BICUBIC).convert(mode)
 
 
 def test_three_pictures_are_too_few(tmp_path: Path) -> None:
     for i in range(3):
-        picture((40, 40), i).save(tmp_path / f"{i}.png")
+        image((40, 40), i).save(tmp_path / f"{i}.png")
     with pytest.raises(MedoodError, match="3 scans of 3 patients; too few"):
         train(tiny_config(tmp_path, tmp_path / "out"))
 
@@ -43,19 +43,19 @@ def test_sizes_and_colours_mixed_train(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     for i in range(12):
-        picture((40 + i, 60), i, "RGB" if i % 2 else "L").save(root / f"{i}.png")
-    picture((16, 16), 20).save(root / "small.png")
-    picture((6000, 4000), 21).save(root / "large.png")
+        image((40 + i, 60), i, "RGB" if i % 2 else "L").save(root / f"{i}.png")
+    image((16, 16), 20).save(root / "small.png")
+    image((6000, 4000), 21).save(root / "large.png")
     (root / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and nothing more")
     detector = Detector.load(train(tiny_config(root, tmp_path / "out", "train.epochs=1")))
-    assert len(detector.bank) + len(detector.calibration.scores) == 12  # and 2 to choose the score with
-    assert detector.facts["data"]["left_out"] == {"unreadable": 1}
+    assert len(detector.bank) + len(detector.calibration.scores) == 12  # and 2 for choosing the score
+    assert detector.metadata.data["left_out"] == {"unreadable": 1}
 
 
 def test_what_was_left_open_is_saved_as_numbers(phantom_folder: Path, tmp_path: Path) -> None:
     out = train(tiny_config(phantom_folder, tmp_path / "out", "train.batch_size=0", "train.epochs=2", "model.out_dim=0"))
     saved = Detector.load(out)
-    assert saved.facts["config"]["train"]["batch_size"] == 5
+    assert saved.metadata.config["train"]["batch_size"] == 5
     assert saved.model.out_dim == 512
 
 
@@ -66,7 +66,7 @@ def test_a_reduced_bank_prints_what_it_costs(
     saved = Detector.load(out)
     assert 1 <= len(saved.bank) <= 8
     assert len(saved.learned.keys) == 24, "what was learned from is known whole"
-    assert saved.score_name == choose(saved.facts["score_choice"])
+    assert saved.score_name == choose(saved.metadata.score_choice)
     told = " ".join("".join(capsys.readouterr()).split())
     assert re.search(r"bank reduced from 22 to \d scans: mean AUROC of \w+ .* \d\.\d+ before, \d\.\d+ after", told)
 
@@ -75,7 +75,7 @@ def test_auxiliary_pictures_are_brought_to_the_in_distribution_resolution(phanto
     others = tmp_path / "others"
     others.mkdir()
     for i in range(4):
-        picture((300, 300), i, "RGB").save(others / f"{i}.png")
+        image((300, 300), i, "RGB").save(others / f"{i}.png")
     config = tiny_config(phantom_folder, tmp_path / "out", "train.epochs=1")
     config.negatives.sources, config.negatives.auxiliary = "both", [str(others)]
     config.negatives.auxiliary_mixture = {"image_as_is": 1.0}
@@ -88,8 +88,8 @@ def test_auxiliary_pictures_are_brought_to_the_in_distribution_resolution(phanto
 
 def test_a_finished_run_that_is_resumed_states_the_same_training(phantom_folder: Path, tmp_path: Path) -> None:
     config = tiny_config(phantom_folder, tmp_path / "out", "train.epochs=1")
-    first = Detector.load(train(config)).facts["training"]
-    again = Detector.load(train(config, resume=True)).facts["training"]
+    first = Detector.load(train(config)).metadata.training
+    again = Detector.load(train(config, resume=True)).metadata.training
     assert again["loss"] == pytest.approx(first["loss"], rel=1e-4)
     assert set(again) == set(first)
 
@@ -104,7 +104,7 @@ def test_a_run_goes_on_from_a_detectors_weights_and_its_own_folder_needs_no_othe
     weights.unlink()
     saved = Detector.load(out)
     assert saved.model.weights == ""
-    assert saved.facts["config"]["model"]["weights"] == f"sha256:{digest}"
+    assert saved.metadata.config["model"]["weights"] == f"sha256:{digest}"
     assert str(tmp_path) not in (out / "detector.json").read_text()
 
 
@@ -112,11 +112,11 @@ def test_other_detectors_heads_are_asked_too(phantom_folder: Path, tiny_detector
     chosen = (f"detector.members=[{tiny_detector}]", "detector.score=ensemble", "train.seed=3", "data.split_seed=0")
     out = train(tiny_config(phantom_folder, tmp_path / "out", "train.epochs=1", "preprocess.size=48", *chosen))
     saved, member = Detector.load(out), Detector.load(tiny_detector)
-    assert saved.facts["config"]["detector"]["members"] == [member.sha256]
+    assert saved.metadata.config["detector"]["members"] == [member.sha256]
     assert str(tmp_path) not in (out / "detector.json").read_text()
-    pictures = torch.rand(4, 1, 48, 48)
-    small = torch.nn.functional.interpolate(pictures, (32, 32), mode="bilinear", antialias=True)
-    found = saved.embed(pictures)
+    images = torch.rand(4, 1, 48, 48)
+    small = torch.nn.functional.interpolate(images, (32, 32), mode="bilinear", antialias=True)
+    found = saved.embed(images)
     assert found.members is not None
     torch.testing.assert_close(found.members[:, 0], log_divergence(embed(member.network, small).outputs))
     assert saved.score_name == "ensemble"
@@ -131,8 +131,8 @@ def test_other_detectors_heads_are_asked_too(phantom_folder: Path, tiny_detector
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("data.split_seed=7", "learned from other films"),
-        ("train.seed=7", "learned from other films"),
+        ("data.split_seed=7", "was trained on other radiographs"),
+        ("train.seed=7", "was trained on other radiographs"),
         ("preprocess.equalize=true", r"preprocess\.equalize \('squash', False\), not \('squash', True\) as here"),
     ],
 )
@@ -149,18 +149,20 @@ def test_an_appearance_model_is_asked_too(phantom_folder: Path, tmp_path: Path) 
     out = train(tiny_config(phantom_folder, tmp_path / "out", "train.epochs=1", *chosen))
     saved = Detector.load(out)
     model = saved.network.appearance
-    assert model is not None and saved.network.describe() == "vit_tiny_patch16_224 + appearance of registered films"
-    pictures = torch.rand(4, 1, 32, 32)
-    found = saved.embed(pictures)
+    assert model is not None and saved.network.describe() == "vit_tiny_patch16_224 + appearance of registered radiographs"
+    images = torch.rand(4, 1, 32, 32)
+    found = saved.embed(images)
     assert found.members is not None
-    torch.testing.assert_close(found.members[:, 0], -model(pictures))
+    torch.testing.assert_close(found.members[:, 0], -model(images))
     center, spread = saved.fitted["ensemble"]["center"], saved.fitted["ensemble"]["spread"]
-    said = (torch.stack([log_divergence(found.outputs), -model(pictures)], dim=1) - center) / spread
+    said = (torch.stack([log_divergence(found.outputs), -model(images)], dim=1) - center) / spread
     np.testing.assert_allclose(saved.raw_scores(found), -said.sum(dim=1).numpy(), rtol=1e-5)
     further = train(tiny_config(phantom_folder, tmp_path / "on", f"model.weights={out}/{PARTS[0]}"))
     assert Detector.load(further).network.appearance is None, "the model is not taken for the network's weights"
-    joined = train(tiny_config(phantom_folder, tmp_path / "joined", "train.epochs=1", f"detector.members=[{out}]"))
-    asked = Detector.load(joined).embed(pictures).members
+    concatenate_features = train(
+        tiny_config(phantom_folder, tmp_path / "joined", "train.epochs=1", f"detector.members=[{out}]")
+    )
+    asked = Detector.load(concatenate_features).embed(images).members
     assert asked is not None and asked.shape == (4, 1), "a member's head is asked, its own appearance model is not"
 
 
@@ -172,7 +174,7 @@ def test_a_score_that_two_share_is_kept_once(tiny_detector: Path) -> None:
 
 
 def test_an_ensemble_needs_members(phantom_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(MedoodError, match=r"more to ask than one head: .* detector\.appearance=true"):
+    with pytest.raises(MedoodError, match=r"more than one ensemble member: .* detector\.appearance=true"):
         train(tiny_config(phantom_folder, tmp_path / "out", "detector.score=ensemble"))
 
 

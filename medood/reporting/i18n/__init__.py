@@ -1,1 +1,1 @@
-"""Every sentence of a report, in each language."""
+"""Texts of the reports in each language."""

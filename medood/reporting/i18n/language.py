@@ -1,4 +1,4 @@
-"""What reports say, in the reader's language. Every sentence lies in ``strings.json``, by name."""
+"""Report texts in the reader's language, stored by name in ``strings.json``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from medood.errors import MedoodError
 
-#: Languages a report can be written in, and what each calls itself.
+#: Languages of a report by code, each with its own name for itself.
 LANGUAGES = {"en": "English", "de": "Deutsch"}
 
 
 class Language:
-    """The sentences of one language.
+    """The report texts of one language.
 
     Args:
         code: one of ``LANGUAGES``.
@@ -30,7 +30,7 @@ class Language:
         self.words: dict[str, str] = {name: texts[code] for name, texts in every.items()}
 
     def say(self, name: str, /, **values: Any) -> str:
-        """A sentence with its values put in; figures keep the decimal point, as in every file that medood writes."""
+        """A text with its values filled in; numbers keep the decimal point, as in every file that medood writes."""
         return self.words[name].format(**values)
 
 

@@ -119,7 +119,7 @@
       at("peak").hidden = !evidence?.peak;
       if (evidence?.peak) [at("peak").style.top, at("peak").style.left] = evidence.peak.map((share) => `${100 * share}%`);
     }
-    const missing = evidence ? evidence.missing && say("No picture", { why: evidence.missing }) : row.status === "scored" && words["html no evidence"];
+    const missing = evidence ? evidence.missing && say("No image", { why: evidence.missing }) : row.status === "scored" && words["html no evidence"];
     at("missing").textContent = missing || "";
     const others = toldWith(row);
     const reasons = [...(evidence ? evidence.reasons : []), ...(row.reason ? [row.reason] : [])];

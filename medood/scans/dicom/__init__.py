@@ -1,1 +1,1 @@
-"""DICOM objects to grey-scale images: parser, decoders and the grey-scale pipeline of PS3.3 and PS3.4."""
+"""Read DICOM objects as grey-scale images: parser, decoders and the grey-scale pipeline of PS3.3 and PS3.4."""

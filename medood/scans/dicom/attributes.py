@@ -1,4 +1,4 @@
-"""Optional attributes of a DICOM header: an empty or unusable one counts as absent, and is noted by its name."""
+"""Read optional attributes of a DICOM header: an empty or unusable one counts as absent, and its name is recorded."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pydicom.sequence import Sequence
 
 
 class OptionalAttributes:
-    """Reads attributes that a picture can do without.
+    """Reader for attributes that an image does not require.
 
     Args:
         header: the data set.
 
     Attributes:
-        unusable: names of attributes that were asked for, are present and have no usable value, in the order of asking. A
-            name is the data dictionary's (PS3.6), never a value.
+        unusable: names of requested attributes that are present but have no usable value, in the order of the requests.
+            Names come from the data dictionary (PS3.6); values are never included.
     """
 
     def __init__(self, header: pydicom.Dataset) -> None:
@@ -27,7 +27,7 @@ class OptionalAttributes:
         self.unusable: list[str] = []
 
     def numbers(self, keyword: str) -> list[float]:
-        """All values of a numeric attribute; empty where it is absent, or one of them is not a finite number."""
+        """Return all values of a numeric attribute; empty if it is absent or one of them is not a finite number."""
         value = self._value(keyword)
         if value is None:
             return []
@@ -41,14 +41,14 @@ class OptionalAttributes:
         return values
 
     def number(self, keyword: str) -> float | None:
-        """The value of a numeric attribute of multiplicity 1; none where it is absent or unusable."""
+        """Return the value of a numeric attribute of multiplicity 1; None if it is absent or unusable."""
         values = self.numbers(keyword)
         if len(values) > 1:
             self.note(keyword)
         return values[0] if len(values) == 1 else None
 
     def code(self, keyword: str) -> str:
-        """A code string in upper case, of multiplicity 1; empty where it is absent or unusable."""
+        """Return a code string of multiplicity 1 in upper case; empty if it is absent or unusable."""
         value = self._value(keyword)
         if value is None:
             return ""
@@ -58,7 +58,7 @@ class OptionalAttributes:
         return ""
 
     def first_item(self, keyword: str) -> pydicom.Dataset | None:
-        """The first item of a sequence; none where it is absent, empty or no sequence."""
+        """Return the first item of a sequence; None if it is absent, empty or not a sequence."""
         value = self._value(keyword)
         if value is None:
             return None
@@ -68,19 +68,19 @@ class OptionalAttributes:
         return None
 
     def note(self, keyword: str) -> None:
-        """Count an attribute as unusable whose value was had and makes no sense."""
+        """Record an attribute as unusable because its value makes no sense."""
         name = dictionary_description(keyword)
         if name not in self.unusable:
             self.unusable.append(name)
 
     def _value(self, keyword: str) -> Any:
-        """The value, none where the attribute is absent, empty or cannot be parsed."""
+        """Return the value; None if the attribute is absent, empty or cannot be parsed."""
         if keyword not in self._header:
             return None
         try:
             value = self._header[keyword].value
             is_empty = value is None or (hasattr(value, "__len__") and not len(value))
-        except Exception:  # pydicom parses a value when it is asked for, and raises many kinds
+        except Exception:  # pydicom parses values on access, and raises many exception types
             is_empty = True
         if not is_empty:
             return value

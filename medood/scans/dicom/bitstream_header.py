@@ -1,4 +1,4 @@
-"""What a compressed frame says of itself, so that a header that contradicts it is found before a decoder runs."""
+"""Read the header of a compressed frame, to detect contradictions with the DICOM header before a decoder runs."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ _HOLDS: dict[UID, frozenset[str]] = {
 
 
 @dataclass(frozen=True)
-class Codestream:
-    """The frame header of a compressed picture.
+class BitstreamHeader:
+    """The frame header of a compressed image.
 
     Attributes:
         kind: ``JPEG baseline``, ``JPEG extended``, ``JPEG progressive``, ``JPEG lossless``, ``JPEG-LS`` or ``JPEG 2000``.
         rows: height in pixels.
         columns: width in pixels.
         components: 1 is grey, 3 is colour.
-        precision: bits of a component.
-        signed: its values are signed (JPEG 2000 alone can say so).
-        lossless: the values are exactly those that were compressed, as far as the codestream says.
+        precision: bits per component.
+        signed: the values are signed (only JPEG 2000 can state this).
+        lossless: the codestream states that its values are exactly those that were compressed.
     """
 
     kind: str
@@ -74,103 +74,105 @@ class Codestream:
     lossless: bool = False
 
 
-def check_codestream(data: bytes, syntax: UID, rows: int, columns: int, samples: int) -> Codestream | None:
-    """Hold a compressed frame against the DICOM header around it.
+def check_bitstream(data: bytes, syntax: UID, rows: int, columns: int, samples: int) -> BitstreamHeader | None:
+    """Check a compressed frame against the DICOM header around it.
 
     Args:
         data: one encapsulated frame.
-        syntax: the file's transfer syntax; those without a codestream header of their own (RLE) are not looked at.
+        syntax: the file's transfer syntax; those without a codestream header (RLE) are not checked.
         rows: Rows.
         columns: Columns.
         samples: Samples per Pixel.
 
     Returns:
-        what the codestream's header says, or none where the syntax has none.
+        the codestream's header, or None if the syntax has none.
 
     Raises:
-        ContradictionError: they contradict each other, or the frame is cut; the message says how.
+        ContradictionError: the two contradict each other, or the frame is cut; the message says how.
     """
     expected = _HOLDS.get(syntax)
     if expected is None:
         return None
-    found = describe(data)
-    if found.kind not in expected:
-        raise ContradictionError(f"the header says {syntax.name}, the pixel data are {found.kind}")
-    if (found.rows, found.columns) != (rows, columns):
-        raise ContradictionError(f"the header says {rows} x {columns} pixels, the pixel data {found.rows} x {found.columns}")
-    if found.components != samples:
-        raise ContradictionError(f"the header says {samples} samples per pixel, the pixel data {found.components}")
-    is_jp2 = data[4:8] == b"jP  "  # boxes may follow the codestream
+    header = describe(data)
+    if header.kind not in expected:
+        raise ContradictionError(f"the header says {syntax.name}, the pixel data are {header.kind}")
+    if (header.rows, header.columns) != (rows, columns):
+        raise ContradictionError(
+            f"the header says {rows} x {columns} pixels, the pixel data {header.rows} x {header.columns}"
+        )
+    if header.components != samples:
+        raise ContradictionError(f"the header says {samples} samples per pixel, the pixel data {header.components}")
+    is_jp2 = data[4:8] == b"jP  "  # JP2 boxes may follow the codestream
     if not (_END_MARKER in data[-4096:] if is_jp2 else data.rstrip(b"\0 \xff").endswith(_END_MARKER)):
         raise ContradictionError("the pixel data end before their end marker; the file is cut or damaged")
-    return found
+    return header
 
 
-def starts_codestream(fragment: bytes, syntax: UID) -> bool:
-    """True where an encapsulated fragment begins a picture of its own."""
-    if syntax == RLELossless:  # a header of 64 bytes: the number of segments, and that the first lies behind it
+def starts_bitstream(fragment: bytes, syntax: UID) -> bool:
+    """Return whether an encapsulated fragment begins a new image."""
+    if syntax == RLELossless:  # a 64-byte header: the number of segments, and the offset of the first, which follows it
         return 1 <= int.from_bytes(fragment[:4], "little") <= 15 and fragment[4:8] == b"\x40\0\0\0"
     return fragment[:3] == b"\xff\xd8\xff" or fragment[:4] == _J2K_START
 
 
-def describe(data: bytes) -> Codestream:
+def describe(data: bytes) -> BitstreamHeader:
     """Read the frame header of a JPEG (ITU-T T.81), JPEG-LS (T.87) or JPEG 2000 (T.800) codestream.
 
     Raises:
-        ContradictionError: there is none.
+        ContradictionError: the bytes hold no valid frame header.
     """
     try:
         if data[:3] == b"\xff\xd8\xff":
             return _describe_jpeg(data)
-        start = data.find(_J2K_START, 0, 4096)  # at 0, or behind the boxes of a JP2 file
+        start = data.find(_J2K_START, 0, 4096)  # at 0, or after the boxes of a JP2 file
         if start >= 0:
-            found, tiles = _describe_j2k(data, start)
+            header, tiles = _describe_j2k(data, start)
             if _tiles(data, start) < tiles:
-                raise ContradictionError(f"the pixel data claim {tiles:,} tiles and hold fewer")
-            return found
+                raise ContradictionError(f"the pixel data claim {tiles:,} tiles but hold fewer")
+            return header
     except (struct.error, IndexError) as error:
         raise ContradictionError("the frame header of the pixel data is cut") from error
-    raise ContradictionError(f"the pixel data begin with {data[:4].hex(' ') or 'nothing'}, which is no JPEG or JPEG 2000")
+    raise ContradictionError(f"the pixel data begin with {data[:4].hex(' ') or 'nothing'}, which is not JPEG or JPEG 2000")
 
 
-def _describe_jpeg(data: bytes) -> Codestream:
-    at = 2
+def _describe_jpeg(data: bytes) -> BitstreamHeader:
+    position = 2
     while True:
-        if data[at] != 0xFF:
+        if data[position] != 0xFF:
             raise ContradictionError("the frame header of the pixel data is damaged")
-        fill = _FILL.match(data, at)
+        fill = _FILL.match(data, position)
         assert fill is not None
-        at = fill.end() - 1  # any number of fill bytes may stand before a marker
-        marker = data[at + 1]
+        position = fill.end() - 1  # any number of fill bytes may precede a marker
+        marker = data[position + 1]
         if marker in _START_OF_FRAME:
-            precision, rows, columns, components = struct.unpack(">BHHB", data[at + 4 : at + 10])
+            precision, rows, columns, components = struct.unpack(">BHHB", data[position + 4 : position + 10])
             kind = _START_OF_FRAME[marker]
-            lossless = kind == "JPEG lossless" or (kind == "JPEG-LS" and _nearness(data, at) == 0)
-            return Codestream(kind, rows, columns, components, precision, lossless=lossless)
+            lossless = kind == "JPEG lossless" or (kind == "JPEG-LS" and _nearness(data, position) == 0)
+            return BitstreamHeader(kind, rows, columns, components, precision, lossless=lossless)
         if marker in (0xD9, 0xDA):
             raise ContradictionError("the pixel data hold no frame header")
-        at += 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
+        position += 2 + struct.unpack(">H", data[position + 2 : position + 4])[0]
 
 
-def _nearness(data: bytes, at: int) -> int:
-    """The NEAR parameter of a JPEG-LS scan header (T.87 C.2.3): by how much a value may differ."""
-    scan = data.find(b"\xff\xda", at)
+def _nearness(data: bytes, position: int) -> int:
+    """Return the NEAR parameter of a JPEG-LS scan header (T.87 C.2.3): the largest error of a value."""
+    scan = data.find(b"\xff\xda", position)
     if scan < 0:
         raise ContradictionError("the pixel data hold no scan header")
     return data[scan + 5 + 2 * data[scan + 4]]
 
 
 def _is_reversible(data: bytes, start: int) -> bool:
-    """Whether a JPEG 2000 codestream's wavelet is the reversible one (T.800 A.6.1)."""
-    at = start + 2  # behind SOC
-    while data[at : at + 2] != _J2K_CODING_STYLE:
-        if data[at] != 0xFF or data[at : at + 2] == _J2K_TILE_PART[:2]:
+    """Return whether a JPEG 2000 codestream uses the reversible wavelet (T.800 A.6.1)."""
+    position = start + 2  # behind SOC
+    while data[position : position + 2] != _J2K_CODING_STYLE:
+        if data[position] != 0xFF or data[position : position + 2] == _J2K_TILE_PART[:2]:
             raise ContradictionError("the pixel data state no coding style")
-        at += 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
-    return data[at + 13] == 1
+        position += 2 + struct.unpack(">H", data[position + 2 : position + 4])[0]
+    return data[position + 13] == 1
 
 
-def _describe_j2k(data: bytes, start: int) -> tuple[Codestream, int]:
+def _describe_j2k(data: bytes, start: int) -> tuple[BitstreamHeader, int]:
     siz = data[start : start + 64]
     right, bottom, left, top, tile_width, tile_height, tile_left, tile_top = struct.unpack(">8I", siz[8:40])
     components, precision, step_x, step_y = struct.unpack(">HBBB", siz[40:45])
@@ -181,16 +183,16 @@ def _describe_j2k(data: bytes, start: int) -> tuple[Codestream, int]:
         raise ContradictionError(f"the pixel data claim more than {_MAX_TILES:,} tiles")
     rows, columns = -(-bottom // step_y) - -(-top // step_y), -(-right // step_x) - -(-left // step_x)
     bits, signed = (precision & 0x7F) + 1, bool(precision & 0x80)
-    return Codestream("JPEG 2000", rows, columns, components, bits, signed, _is_reversible(data, start)), tiles
+    return BitstreamHeader("JPEG 2000", rows, columns, components, bits, signed, _is_reversible(data, start)), tiles
 
 
 def _tiles(data: bytes, start: int) -> int:
-    """Different tiles of a JPEG 2000 codestream, told by their tile-part headers (T.800 A.4.2)."""
-    at, seen = data.find(_J2K_TILE_PART, start), set()
-    while 0 <= at < len(data) - 12 and data[at : at + 4] == _J2K_TILE_PART:
-        tile, length = struct.unpack(">HI", data[at + 4 : at + 10])
-        seen.add(tile)
-        if length < 14:  # 0: up to the end
+    """Count the distinct tiles of a JPEG 2000 codestream by its tile-part headers (T.800 A.4.2)."""
+    position, indices = data.find(_J2K_TILE_PART, start), set()
+    while 0 <= position < len(data) - 12 and data[position : position + 4] == _J2K_TILE_PART:
+        tile, length = struct.unpack(">HI", data[position + 4 : position + 10])
+        indices.add(tile)
+        if length < 14:  # 0: extends to the end
             break
-        at += length
-    return len(seen)
+        position += length
+    return len(indices)

@@ -1,4 +1,4 @@
-"""The attributes of a DICOM header that make grey values, applied in the order of PS3.3 C.11 and PS3.4 N.2.
+"""Apply the grey-scale attributes of a DICOM header in the order of PS3.3 C.11 and PS3.4 N.2.
 
 Stored word -> stored value -> modality LUT or rescale -> VOI LUT or window -> presentation -> [0, 1]. The arithmetic is in
 :mod:`medood.scans.grayscale`.
@@ -18,73 +18,73 @@ from medood.scans.dicom.attributes import OptionalAttributes
 from medood.scans.dicom.pixel_data import Frame
 from medood.scans.scan import ContradictionError, Grayscale, Pixels
 
-#: Photometric interpretations that can be read, and the samples per pixel that each needs.
+#: Supported photometric interpretations, and the samples per pixel that each needs.
 SAMPLES = {"MONOCHROME1": 1, "MONOCHROME2": 1, "PALETTE COLOR": 1, "RGB": 3} | dict.fromkeys(
     ("YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420"), 3
 )
 
-#: Share of a lossy picture's pixels that may lie farther beyond Bits Stored than the range's ``_SLACK``-th part.
-_MOST_BEYOND, _SLACK = 0.01, 16
-#: A grey level of 8 bits: pixels that differ by less look the same.
+#: Fraction of a lossy image's pixels that may exceed the range of Bits Stored by more than 1/``_SLACK`` of it.
+_MAX_OUTSIDE, _SLACK = 0.01, 16
+#: One grey level of 8 bits: pixels that differ by less look the same.
 _GREY_STEP = 1 / 256
 
 
 def grey_picture(frame: Frame, header: pydicom.Dataset) -> tuple[Pixels, Grayscale]:
-    """Grey values of one frame.
+    """Compute the grey values of one frame.
 
-    An optional attribute that is empty, has no usable value, or would map every pixel to one grey value counts as absent.
+    An optional attribute that is empty, unusable, or would map every pixel to the same grey value counts as absent.
 
     Args:
-        frame: as decoded.
-        header: the frame's attributes; those of its functional groups are merged in.
+        frame: the decoded frame.
+        header: the frame's attributes, with those of its functional groups merged in.
 
     Returns:
-        ``[1, H, W]`` in [0, 1], bone white, and how they were made.
+        ``[1, H, W]`` in [0, 1], bone white, and the record of how they were made.
 
     Raises:
-        ContradictionError: an attribute that is needed makes no sense.
+        ContradictionError: a required attribute is invalid.
     """
     optional = OptionalAttributes(header)
     if frame.array.ndim == 3 and frame.array.shape[-1] == 3:
-        return _luminance(frame, header), Grayscale(plugin=frame.plugin, ignored=_ignored(frame, header, optional))
+        return _luminance(frame, header), Grayscale(plugin=frame.plugin, ignored=_ignored_note(frame, header, optional))
     if frame.array.ndim != 2:
-        raise ContradictionError(f"a frame has the shape {frame.array.shape}; expected rows by columns, or three colours")
+        raise ContradictionError(f"a frame has the shape {frame.array.shape}; expected rows by columns, or three channels")
     levels = grayscale.Levels(frame.array)
     stored = stored_levels(levels, frame, header)
     if str(header.PhotometricInterpretation) == "PALETTE COLOR":
         _check_palette(header)
         colours = apply_color_lut(stored[None], header)
         top = int(np.iinfo(colours.dtype).max)
-        if top == 65535 and int(colours.max()) < 256:  # it states 16 bits and holds 8
+        if top == 65535 and int(colours.max()) < 256:  # 16 bits stated, 8 used
             top = 255
         unit = grayscale.luminance(colours[..., :3], float(top))[0, 0]
         if levels.words.size > 1 and _is_flat(unit, levels, None, _GREY_STEP):
             raise ContradictionError("the palette gives all pixels one grey value")
-        how = Grayscale("palette", plugin=frame.plugin, ignored=_ignored(frame, header, optional))
-        return levels.paint(unit.astype(np.float64)), how
+        grayscale_record = Grayscale("palette", plugin=frame.plugin, ignored=_ignored_note(frame, header, optional))
+        return levels.paint(unit.astype(np.float64)), grayscale_record
     padding = _padding(stored, header, optional)
     if padding is not None and _is_flat(stored.astype(np.float64), levels, padding, 0.5):
-        optional.note("PixelPaddingValue")  # all that it leaves is one value
+        optional.note("PixelPaddingValue")  # without padding, only one value remains
         padding = None
     values, modality = _modality(stored, levels, padding, header, optional)
     unit, voi = _voi(values, modality, levels, padding, header, optional)
-    inverted = _inverted(header, optional)
+    inverted = _invert(header, optional)
     if inverted != "no":
         unit = grayscale.invert(unit)
     if padding is not None:
         unit = np.where(padding, 0.0, unit)
     if not np.isfinite(unit).all():
-        raise ContradictionError("some of them are not numbers")
-    return levels.paint(unit), Grayscale(modality, voi, inverted, frame.plugin, _ignored(frame, header, optional))
+        raise ContradictionError("some of them are not finite numbers")
+    return levels.paint(unit), Grayscale(modality, voi, inverted, frame.plugin, _ignored_note(frame, header, optional))
 
 
-def _ignored(frame: Frame, header: pydicom.Dataset, optional: OptionalAttributes) -> str:
+def _ignored_note(frame: Frame, header: pydicom.Dataset, optional: OptionalAttributes) -> str:
     unusable = [f"no usable {name}" for name in optional.unusable]
     return ", ".join(words for words in (_overlays(header), frame.rest, *unusable) if words)
 
 
 def stored_levels(levels: grayscale.Levels, frame: Frame, header: pydicom.Dataset) -> npt.NDArray[Any]:
-    """Stored values ``[L]`` of a frame's words, by Bits Stored, High Bit and Pixel Representation (PS3.5 section 8.1.1).
+    """Convert a frame's words to stored values ``[L]`` by Bits Stored, High Bit and Pixel Representation (PS3.5 8.1.1).
 
     Raises:
         ContradictionError: the bits do not fit together.
@@ -95,14 +95,14 @@ def stored_levels(levels: grayscale.Levels, frame: Frame, header: pydicom.Datase
         return words
     high_bit = int(header.get("HighBit", bits_stored - 1))
     if frame.precision is not None and (frame.precision <= high_bit or _fits(words, bits_stored)):
-        high_bit = bits_stored - 1  # a codestream may hold stored values lowest, whatever High Bit says of the cell
+        high_bit = bits_stored - 1  # a codestream may hold the stored values in its lowest bits, whatever High Bit says
     if bits_stored > allocated or high_bit >= allocated:
         raise ContradictionError(f"Bits Stored is {bits_stored} and High Bit is {high_bit}, Bits Allocated is {allocated}")
     signed = bool(header.get("PixelRepresentation", 0))
     if frame.is_signed and not signed and int(words.max()) >= 1 << (frame.precision or 1) - 1:
         raise ContradictionError("the header says the values are unsigned, the pixel data hold negative ones")
     if frame.is_lossy:
-        return _clipped(levels, bits_stored, signed=signed)
+        return _clip(levels, bits_stored, signed=signed)
     return grayscale.stored_values(words, bits_stored, high_bit, signed=signed)
 
 
@@ -115,16 +115,16 @@ def _bits_stored(header: pydicom.Dataset) -> int:
     return int(header.get("BitsStored", header.BitsAllocated))
 
 
-def _clipped(levels: grayscale.Levels, bits_stored: int, *, signed: bool) -> npt.NDArray[Any]:
-    """Stored values of a lossy codestream, which may leave their range by a little: they are clipped, not masked."""
+def _clip(levels: grayscale.Levels, bits_stored: int, *, signed: bool) -> npt.NDArray[Any]:
+    """Convert words of a lossy codestream to stored values; as they may slightly exceed the range, clip, do not mask."""
     words = levels.words.astype(np.int64)
     if signed and words.min() >= 0:  # the sign was not extended before the values were compressed
         words = np.where(words >= 1 << (bits_stored - 1), words - (1 << bits_stored), words)
     low, high = (-(1 << (bits_stored - 1)), (1 << (bits_stored - 1)) - 1) if signed else (0, (1 << bits_stored) - 1)
     slack = (1 << bits_stored) // _SLACK
-    beyond = (words < low - slack) | (words > high + slack)
-    if beyond.any() and levels.counts()[beyond].sum() > _MOST_BEYOND * levels.counts().sum():
-        raise ContradictionError(f"Bits Stored is {bits_stored}, and too many pixels need more")
+    outside = (words < low - slack) | (words > high + slack)
+    if outside.any() and levels.counts()[outside].sum() > _MAX_OUTSIDE * levels.counts().sum():
+        raise ContradictionError(f"Bits Stored is {bits_stored}, but too many pixels need more")
     return np.clip(words, low, high)
 
 
@@ -132,16 +132,16 @@ def _luminance(frame: Frame, header: pydicom.Dataset) -> Pixels:
     top = 2 ** min(frame.precision or 64, _bits_stored(header)) - 1
     colours = np.minimum(frame.array, top) if frame.is_lossy else frame.array
     if header.get("PixelRepresentation", 0) or int(frame.array.max()) > top:
-        raise ContradictionError(f"the colours are not in 0 to {top}, which Bits Stored and Pixel Representation say")
+        raise ContradictionError(f"the colours exceed 0 to {top}, the range by Bits Stored and Pixel Representation")
     return grayscale.luminance(colours, float(top))
 
 
 def _is_flat(grey: grayscale.Values, levels: grayscale.Levels, padding: npt.NDArray[np.bool_] | None, step: float) -> bool:
-    """Whether all pixels that are no padding have one value, but for less than ``step``."""
-    if padding is None and abs(grey[-1] - grey[0]) >= step:  # the lowest and the highest level are of the picture
+    """Return whether all pixels that are not padding differ by less than ``step``."""
+    if padding is None and abs(grey[-1] - grey[0]) >= step:  # without padding, the end levels are in the image
         return False
-    shown = levels.counts() > 0 if padding is None else (levels.counts() > 0) & ~padding
-    return bool(shown.any()) and float(np.ptp(grey[shown])) < step
+    visible = levels.counts() > 0 if padding is None else (levels.counts() > 0) & ~padding
+    return bool(visible.any()) and float(np.ptp(grey[visible])) < step
 
 
 def _modality(
@@ -151,7 +151,7 @@ def _modality(
     header: pydicom.Dataset,
     optional: OptionalAttributes,
 ) -> tuple[grayscale.Values, str]:
-    """PS3.3 C.11.1: a modality LUT, or rescale slope and intercept, or neither; and which, in words."""
+    """Apply the modality LUT, rescale slope and intercept, or neither (PS3.3 C.11.1), and state in words which."""
     plain = stored.astype(np.float64)
     is_flat = levels.words.size == 1 or _is_flat(plain, levels, padding, 0.5)
     item = optional.first_item("ModalityLUTSequence")
@@ -161,7 +161,7 @@ def _modality(
             values = grayscale.look_up(stored, table, first)
             if is_flat or not _is_flat(values, levels, padding, 0.5):
                 return values, "modality lut"
-        except Exception:  # noqa: S110 - its items may be of any kind; the film is not lost for them
+        except Exception:  # noqa: S110 - its items may be of any kind; the radiograph is not lost for them
             pass
         optional.note("ModalityLUTSequence")
     slope, intercept = optional.number("RescaleSlope"), optional.number("RescaleIntercept")
@@ -174,17 +174,17 @@ def _modality(
 
 
 def _table(item: pydicom.Dataset, *, signed: bool) -> tuple[npt.NDArray[np.float64], int, int]:
-    """A LUT's data, its first value mapped and its bits (PS3.3 C.11.1.1), whichever way the writer packed them."""
+    """Return a LUT's data, first value mapped and bits (PS3.3 C.11.1.1), whichever way the writer packed them."""
     entries, first, bits = (int(value) for value in item.LUTDescriptor)
     entries = entries % 65536 or 65536
     data: Any = item.LUTData
     if isinstance(data, bytes):
         order = ">" if item.original_encoding[1] is False else "<"
-        is_packed = len(data) in (entries, entries + 1)  # one byte an entry
+        is_packed = len(data) in (entries, entries + 1)  # one byte per entry
         data = np.frombuffer(data[: len(data) // 2 * 2], dtype=np.uint8 if is_packed else f"{order}u2")
     else:
         data = np.atleast_1d(np.asarray(data, dtype=np.int64)) & 0xFFFF
-        if bits == 8 and entries > len(data) >= entries // 2:  # two entries a word
+        if bits == 8 and entries > len(data) >= entries // 2:  # two entries per word
             data = data.astype("<u2").view(np.uint8)
     if len(data) < entries or not 8 <= bits <= 16:
         raise ContradictionError(f"a LUT holds {len(data):,} entries of {bits} bits, its descriptor says {entries:,}")
@@ -193,23 +193,23 @@ def _table(item: pydicom.Dataset, *, signed: bool) -> tuple[npt.NDArray[np.float
 
 
 def _check_palette(header: pydicom.Dataset) -> None:
-    """Refuse segmented palettes (PS3.3 C.7.9.2) that unfold to more than a palette can hold."""
+    """Refuse segmented palettes (PS3.3 C.7.9.2) that expand to more entries than a palette can hold."""
     for colour in ("Red", "Green", "Blue"):
         data = header.get(f"Segmented{colour}PaletteColorLookupTableData")
         if not isinstance(data, bytes):
             continue
-        words, at, unfolded = np.frombuffer(data[: len(data) // 2 * 2], "<u2").tolist(), 0, 0
-        while at + 1 < len(words):
-            if words[at] > 1:
-                raise ContradictionError("the palette repeats segments, which is not read")
-            unfolded += words[at + 1]
-            at += 2 + (words[at + 1] if words[at] == 0 else 1)
+        words, position, unfolded = np.frombuffer(data[: len(data) // 2 * 2], "<u2").tolist(), 0, 0
+        while position + 1 < len(words):
+            if words[position] > 1:
+                raise ContradictionError("the palette repeats segments, which is not supported")
+            unfolded += words[position + 1]
+            position += 2 + (words[position + 1] if words[position] == 0 else 1)
         if unfolded > 65536:
-            raise ContradictionError(f"the palette unfolds to {unfolded:,} entries, more than 65,536")
+            raise ContradictionError(f"the palette expands to {unfolded:,} entries, more than 65,536")
 
 
-def _inverted(header: pydicom.Dataset, optional: OptionalAttributes) -> str:
-    """What asks for white to be made black: PS3.3 C.11.4 and C.7.6.3.1.2. Either is enough, both do not cancel."""
+def _invert(header: pydicom.Dataset, optional: OptionalAttributes) -> str:
+    """Return the attribute that requires inversion (PS3.3 C.11.4 and C.7.6.3.1.2). Either suffices; both do not cancel."""
     if optional.code("PresentationLUTShape") == "INVERSE":
         return "PresentationLUTShape INVERSE"
     return "MONOCHROME1" if str(header.PhotometricInterpretation) == "MONOCHROME1" else "no"
@@ -223,20 +223,20 @@ def _voi(
     header: pydicom.Dataset,
     optional: OptionalAttributes,
 ) -> tuple[grayscale.Values, str]:
-    """PS3.3 C.11.2: a VOI LUT, or a window, or percentiles where neither can be used; and which, in words."""
+    """Apply a VOI LUT, a window, or percentiles if neither is usable (PS3.3 C.11.2), and state in words which."""
     is_flat = levels.words.size == 1 or _is_flat(values, levels, padding, 1e-9)
     item = optional.first_item("VOILUTSequence")
     if item is not None:
-        # the first value mapped is signed where the values can be: never behind a modality LUT, whose output is unsigned
+        # the first value mapped is signed if the values can be: never after a modality LUT, whose output is unsigned
         signed = modality != "modality lut" and (bool(header.get("PixelRepresentation", 0)) or values.min() < 0)
         try:
             table, first, bits = _table(item, signed=signed)
-            held = int(table.max()).bit_length()
-            narrow = f" of {held} bits, not the {bits} stated" if held < bits - 1 else ""
-            unit = grayscale.look_up(values, table, first) / (2.0 ** (held if narrow else bits) - 1)
+            table_bits = int(table.max()).bit_length()
+            narrow = f" of {table_bits} bits, not the {bits} stated" if table_bits < bits - 1 else ""
+            unit = grayscale.look_up(values, table, first) / (2.0 ** (table_bits if narrow else bits) - 1)
             if is_flat or not _is_flat(unit, levels, padding, _GREY_STEP):
                 return unit, f"voi lut 1/{len(header.VOILUTSequence)}{narrow}"
-        except Exception:  # noqa: S110 - its items may be of any kind; the film is not lost for them
+        except Exception:  # noqa: S110 - its items may be of any kind; the radiograph is not lost for them
             pass
         optional.note("VOILUTSequence")
     default = "percentile 0.5-99.5"
@@ -249,9 +249,9 @@ def _voi(
             unit = grayscale.window(values, centers[0], widths[0], function)
             if is_flat or not _is_flat(unit, levels, padding, _GREY_STEP):
                 return unit, words
-            default = f"percentile 0.5-99.5, because every pixel is the same in the {words}"
+            default = f"percentile 0.5-99.5, because every pixel becomes the same in the {words}"
         except ValueError:
-            default = f"percentile 0.5-99.5, for the unusable {words}"
+            default = f"percentile 0.5-99.5, instead of the unusable {words}"
     counts = levels.counts()
     return grayscale.percentile_window(values, counts if padding is None else np.where(padding, 0, counts)), default
 
@@ -259,7 +259,7 @@ def _voi(
 def _padding(
     stored: npt.NDArray[Any], header: pydicom.Dataset, optional: OptionalAttributes
 ) -> npt.NDArray[np.bool_] | None:
-    """Which stored values are padding (PS3.3 C.7.5.1.1.2), or none."""
+    """Return the mask of stored values that are padding (PS3.3 C.7.5.1.1.2), or None if none are."""
     if stored.dtype.kind == "f":
         name = "FloatPixelPadding" if "FloatPixelPaddingValue" in header else "DoubleFloatPixelPadding"
     else:
@@ -270,19 +270,19 @@ def _padding(
     limit = optional.number(f"{name}RangeLimit")
     ends = [value, value if limit is None else limit]
     if stored.dtype.kind != "f":
-        ends = [_signed(int(end), header, _bits_stored(header)) for end in ends]
+        ends = [_to_signed(int(end), header, _bits_stored(header)) for end in ends]
     mask = np.asarray((stored >= min(ends)) & (stored <= max(ends)))
     return mask if mask.any() and not mask.all() else None
 
 
-def _signed(value: int, header: pydicom.Dataset, bits: int) -> int:
-    """A value of a signed picture that was written as unsigned, a common fault of writers, with its sign."""
+def _to_signed(value: int, header: pydicom.Dataset, bits: int) -> int:
+    """Restore the sign of a signed image's value that was written as unsigned, a common mistake of writers."""
     negative = int(header.get("PixelRepresentation", 0) or 0) == 1 and value >= 1 << (bits - 1)
     return value - (1 << max(bits, value.bit_length())) if negative else value
 
 
 def _overlays(header: pydicom.Dataset) -> str:
-    """Overlay planes (PS3.3 C.9.2) are drawings over the film; they are left out of the grey values, and that is said."""
+    """Return a note on overlay planes (PS3.3 C.9.2), which the grey values omit; empty if there are none."""
     tags = list(header.keys())
     planes = {tag >> 16 for tag in tags if 0x6000 <= tag >> 16 <= 0x601E and tag & 0xFFFF in (0x0010, 0x3000)}
     return f"{len(planes)} overlay" + "s" * (len(planes) > 1) if planes else ""

@@ -1,16 +1,18 @@
-"""imagecodecs as a decoding plugin of pydicom: 12-bit JPEG Extended, JPEG Lossless, JPEG-LS, and RLE.
+"""imagecodecs as a decoding plugin for pydicom: 12-bit JPEG Extended, JPEG Lossless, JPEG-LS, and RLE.
 
-pydicom finds in a plugin's module :func:`is_available`, :data:`DECODER_DEPENDENCIES` and the function that decodes a frame.
+pydicom expects :func:`is_available`, :data:`DECODER_DEPENDENCIES` and a function that decodes a frame in a plugin's module.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import find_spec
 
 import numpy as np
 from pydicom.pixels import get_decoder
-from pydicom.pixels.decoders.base import DecodeRunner
+from pydicom.pixels.decoders.base import Decoder, DecodeRunner
 from pydicom.uid import (
+    UID,
     JPEGExtended12Bit,
     JPEGLossless,
     JPEGLosslessSV1,
@@ -29,12 +31,12 @@ DECODER_DEPENDENCIES = dict.fromkeys(
 
 
 def is_available(uid: str) -> bool:
-    """True where imagecodecs is installed and decodes ``uid``."""
+    """Return whether imagecodecs is installed and decodes ``uid``."""
     return uid in DECODER_DEPENDENCIES and find_spec("imagecodecs") is not None
 
 
 def decode_frame(src: bytes, runner: DecodeRunner) -> bytearray:
-    """Decode one frame for pydicom, without any change of colour space."""
+    """Decode one frame for pydicom without converting its colour space."""
     import imagecodecs
 
     if runner.transfer_syntax == RLELossless:
@@ -52,26 +54,28 @@ def decode_frame(src: bytes, runner: DecodeRunner) -> bytearray:
 
 
 def _decode_rle(src: bytes, runner: DecodeRunner) -> bytearray:
-    """PS3.5 annex G. Unlike pydicom's own decoder it refuses segments of another length than the header says."""
+    """Decode RLE (PS3.5 annex G). Unlike pydicom's own decoder, refuse segments whose length contradicts the header."""
     import imagecodecs
 
     count, *offsets = (int(v) for v in np.frombuffer(src[:64], dtype="<u4"))
     samples, width = runner.samples_per_pixel, runner.bits_allocated // 8
     if count != samples * width:
-        raise ContradictionError(f"they hold {count} RLE segments, the header asks for {samples * width}")
+        raise ContradictionError(f"they hold {count} RLE segments, but the header requires {samples * width}")
     pixels = runner.rows * runner.columns
     planes = np.empty((samples, width, pixels), dtype=np.uint8)
     for i, (start, end) in enumerate(zip(offsets[:count], [*offsets[1:count], len(src)], strict=True)):
         plane = imagecodecs.packbits_decode(src[start:end])
         if len(plane) != pixels:
             raise ContradictionError(f"an RLE segment holds {len(plane):,} pixels, the header says {pixels:,}")
-        planes[i // width, width - 1 - i % width] = np.frombuffer(plane, dtype=np.uint8)  # the highest byte comes first
+        planes[i // width, width - 1 - i % width] = np.frombuffer(plane, dtype=np.uint8)  # most significant byte first
     return bytearray(np.ascontiguousarray(planes.transpose(2, 0, 1)).tobytes())
 
 
-def register() -> None:
-    """Make the plugin known to pydicom; a second call changes nothing."""
-    for syntax in DECODER_DEPENDENCIES:
-        decoder = get_decoder(syntax)
-        if PLUGIN not in decoder.available_plugins:
-            decoder.add_plugin(PLUGIN, (__name__, decode_frame.__name__))
+@cache
+def decoder_of(syntax: UID) -> Decoder:
+    """The decoder of a transfer syntax: pydicom's, or one of medood's own with this plugin, which pydicom does not see."""
+    if syntax not in DECODER_DEPENDENCIES:
+        return get_decoder(syntax)
+    decoder = Decoder(syntax)
+    decoder.add_plugin(PLUGIN, (__name__, decode_frame.__name__))
+    return decoder

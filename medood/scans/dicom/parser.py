@@ -1,9 +1,8 @@
-"""DICOM bytes to a data set: where it begins, what is deflated, whether it is whole. What pixels mean is told elsewhere."""
+"""Parse DICOM bytes to a data set: find its start and end, inflate it, and check that it is complete."""
 
 from __future__ import annotations
 
 import io
-import logging
 import struct
 import warnings
 import zlib
@@ -20,27 +19,25 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 from pydicom.valuerep import VR
 
 from medood.config.schema import ReadConfig
+from medood.scans.library_settings import library_settings
 from medood.scans.scan import RefusedError, Status
-
-# pydicom logs the values that it cannot parse; one of them may be a patient's name
-logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
 
 #: Attributes that hold pixels (PS3.3 C.7.6.3, C.7.6.24 and C.7.6.25).
 PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _LAST_PIXEL_TAG = pydicom.tag.Tag("PixelData")  # the others come before it
 _PREAMBLE = 128
 _PREFIX = b"DICM"
-#: How the file meta information of a further object begins: the prefix, and the tag and VR of its group length.
+#: Start of the file meta information of a further object: the prefix, and the tag, VR and length of its group length.
 _FURTHER_OBJECT = _PREFIX + b"\x02\x00\x00\x00UL\x04\x00"
 _VALUE_REPRESENTATIONS = frozenset(str(vr).encode() for vr in VR if len(str(vr)) == 2)
 _UNDEFINED = 0xFFFFFFFF
-#: The tag of Specific Character Set in little endian, and how far into a file it may stand.
+#: The tag of Specific Character Set in little endian, and how far into a file it is searched for.
 _CHARACTER_SET, _CHARACTER_SET_REACH = b"\x08\x00\x05\x00", 4096
-#: Value representations of pixel data, the group that they and their later neighbours are of, and beginnings of other files
-#: whose first bytes would be a group above it.
+#: Value representations of pixel data, the group of pixel data, and signatures of other file formats whose first bytes
+#: would read as a group above it.
 _PIXEL_REPRESENTATIONS, _PIXEL_GROUP = (b"OB", b"OW", b"OF", b"OD", b"UN"), 0x7FE0
 _FOREIGN = (b"\xff\xd8\xff", b"\xfd7zXZ\x00", b"\x1f\x8b", b"\x89PNG", b"\x28\xb5\x2f\xfd")
-#: The tag of an item, and a whole sequence delimitation item (PS3.5 table A.4-1).
+#: The tag of an item, and a complete sequence delimitation item (PS3.5 table A.4-1).
 _ITEM, _DELIMITER = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"
 #: Bytes unpacked at a time.
 _PIECE = 1024**2
@@ -51,10 +48,10 @@ class DicomFile:
     """A parsed DICOM file.
 
     Attributes:
-        dataset: with ``file_meta`` where the file has any.
-        is_deflated: it was of the Deflated transfer syntax, and is parsed as Explicit VR Little Endian.
-        behind: a sentence on what follows the object and was not parsed; empty where nothing does.
-        cut: a sentence on how much of the file there is; empty where it is whole, as far as its pixels need it.
+        dataset: the data set, with ``file_meta`` if the file has any.
+        is_deflated: the file was in the Deflated transfer syntax and was parsed as Explicit VR Little Endian.
+        behind: a sentence on what follows the object and was not parsed; empty if nothing does.
+        cut: a sentence on where the file is cut; empty if it is complete up to and including its pixels.
     """
 
     dataset: pydicom.Dataset
@@ -64,14 +61,15 @@ class DicomFile:
 
 
 def is_dicom(content: bytes) -> bool:
-    """True where the bytes carry the DICM prefix (PS3.10 section 7.1), or begin like a data set without one."""
+    """Return whether the bytes have the DICM prefix (PS3.10 section 7.1), or begin like a data set without it."""
     return content[_PREAMBLE : _PREAMBLE + 4] == _PREFIX or content.startswith(_PREFIX) or _begins_dataset(content)
 
 
+@library_settings()
 def parse_dicom(content: bytes, options: ReadConfig) -> DicomFile:
-    """Parse the object that the bytes begin with.
+    """Parse the first DICOM object in the bytes.
 
-    A compressed object that lacks only the delimiter behind its last frame is taken as whole.
+    A compressed object that lacks only the delimiter after its last frame counts as complete.
 
     Args:
         content: the bytes of a file for which :func:`is_dicom` is true.
@@ -84,16 +82,16 @@ def parse_dicom(content: bytes, options: ReadConfig) -> DicomFile:
         content = bytes(_PREAMBLE) + content
     further = content.find(_FURTHER_OBJECT, _PREAMBLE + len(_FURTHER_OBJECT))
     if further > 0:
-        whole = _parse_whole(content[: further - _PREAMBLE])
-        if whole is not None and not _missing_bytes(whole):
-            behind = f"{len(content) - further + _PREAMBLE:,} bytes follow the DICOM object, which begin like another one"
-            return DicomFile(whole, behind=f"{behind}; they were not read")
-    inflated, is_deflated = _inflated(content, options)
-    dataset = _parsed(inflated)
+        complete = _parse_whole(content[: further - _PREAMBLE])
+        if complete is not None and not _missing_bytes(complete):
+            behind = f"{len(content) - further + _PREAMBLE:,} bytes follow the DICOM object and begin like another one"
+            return DicomFile(complete, behind=f"{behind}; they were not read")
+    inflated, is_deflated = _inflate(content, options)
+    dataset = _parse(inflated)
     end = _end_of_object(inflated)
     if end < len(inflated):
-        behind = f"{len(inflated) - end:,} bytes follow the DICOM object that are no part of it; they were not read"
-        return DicomFile(_parsed(inflated[:end]), is_deflated, behind=behind)
+        behind = f"{len(inflated) - end:,} bytes follow the DICOM object and are not part of it; they were not read"
+        return DicomFile(_parse(inflated[:end]), is_deflated, behind=behind)
     if not any(name in dataset for name in PIXEL_KEYWORDS):
         dataset = _without_delimiter(inflated) or dataset
     expected = _missing_bytes(dataset)
@@ -120,8 +118,8 @@ def _begins_dataset(content: bytes) -> bool:
     return False
 
 
-def _inflated(content: bytes, options: ReadConfig) -> tuple[bytes, bool]:
-    """A file of the Deflated transfer syntax (PS3.5 A.5) as one that is not, inside the limits that archives have."""
+def _inflate(content: bytes, options: ReadConfig) -> tuple[bytes, bool]:
+    """Inflate a file in the Deflated transfer syntax (PS3.5 A.5) within the limits for archives; return others unchanged."""
     uid = DeflatedExplicitVRLittleEndian.encode()
     if content[128:132] != _PREFIX or uid not in content[:1024]:
         return content, False
@@ -146,58 +144,58 @@ def _inflated(content: bytes, options: ReadConfig) -> tuple[bytes, bool]:
 
 
 def _parse_whole(content: bytes) -> pydicom.Dataset | None:
-    """The data set, or none where it is damaged or has no pixels."""
+    """Return the data set, or None if it is damaged or has no pixels."""
     try:
-        dataset = _parsed(content)
+        dataset = _parse(content)
     except RefusedError:
         return None
     return dataset if any(name in dataset for name in PIXEL_KEYWORDS) else None
 
 
-def _parsed(content: bytes) -> pydicom.Dataset:
+def _parse(content: bytes) -> pydicom.Dataset:
     has_prefix = content[_PREAMBLE : _PREAMBLE + 4] == _PREFIX
     try:
-        if not has_prefix and content[:2] == b"\x00\x02":  # file meta information in big endian, which no standard allows
+        if not has_prefix and content[:2] == b"\x00\x02":  # file meta information in big endian, which the standard forbids
             return _in_big_endian(content)
         return pydicom.dcmread(io.BytesIO(content), force=not has_prefix)
     except InvalidDicomError as error:
         raise RefusedError(Status.UNREADABLE, "the DICOM header is damaged at its beginning") from error
     except EOFError as error:
         raise RefusedError(Status.UNREADABLE, f"the file is cut inside its header, after {len(content):,} bytes") from error
-    except Exception as error:  # pydicom raises many kinds on damaged headers; none may stop a run
+    except Exception as error:  # pydicom raises many exception types on damaged headers; none may stop a run
         blanked = _without_character_set(content)
         if blanked != content:
-            return _parsed(blanked)
+            return _parse(blanked)
         raise RefusedError(Status.UNREADABLE, "the DICOM header is damaged") from error
 
 
 def _without_character_set(content: bytes) -> bytes:
-    """The same bytes with an empty Specific Character Set: pydicom gives up on one that is no text, pixels need none."""
-    at = content.find(_CHARACTER_SET, 0, _CHARACTER_SET_REACH)
-    if at < 0:
+    """Blank Specific Character Set: pydicom fails if it is not text, and pixels do not need it."""
+    position = content.find(_CHARACTER_SET, 0, _CHARACTER_SET_REACH)
+    if position < 0:
         return content
-    if content[at + 4 : at + 6] in _VALUE_REPRESENTATIONS:
-        is_long = content[at + 6 : at + 8] == b"\0\0"
-        start = at + (12 if is_long else 8)
+    if content[position + 4 : position + 6] in _VALUE_REPRESENTATIONS:
+        is_long = content[position + 6 : position + 8] == b"\0\0"
+        start = position + (12 if is_long else 8)
         length = int.from_bytes(content[start - 4 : start] if is_long else content[start - 2 : start], "little")
     else:
-        start, length = at + 8, int.from_bytes(content[at + 4 : at + 8], "little")
+        start, length = position + 8, int.from_bytes(content[position + 4 : position + 8], "little")
     length = min(length, _CHARACTER_SET_REACH, len(content) - start)
     return content[:start] + b" " * length + content[start + length :]
 
 
 def _in_big_endian(content: bytes) -> pydicom.Dataset:
-    whole = read_dataset(io.BytesIO(content), is_implicit_VR=False, is_little_endian=False)
-    dataset = whole[0x00030000:]
-    dataset.file_meta = FileMetaDataset(whole.group_dataset(0x0002))
+    parsed = read_dataset(io.BytesIO(content), is_implicit_VR=False, is_little_endian=False)
+    dataset = parsed[0x00030000:]
+    dataset.file_meta = FileMetaDataset(parsed.group_dataset(0x0002))
     dataset.set_original_encoding(False, False)
     return dataset
 
 
 def _missing_bytes(dataset: pydicom.Dataset) -> int:
-    """Bytes that the file would have if its last value were as long as its header says; 0 where it is.
+    """Return the file size that a truncated value would need for its stated length; 0 if no value is truncated.
 
-    What is cut behind the pixel data costs no picture, and does not count.
+    Truncation after the pixel data loses no image and does not count.
     """
     for element in dataset.values():
         if not isinstance(element, RawDataElement) or not isinstance(element.value, bytes):
@@ -208,7 +206,7 @@ def _missing_bytes(dataset: pydicom.Dataset) -> int:
 
 
 def _ends_inside_an_element(dataset: pydicom.Dataset, size: int) -> bool:
-    """Whether an object without pixels ends in the first bytes of an element, too few to parse."""
+    """Return whether an object without pixels ends within the first bytes of an element, too few to parse."""
     if any(name in dataset for name in PIXEL_KEYWORDS):
         return False
     ends = [
@@ -220,38 +218,38 @@ def _ends_inside_an_element(dataset: pydicom.Dataset, size: int) -> bool:
 
 
 def _pixel_element(content: bytes) -> tuple[int, int] | None:
-    """Where the value of the first pixel data begins, and its length; none where there are none, or in odd encodings."""
+    """Return where the value of the first pixel data begins, and its length; None without any, or in odd encodings."""
     stream = io.BytesIO(content)
     try:
         with warnings.catch_warnings(action="ignore"):
             pydicom.dcmread(stream, stop_before_pixels=True, force=True)
-    except Exception:  # it was parsed before, as far as it goes
+    except Exception:  # it was already parsed as far as possible
         return None
-    at = stream.tell()
-    tag, vr = content[at : at + 4], content[at + 4 : at + 6]
+    position = stream.tell()
+    tag, vr = content[position : position + 4], content[position + 4 : position + 6]
     order: Literal["little", "big"] = "little" if tag[:2] == b"\xe0\x7f" else "big"
     if tag[:2] not in (b"\xe0\x7f", b"\x7f\xe0"):
         return None
-    start = at + (12 if vr in _PIXEL_REPRESENTATIONS else 8)
+    start = position + (12 if vr in _PIXEL_REPRESENTATIONS else 8)
     return start, int.from_bytes(content[start - 4 : start], order)
 
 
 def _end_of_object(content: bytes) -> int:
-    """Where an object with pixels ends; the length of the bytes where nothing else follows, or that cannot be told.
+    """Return where an object with pixels ends: the length of the bytes if nothing else follows, or if this is unclear.
 
-    Behind the pixel data may lie elements of later groups and zeros. Anything else, such as another data set, would be taken
-    for elements of this one and change them.
+    Elements of later groups and zeros may follow the pixel data. Anything else, such as another data set, would be parsed
+    as elements of this one and change it.
     """
-    found = _pixel_element(content)
-    if found is None:
+    element = _pixel_element(content)
+    if element is None:
         return len(content)
-    start, length = found
+    start, length = element
     if length == _UNDEFINED:
         end = start
         while content[end : end + 4] == _ITEM:
             end += 8 + int.from_bytes(content[end + 4 : end + 8], "little")
         if content[end : end + 8] != _DELIMITER:
-            return len(content)  # cut or damaged, which is told elsewhere
+            return len(content)  # cut or damaged, which is reported elsewhere
         end += 8
     else:
         end = start + length
@@ -262,23 +260,23 @@ def _end_of_object(content: bytes) -> int:
 
 
 def _without_delimiter(content: bytes) -> pydicom.Dataset | None:
-    """The data set of a compressed object whose pixel data do not end with a delimiter (PS3.5 A.4).
+    """Parse a compressed object whose pixel data do not end with a delimiter (PS3.5 A.4).
 
     Returns:
-        the data set as if the delimiter were there; none where the file does not end in compressed pixel data.
+        the data set as if the delimiter were present; None if the file does not end in compressed pixel data.
 
     Raises:
         RefusedError: the last fragment is cut.
     """
-    found = _pixel_element(content)
-    if found is None or found[1] != _UNDEFINED:
+    element = _pixel_element(content)
+    if element is None or element[1] != _UNDEFINED:
         return None
-    at = found[0]
-    while content[at : at + 4] == _ITEM and at + 8 <= len(content):
-        end = at + 8 + int.from_bytes(content[at + 4 : at + 8], "little")
+    position = element[0]
+    while content[position : position + 4] == _ITEM and position + 8 <= len(content):
+        end = position + 8 + int.from_bytes(content[position + 4 : position + 8], "little")
         if end > len(content):
             raise RefusedError(Status.UNREADABLE, f"the file is cut after {len(content):,} of at least {end:,} bytes")
-        at = end
-    if not _DELIMITER.startswith(content[at:]):
+        position = end
+    if not _DELIMITER.startswith(content[position:]):
         raise RefusedError(Status.UNREADABLE, f"the file is cut after {len(content):,} bytes, inside its pixel data")
-    return _parsed(content[:at] + _DELIMITER)
+    return _parse(content[:position] + _DELIMITER)

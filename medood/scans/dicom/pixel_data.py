@@ -1,5 +1,5 @@
-"""Pixel data to frames of stored values. pydicom's decoders do the work; what surrounds it makes sure that a header which
-contradicts its pixel data is refused and never becomes a wrong picture."""
+"""Decode pixel data to frames with pydicom's decoders. The checks around them refuse a header that contradicts its pixel
+data, so that it never becomes a wrong image."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from pydicom.uid import (
 )
 
 from medood.scans.dicom import imagecodecs_plugin
-from medood.scans.dicom.bitstream_header import Codestream, check_codestream, starts_codestream
+from medood.scans.dicom.bitstream_header import BitstreamHeader, check_bitstream, starts_bitstream
 from medood.scans.scan import ContradictionError, RefusedError, Status, describe_error
 
-#: The one decoder used for each encapsulated transfer syntax: those that stood 10,000 damaged files (reports/ingest).
+#: The one decoder for each encapsulated transfer syntax: those that withstood 10,000 damaged files (reports/ingest).
 DECODERS: dict[UID, tuple[str, str]] = {
     JPEGBaseline8Bit: ("pillow", "pillow"),
     **dict.fromkeys(imagecodecs_plugin.DECODER_DEPENDENCIES, (imagecodecs_plugin.PLUGIN, "imagecodecs")),
@@ -45,11 +45,9 @@ _WORDS_AS_DECODED = {
     "apply_jls_sign_correction": False,
 }
 
-#: Bytes of padding behind native pixel data that are let pass: of a disk's sector always, of a disc's (2,048) where that is
-#: no more than this share of the picture. Larger ones are more likely a wrong Rows or Columns.
+#: Bytes of padding allowed after native pixel data: up to a disk sector (512) always, up to a disc sector (2,048) if that
+#: is at most 1/16 of the image. More bytes more likely mean a wrong Rows or Columns.
 _SECTOR, _BLOCK, _BLOCK_SHARE = 512, 2048, 16
-
-imagecodecs_plugin.register()
 
 
 @dataclass(frozen=True)
@@ -57,13 +55,13 @@ class Frame:
     """One decoded frame.
 
     Attributes:
-        array: ``[H, W]`` words as they lie in the file, or ``[H, W, 3]`` colours.
-        plugin: what decoded them.
-        is_stored: the words are stored values already; else mask and sign, and a shift by High Bit, are still to be applied.
-        precision: bits of a codestream's samples; none without a codestream.
+        array: ``[H, W]`` words as stored in the file, or ``[H, W, 3]`` colours.
+        plugin: the decoder.
+        is_stored: the words are already stored values; else shift (High Bit), mask and sign are still to be applied.
+        precision: bits of a codestream's samples; None without a codestream.
         is_lossy: the words are not exactly those that were compressed.
         is_signed: the codestream says that its samples are signed.
-        rest: what follows the pixels and is left out, in words; empty where there is nothing.
+        rest: what follows the pixels and is ignored, in words; empty if nothing.
     """
 
     array: npt.NDArray[Any]
@@ -75,13 +73,13 @@ class Frame:
     rest: str = ""
 
 
-def decode_frames(dataset: pydicom.Dataset, syntax: UID, wanted: range) -> Iterator[Frame]:
-    """Decode the wanted frames, one at a time.
+def decode_frames(dataset: pydicom.Dataset, syntax: UID, indices: range) -> Iterator[Frame]:
+    """Decode the requested frames, one at a time.
 
     Args:
-        dataset: with ``PixelData``, ``FloatPixelData`` or ``DoubleFloatPixelData``.
+        dataset: data set with ``PixelData``, ``FloatPixelData`` or ``DoubleFloatPixelData``.
         syntax: its transfer syntax.
-        wanted: frame numbers from 0, in rising order.
+        indices: frame numbers from 0, in rising order.
 
     Raises:
         RefusedError: a frame cannot be decoded, or contradicts the header.
@@ -90,111 +88,112 @@ def decode_frames(dataset: pydicom.Dataset, syntax: UID, wanted: range) -> Itera
         encapsulated = syntax.is_encapsulated
     except ValueError as error:  # pydicom does not know it
         raise RefusedError(
-            Status.UNSUPPORTED_SYNTAX, "the transfer syntax is none of the standard's; convert the file with what wrote it"
+            Status.UNSUPPORTED_SYNTAX, "the transfer syntax is not a standard one; convert the file with its writer"
         ) from error
     if encapsulated:
-        yield from _decode_encapsulated(dataset, syntax, wanted)
+        yield from _decode_encapsulated(dataset, syntax, indices)
     else:
-        yield from _decode_native(dataset, syntax, wanted)
+        yield from _decode_native(dataset, syntax, indices)
 
 
-def _decode_native(dataset: pydicom.Dataset, syntax: UID, wanted: range) -> Iterator[Frame]:
+def _decode_native(dataset: pydicom.Dataset, syntax: UID, indices: range) -> Iterator[Frame]:
     rest = _check_native(dataset)
     try:
-        decoder = get_decoder(syntax)
+        decoder = imagecodecs_plugin.decoder_of(syntax)
     except NotImplementedError as error:
         raise RefusedError(
             Status.UNSUPPORTED_SYNTAX, f"the transfer syntax {syntax.name} ({syntax}) has no decoder"
         ) from error
     try:
-        for array, _ in decoder.iter_array(dataset, indices=wanted, view_only=True, **_WORDS_AS_DECODED):
+        for array, _ in decoder.iter_array(dataset, indices=indices, view_only=True, **_WORDS_AS_DECODED):
             yield Frame(array, "pydicom", is_stored=array.dtype.kind not in "iu", rest=rest)
-    except Exception as error:  # pydicom raises many kinds on headers that do not hold together
-        why = describe_error(error, "they are damaged")
-        raise RefusedError(Status.UNREADABLE, f"the pixel data cannot be decoded: {why}") from error
+    except Exception as error:  # pydicom raises many exception types on contradictory headers
+        problem = describe_error(error, "they are damaged")
+        raise RefusedError(Status.UNREADABLE, f"the pixel data cannot be decoded: {problem}") from error
 
 
 def _check_native(dataset: pydicom.Dataset) -> str:
-    """Refuse pixel data of another length than the header describes; a short rest of zeros is padding, and is said."""
+    """Refuse pixel data whose length contradicts the header; return a note if a few zero bytes follow as padding."""
     for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"):
         if name in dataset:
             break
     element = dataset[name]
     if element.is_undefined_length:
-        raise RefusedError(Status.UNREADABLE, "the pixel data are compressed, the transfer syntax says they are not")
+        raise RefusedError(Status.UNREADABLE, "the pixel data are compressed, but the transfer syntax says they are not")
     try:
         expected = get_expected_length(dataset)
     except Exception as error:
-        why = describe_error(error, "an attribute that it needs cannot be used")
-        raise RefusedError(Status.UNREADABLE, f"the header does not describe a picture: {why}") from error
-    held = element.value or b""  # none where the element is empty
-    surplus = len(held) - expected
+        problem = describe_error(error, "a required attribute is unusable")
+        raise RefusedError(Status.UNREADABLE, f"the header does not describe an image: {problem}") from error
+    value = element.value or b""  # None if the element is empty
+    surplus = len(value) - expected
     row = int(dataset.Columns) * int(dataset.SamplesPerPixel) * max(1, int(dataset.BitsAllocated) // 8)
     padding = max(row, _SECTOR, min(_BLOCK, expected // _BLOCK_SHARE))
     if surplus < 0:
-        raise RefusedError(Status.UNREADABLE, f"the pixel data hold {len(held):,} bytes, the header describes {expected:,}")
-    column = max(1, expected // int(dataset.Columns))  # whole columns of zeros: Columns is wrong
-    if surplus > padding or (surplus > row and surplus % column == 0) or (surplus > 1 and any(held[expected:])):
+        raise RefusedError(Status.UNREADABLE, f"the pixel data hold {len(value):,} bytes, the header describes {expected:,}")
+    column = max(1, expected // int(dataset.Columns))  # whole columns of zeros mean a wrong Columns
+    if surplus > padding or (surplus > row and surplus % column == 0) or (surplus > 1 and any(value[expected:])):
         raise RefusedError(
             Status.UNREADABLE,
-            f"the pixel data hold {len(held):,} bytes, the header describes only {expected:,}: "
+            f"the pixel data hold {len(value):,} bytes, but the header describes only {expected:,}: "
             "Rows, Columns, Bits Allocated or Number of Frames is wrong",
         )
-    return f"{surplus} zero bytes behind the pixels" if surplus > 1 else ""
+    return f"{surplus} zero bytes after the pixels" if surplus > 1 else ""
 
 
-def _decode_encapsulated(dataset: pydicom.Dataset, syntax: UID, wanted: range) -> Iterator[Frame]:
+def _decode_encapsulated(dataset: pydicom.Dataset, syntax: UID, indices: range) -> Iterator[Frame]:
     if not dataset["PixelData"].is_undefined_length:
-        raise RefusedError(Status.UNREADABLE, f"the transfer syntax says {syntax.name}, the pixel data are not compressed")
+        raise RefusedError(Status.UNREADABLE, f"the transfer syntax is {syntax.name}, but the pixel data are not compressed")
     if syntax not in DECODERS:
         raise RefusedError(Status.UNSUPPORTED_SYNTAX, f"the transfer syntax {syntax.name} ({syntax}) has no decoder")
-    decoder = get_decoder(syntax)
+    decoder = imagecodecs_plugin.decoder_of(syntax)
     plugin, packages = DECODERS[syntax]
     if plugin not in decoder.available_plugins:
         raise RefusedError(
-            Status.UNSUPPORTED_SYNTAX, f"no installed decoder reads {syntax.name}; pip install {packages} brings one"
+            Status.UNSUPPORTED_SYNTAX, f"no installed decoder reads {syntax.name}; pip install {packages} adds one"
         )
     count = number_of_frames(dataset)
     samples, signed = int(dataset.get("SamplesPerPixel", 1)), bool(dataset.get("PixelRepresentation", 0))
     try:
         _check_fragments(dataset.PixelData, syntax, count)
         streams = generate_frames(dataset.PixelData, number_of_frames=count, extended_offsets=_offsets(dataset))
-        arrays, done = None, 0
-        for data in (data for index, data in enumerate(streams) if index in wanted):
-            found = check_codestream(data, syntax, int(dataset.Rows), int(dataset.Columns), samples)
-            precision = found.precision if found else None
-            if found:
-                _check_bits(found, dataset, signed)
+        arrays, decoded = None, 0
+        for data in (data for index, data in enumerate(streams) if index in indices):
+            header = check_bitstream(data, syntax, int(dataset.Rows), int(dataset.Columns), samples)
+            precision = header.precision if header else None
+            if header:
+                _check_bits(header, dataset, signed)
             if arrays is None:
-                plugin = "pillow" if syntax == JPEGExtended12Bit and precision == 8 else plugin
-                some = None if len(wanted) == count else wanted
-                arrays = decoder.iter_array(dataset, indices=some, decoding_plugin=plugin, **_WORDS_AS_DECODED)
-            lossy, has_sign = (found is not None and not found.lossless), (found is not None and found.signed)
+                if syntax == JPEGExtended12Bit and precision == 8:
+                    plugin, decoder = "pillow", get_decoder(syntax)
+                selected = None if len(indices) == count else indices
+                arrays = decoder.iter_array(dataset, indices=selected, decoding_plugin=plugin, **_WORDS_AS_DECODED)
+            lossy, has_sign = (header is not None and not header.lossless), (header is not None and header.signed)
             yield Frame(next(arrays)[0], plugin, precision=precision, is_lossy=lossy, is_signed=has_sign)
-            done += 1
-            if done == len(wanted):
+            decoded += 1
+            if decoded == len(indices):
                 return
-        raise ContradictionError(f"they end after {done} of {len(wanted)} frames")
-    except Exception as error:  # decoders are C libraries behind many exception types
-        why = describe_error(error, "they are damaged")
-        raise RefusedError(Status.UNREADABLE, f"the pixel data cannot be decoded: {why}") from error
+        raise ContradictionError(f"they end after {decoded} of {len(indices)} frames")
+    except Exception as error:  # decoders are C libraries that raise many exception types
+        problem = describe_error(error, "they are damaged")
+        raise RefusedError(Status.UNREADABLE, f"the pixel data cannot be decoded: {problem}") from error
 
 
-def _check_bits(found: Codestream, dataset: pydicom.Dataset, signed: bool) -> None:
-    """Refuse samples that do not fit into Bits Allocated, or whose sign the header denies and Bits Stored leaves open."""
-    if found.precision > int(dataset.BitsAllocated):
-        raise ContradictionError(f"they have {found.precision} bits, the header allocates {int(dataset.BitsAllocated)}")
-    if found.signed and not signed and found.precision <= int(dataset.get("BitsStored", dataset.BitsAllocated)):
+def _check_bits(header: BitstreamHeader, dataset: pydicom.Dataset, signed: bool) -> None:
+    """Refuse samples wider than Bits Allocated, and signed samples within Bits Stored that the header calls unsigned."""
+    if header.precision > int(dataset.BitsAllocated):
+        raise ContradictionError(f"they have {header.precision} bits, the header allocates {int(dataset.BitsAllocated)}")
+    if header.signed and not signed and header.precision <= int(dataset.get("BitsStored", dataset.BitsAllocated)):
         raise ContradictionError("the header says the values are unsigned, the pixel data are signed")
 
 
 def _check_fragments(pixel_data: bytes, syntax: UID, count: int) -> None:
-    """Refuse more pictures than Number of Frames names; the rest would vanish unseen."""
+    """Refuse pixel data with more images than Number of Frames, as the rest would be dropped silently."""
     fragments = itertools.islice(generate_fragments(pixel_data), 1, None)  # the first is the basic offset table
-    starts = sum(1 for fragment in fragments if starts_codestream(fragment, syntax))
-    found = max(starts, len(parse_basic_offsets(pixel_data)))
-    if found > count:
-        raise ContradictionError(f"they hold {found} frames, the header says {count}")
+    starts = sum(1 for fragment in fragments if starts_bitstream(fragment, syntax))
+    frame_count = max(starts, len(parse_basic_offsets(pixel_data)))
+    if frame_count > count:
+        raise ContradictionError(f"they hold {frame_count} frames, the header says {count}")
 
 
 def _offsets(dataset: pydicom.Dataset) -> tuple[bytes, bytes] | None:
@@ -204,10 +203,10 @@ def _offsets(dataset: pydicom.Dataset) -> tuple[bytes, bytes] | None:
 
 
 def number_of_frames(dataset: pydicom.Dataset) -> int:
-    """Number of Frames, 1 where it is absent.
+    """Return Number of Frames, or 1 if it is absent.
 
     Raises:
-        RefusedError: it is no number above 0.
+        RefusedError: it is not a number, or is negative.
     """
     value = dataset.get("NumberOfFrames")
     try:

@@ -1,4 +1,4 @@
-"""DICOM objects to scans: parse, check, decode the pixel data, and apply the grey-scale pipeline."""
+"""Read DICOM objects as scans: parse, check, decode the pixel data, and apply the grey-scale pipeline."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from medood.scans.frames import wanted_frames
 from medood.scans.scan import ContradictionError, Identity, RefusedError, Scan, Status, describe_error, patient_hash
 from medood.scans.selection import parse_selection
 
-#: Attributes copied to ``Scan.attributes``. None of them names a patient, a person or a date.
+#: Attributes copied to ``Scan.attributes``. None of them names a person or states a date.
 KEPT_ATTRIBUTES = (
     "Modality",
     "BodyPartExamined",
@@ -43,10 +43,10 @@ KEPT_ATTRIBUTES = (
     "NumberOfFrames",
 )
 
-#: Longest value of an attribute kept: that of the value representation LO.
+#: Longest attribute value that is kept: the maximum of the value representation LO.
 _LONGEST = 64
 _FILE_SET = "1.2.840.10008.1.3.10"
-#: SOP classes of objects that are no pictures, by the beginning of their UID (PS3.4 annex B), and what a person calls them.
+#: SOP classes of objects that are not images, by the prefix of their UID (PS3.4 annex B), and their plain names.
 _NO_PICTURES = {
     _FILE_SET: "the directory of a DICOM file-set",
     "1.2.840.10008.5.1.4.1.1.88.": "a structured report",
@@ -64,7 +64,7 @@ _NO_PICTURES = {
 }
 
 
-#: SOP classes whose pixel data are no picture.
+#: SOP classes whose pixel data are not an image.
 _NOT_PICTURES = {
     UID("1.2.840.10008.5.1.4.1.1.481.2"): "a distribution of radiation dose",
     UID("1.2.840.10008.5.1.4.1.1.66.4"): "a segmentation",
@@ -74,15 +74,15 @@ _NOT_PICTURES = {
 
 
 def read_dicom(content: bytes, identity: Identity, options: ReadConfig | None = None) -> Iterator[Scan]:
-    """Yield one scan a frame.
+    """Yield one scan per frame.
 
     Args:
         content: the bytes of a DICOM file.
-        identity: of the file; the frame number is filled in.
-        options: which frames, which objects, and the largest picture.
+        identity: identity of the file; the frame number is filled in.
+        options: the frames and objects to read, and the largest image.
 
     Raises:
-        RefusedError: the file has no picture that can be read, or is not selected; the reason says why.
+        RefusedError: the file has no readable image, or is not selected; the reason says why.
     """
     options = options or ReadConfig()
     with warnings.catch_warnings():
@@ -94,7 +94,7 @@ def read_dicom(content: bytes, identity: Identity, options: ReadConfig | None = 
         if not any(name in dataset for name in PIXEL_KEYWORDS):
             raise _without_pixels(dataset, file.cut)
         if (uid := _sop_class(dataset)) in _NOT_PICTURES:
-            raise RefusedError(Status.NOT_AN_IMAGE, f"this is {_NOT_PICTURES[uid]} ({uid.name}), not a picture")
+            raise RefusedError(Status.NOT_AN_IMAGE, f"this is {_NOT_PICTURES[uid]} ({uid.name}), not an image")
         if file.cut:
             raise RefusedError(Status.UNREADABLE, file.cut)
         syntax = _check(dataset, options)
@@ -103,20 +103,25 @@ def read_dicom(content: bytes, identity: Identity, options: ReadConfig | None = 
             _patient(dataset),
         )
         month = _month(dataset)
-        wanted = wanted_frames(options.frames, number_of_frames(dataset), options.max_frames)
-        for index, frame in zip(wanted, decode_frames(dataset, syntax, wanted), strict=True):
+        frame_indices = wanted_frames(options.frames, number_of_frames(dataset), options.max_frames)
+        for index, frame in zip(frame_indices, decode_frames(dataset, syntax, frame_indices), strict=True):
             try:
                 header, unusable = _frame_header(dataset, index)
-                pixels, how = grey_picture(frame, header)
-                how = replace(how, ignored=", ".join(filter(None, [how.ignored, *map("no usable {}".format, unusable)])))
+                pixels, grayscale = grey_picture(frame, header)
+                grayscale = replace(
+                    grayscale,
+                    ignored=", ".join(filter(None, [grayscale.ignored, *map("no usable {}".format, unusable)])),
+                )
                 spacing, spacing_source, aspect = _geometry(header)
-            except Exception as error:  # an attribute out of its type or range fails wherever it is used
-                why = describe_error(error, "an attribute that they need cannot be used")
-                raise RefusedError(Status.UNREADABLE, f"the grey values of frame {index} cannot be made: {why}") from error
+            except Exception as error:  # an attribute of the wrong type or range fails wherever it is used
+                problem = describe_error(error, "a required attribute is unusable")
+                raise RefusedError(
+                    Status.UNREADABLE, f"the grey values of frame {index} cannot be computed: {problem}"
+                ) from error
             yield Scan(
                 identity=Identity(identity.source, identity.member, index, identity.sha256),
                 pixels=pixels,
-                grayscale=how,
+                grayscale=grayscale,
                 spacing=spacing,
                 spacing_source=spacing_source,
                 aspect=aspect,
@@ -134,24 +139,24 @@ def _check_selection(dataset: pydicom.Dataset, select: str) -> None:
 
 
 def _check(dataset: pydicom.Dataset, options: ReadConfig) -> UID:
-    """Refuse what cannot hold a picture, or contradicts itself, and return the transfer syntax."""
+    """Refuse a data set that cannot hold an image or contradicts itself; return the transfer syntax."""
     try:
         rows, columns, samples = int(dataset.Rows), int(dataset.Columns), int(dataset.get("SamplesPerPixel") or 1)
     except (AttributeError, TypeError, ValueError) as error:
         raise RefusedError(Status.UNREADABLE, "Rows or Columns is missing or not a number") from error
     if rows < 1 or columns < 1:
-        raise RefusedError(Status.UNREADABLE, f"the picture is {rows} rows by {columns} columns; both must be above 0")
+        raise RefusedError(Status.UNREADABLE, f"the image is {rows} rows by {columns} columns; both must be above 0")
     if rows * columns > options.max_pixels:
         raise RefusedError(
-            Status.TOO_LARGE, f"the picture has {rows} x {columns} pixels; the limit is {options.max_pixels:,} pixels"
+            Status.TOO_LARGE, f"the image has {rows} x {columns} pixels; the limit is {options.max_pixels:,} pixels"
         )
     photometric = str(dataset.get("PhotometricInterpretation", ""))
     if photometric not in SAMPLES:
-        raise RefusedError(Status.UNREADABLE, f"Photometric Interpretation is none of {', '.join(SAMPLES)}")
+        raise RefusedError(Status.UNREADABLE, f"Photometric Interpretation is not one of {', '.join(SAMPLES)}")
     if SAMPLES[photometric] != samples:
         raise RefusedError(
             Status.UNREADABLE,
-            f"Photometric Interpretation is {photometric}, Samples per Pixel is {samples}; they contradict",
+            f"Photometric Interpretation is {photometric}, Samples per Pixel is {samples}; they contradict each other",
         )
     dataset.SamplesPerPixel = samples
     return transfer_syntax(dataset)
@@ -165,18 +170,18 @@ def _without_pixels(dataset: pydicom.Dataset, cut: str) -> RefusedError:
     uid = _sop_class(dataset)
     for beginning, words in _NO_PICTURES.items():
         if uid.startswith(beginning):
-            known = (
+            expected = (
                 f" ({uid.name})" if uid in UID_dictionary else ""
-            )  # a damaged length lets a UID run on into other attributes
-            return RefusedError(Status.NOT_AN_IMAGE, f"this is {words}{known}, not a picture")
+            )  # with a damaged length, a UID may run on into other attributes
+            return RefusedError(Status.NOT_AN_IMAGE, f"this is {words}{expected}, not an image")
     if cut:
         return RefusedError(Status.UNREADABLE, cut)
-    kind = uid.name if uid in UID_dictionary else "of a class that the standard does not know"
+    kind = uid.name if uid in UID_dictionary else "of a class unknown to the standard"
     return RefusedError(Status.NO_PIXELS, f"the DICOM object ({kind}) holds no pixel data")
 
 
 def transfer_syntax(dataset: pydicom.Dataset) -> UID:
-    """The file's transfer syntax; a file without the attribute is taken as what its data set was parsed as."""
+    """Return the file's transfer syntax; if not stated, the encoding in which the data set was parsed."""
     meta = getattr(dataset, "file_meta", None)
     syntax = meta.get("TransferSyntaxUID") if meta is not None else None
     if not syntax:
@@ -186,8 +191,8 @@ def transfer_syntax(dataset: pydicom.Dataset) -> UID:
         else:
             syntax = ImplicitVRLittleEndian if implicit in (True, None) else ExplicitVRLittleEndian
         if _is_compressed(dataset):
-            why = "the pixel data are compressed, and the file states no transfer syntax that says how"
-            raise RefusedError(Status.UNREADABLE, why)
+            problem = "the pixel data are compressed, but the file does not state its transfer syntax"
+            raise RefusedError(Status.UNREADABLE, problem)
         if meta is None:
             dataset.file_meta = FileMetaDataset()
         dataset.file_meta.TransferSyntaxUID = syntax
@@ -195,7 +200,7 @@ def transfer_syntax(dataset: pydicom.Dataset) -> UID:
 
 
 def _is_compressed(dataset: pydicom.Dataset) -> bool:
-    """Whether pixel data without a transfer syntax are fragments, or a codestream as it is."""
+    """Return whether pixel data without a transfer syntax are fragments or a bare codestream."""
     if "PixelData" not in dataset or not isinstance(dataset.PixelData, bytes):
         return False
     element = dataset["PixelData"]
@@ -203,10 +208,10 @@ def _is_compressed(dataset: pydicom.Dataset) -> bool:
 
 
 def _frame_header(dataset: pydicom.Dataset, index: int) -> tuple[pydicom.Dataset, list[str]]:
-    """The attributes that hold for one frame; an enhanced object's functional groups (PS3.3 C.7.6.16) come first.
+    """Return the attributes of one frame; an enhanced object's functional groups (PS3.3 C.7.6.16) take precedence.
 
     Returns:
-        the header, and names of groups and their attributes that are empty or of another kind and so count as absent.
+        the header, and the names of groups and attributes that count as absent because they are empty or of the wrong type.
     """
     optional = OptionalAttributes(dataset)
     shared = optional.first_item("SharedFunctionalGroupsSequence")
@@ -217,10 +222,12 @@ def _frame_header(dataset: pydicom.Dataset, index: int) -> tuple[pydicom.Dataset
     header.update({tag: element for tag, element in dataset.items() if tag not in _BULK})
     groups = [] if shared is None else [shared]
     if has_each:
-        each = dataset.PerFrameFunctionalGroupsSequence
-        if len(each) < number_of_frames(dataset):
-            raise ContradictionError(f"there are functional groups for {len(each)} frames of {number_of_frames(dataset)}")
-        groups.append(each[index])
+        frame_groups = dataset.PerFrameFunctionalGroupsSequence
+        if len(frame_groups) < number_of_frames(dataset):
+            raise ContradictionError(
+                f"functional groups cover {len(frame_groups)} frames, but Number of Frames is {number_of_frames(dataset)}"
+            )
+        groups.append(frame_groups[index])
     unusable = optional.unusable
     for group in groups:
         inner = OptionalAttributes(group)
@@ -242,7 +249,7 @@ _MACROS = ("PixelMeasuresSequence", "PixelValueTransformationSequence", "FrameVO
 
 
 def _geometry(header: pydicom.Dataset) -> tuple[tuple[float, float] | None, str, float]:
-    """Spacing in mm, the attribute it is from, and the height of a pixel over its width."""
+    """Return the spacing in mm, its source attribute, and the height of a pixel over its width."""
     for name in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing", "PixelAspectRatio"):
         pair = OptionalAttributes(header).numbers(name)
         if len(pair) == 2 and min(pair) > 0 and 0.01 <= pair[0] / pair[1] <= 100:
@@ -255,33 +262,33 @@ def _geometry(header: pydicom.Dataset) -> tuple[tuple[float, float] | None, str,
 def _patient(dataset: pydicom.Dataset) -> str:
     try:
         patient = str(dataset.get("PatientID", "") or "")
-    except Exception:  # a value that cannot be parsed tells nobody apart
+    except Exception:  # an unparsable value cannot distinguish patients
         return ""
     return patient_hash(patient)
 
 
 def _month(dataset: pydicom.Dataset) -> str:
-    """Month of acquisition, else of the study; empty where neither is a date."""
+    """Return the month of acquisition, else of the study; empty if neither is a date."""
     for name in ("AcquisitionDate", "AcquisitionDateTime", "StudyDate"):
         try:
-            found = re.fullmatch(r"((?:19|20)\d\d)(0[1-9]|1[0-2])[0-3]\d.*", str(dataset.get(name, "") or ""))
-        except Exception:  # noqa: S112 - a value that cannot be parsed is no date
+            match = re.fullmatch(r"((?:19|20)\d\d)(0[1-9]|1[0-2])[0-3]\d.*", str(dataset.get(name, "") or ""))
+        except Exception:  # noqa: S112 - an unparsable value is not a date
             continue
-        if found:
-            return f"{found[1]}-{found[2]}"
+        if match:
+            return f"{match[1]}-{match[2]}"
     return ""
 
 
 def _attributes(dataset: pydicom.Dataset, syntax: UID) -> dict[str, str]:
-    kept = {}
+    attributes = {}
     for name in KEPT_ATTRIBUTES:
         try:
             value = dataset.get(name)
-        except Exception:  # noqa: S112 - a value that cannot be parsed is left out, the picture is not lost for it
+        except Exception:  # noqa: S112 - an unparsable value is omitted, but the image is kept
             continue
         if value not in (None, ""):
             text = "\\".join(str(v) for v in value) if isinstance(value, pydicom.multival.MultiValue) else str(value)
-            if len(text) <= _LONGEST and text.isprintable():  # a damaged length lets a value run on into the patient's name
-                kept[name] = text
-    kept["TransferSyntax"] = syntax.name
-    return kept
+            if len(text) <= _LONGEST and text.isprintable():  # a value of damaged length may include the patient's name
+                attributes[name] = text
+    attributes["TransferSyntax"] = syntax.name
+    return attributes

@@ -1,4 +1,4 @@
-"""Which transfer syntaxes decode on this machine: found out by decoding a small film in each."""
+"""Find the transfer syntaxes that decode on this machine, by decoding a small radiograph in each."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLit
 
 @dataclass(frozen=True)
 class Support:
-    """What becomes of one transfer syntax here.
+    """Support for one transfer syntax on this machine.
 
     Attributes:
         syntax: its UID.
-        plugin: what decodes it; empty where nothing does.
-        remedy: what to do where nothing does.
+        plugin: its decoder; empty if there is none.
+        remedy: what to do if there is no decoder.
     """
 
     syntax: UID
@@ -39,7 +39,7 @@ class Support:
 
 
 def supported_syntaxes() -> Iterator[Support]:
-    """Decode the probe of every transfer syntax; those that are not compressed need no decoder."""
+    """Decode the probe of every compressed transfer syntax; the others need no decoder."""
     for syntax in _NATIVE:
         yield Support(syntax, "pydicom")
     for uid, probe in json.loads(files("medood.scans").joinpath("probes.json").read_text()).items():

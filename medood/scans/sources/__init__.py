@@ -1,1 +1,1 @@
-"""Where scans lie: folders, zip and tar archives, DICOMDIRs, CSV manifests and DICOMweb, inside limits."""
+"""Sources of scans, read within limits: folders, zip and tar archives, DICOMDIRs, CSV manifests and DICOMweb."""

@@ -1,4 +1,4 @@
-"""What zip and tar archives have in common: members, their names, and limits on both."""
+"""Common parts of zip and tar archives: members, their names, and limits on both."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from medood.scans.scan import Identity, Refusal, RefusedError, Status
 
-#: Longest name of a member, in characters; a longer one costs the member, and rows show its beginning.
+#: Longest name of a member, in characters; a member with a longer name is refused, and its row shows the beginning.
 LONGEST_NAME = 4096
 _SHOWN = 200
 
@@ -19,10 +19,10 @@ class Member:
     """One file of an archive.
 
     Attributes:
-        name: as the archive spells it.
-        index: its place in the archive; two members may have one name.
-        size: in bytes, as the archive states it.
-        stream: its bytes, to be read before the next member is asked for; none where they are opened by the index (zip).
+        name: the name as spelled in the archive.
+        index: the position in the archive; two members may have the same name.
+        size: the size in bytes, as stated in the archive.
+        stream: the bytes, to be read before the next member is requested; None if they are opened by index (zip).
     """
 
     name: str
@@ -32,7 +32,7 @@ class Member:
 
 
 def check_member_name(name: str) -> None:
-    """Refuse names that lead out of the archive, although no member is unpacked under its name.
+    """Refuse names that point outside the archive, although members are never unpacked under their names.
 
     Raises:
         RefusedError: the name is absolute, holds ``..`` or a drive, is empty or too long.
@@ -43,15 +43,15 @@ def check_member_name(name: str) -> None:
         )
     path = PurePosixPath(name.replace("\\", "/"))
     if not path.parts or path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", name):
-        raise RefusedError(Status.UNSAFE_PATH, "the member's name leads out of the archive; it was not opened")
+        raise RefusedError(Status.UNSAFE_PATH, "the member's name points outside the archive; it was not opened")
 
 
 def joined(member: str, name: str) -> str:
-    """The name of a member inside a member, written with ``!`` between them; of one too long its beginning."""
+    """Join a member and a name inside it with ``!``, shortening a name that is too long."""
     name = name if len(name) <= LONGEST_NAME else f"{name[:_SHOWN]}..."
     return f"{member}!{name}" if member else name
 
 
 def refused(where: Identity, name: str, error: RefusedError) -> Refusal:
-    """The row of a member that was not read."""
+    """Return the refusal of a member that was not read."""
     return Refusal(Identity(where.source, joined(where.member, name)), error.status, error.reason)

@@ -1,4 +1,4 @@
-"""gzip, xz, bzip2 and Zstandard streams, unpacked inside limits of size, ratio and memory."""
+"""Unpack gzip, xz, bzip2 and Zstandard streams within limits of size, ratio and memory."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from medood.config.schema import ReadConfig
 from medood.scans.scan import RefusedError, Status
 
 _GZIP, _XZ, _BZIP2, _ZSTANDARD = b"\x1f\x8b\x08", b"\xfd7zXZ\x00", b"BZh", b"\x28\xb5\x2f\xfd"
-#: Behind the first byte: a frame that Zstandard decoders skip.
+#: Bytes after the first one in a frame that Zstandard decoders skip.
 _SKIPPABLE = b"\x2a\x4d\x18"
-#: Below this many unpacked bytes the ratio to the packed ones says nothing.
+#: Below this many unpacked bytes, the ratio to the packed bytes is not checked.
 RATIO_COUNTS_FROM = 64 * 1024**2
 #: Bytes unpacked at a time.
 PIECE = 1024**2
-#: Bytes looked at to tell a format, and those that are enough to unpack its beginning (a block of bzip2 has up to 900 kB).
+#: Bytes needed to detect a format, and to unpack the beginning of a stream (a bzip2 block has up to 900 kB).
 PEEK, PACKED_PEEK = 1024, 1024**2
 
 
 def is_compressed(start: bytes) -> bool:
-    """True where the first bytes are those of gzip, xz, bzip2 or Zstandard."""
+    """Return whether the first bytes are those of gzip, xz, bzip2 or Zstandard."""
     return start.startswith((_GZIP, _XZ, _BZIP2, _ZSTANDARD))
 
 
 def is_tar(start: bytes) -> bool:
-    """True where the first 512 bytes are a tar header whose checksum holds."""
+    """Return whether the first 512 bytes are a tar header with a valid checksum."""
     try:
         tarfile.TarInfo.frombuf(start[:512], "utf-8", "surrogateescape")
     except tarfile.HeaderError:
@@ -42,9 +42,9 @@ def is_tar(start: bytes) -> bool:
 
 
 def holds_tar(start: bytes, options: ReadConfig) -> bool:
-    """Whether the first ``PACKED_PEEK`` bytes of a compressed file unpack to the beginning of a tar."""
+    """Return whether the first ``PACKED_PEEK`` bytes of a compressed file unpack to the beginning of a tar."""
     beginning = b""
-    with contextlib.suppress(Exception):  # a damaged file is told of when it is read
+    with contextlib.suppress(Exception):  # a damaged file is reported when it is read
         beginning = io.BufferedReader(Unpacked(io.BytesIO(start), start, options), PEEK).peek()
     return is_tar(beginning)
 
@@ -56,9 +56,9 @@ class _GzipDecoder:
         self._decoder, self._rest = zlib.decompressobj(31), b""
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        unpacked = self._decoder.decompress(self._rest + data, max_length)
+        unpack = self._decoder.decompress(self._rest + data, max_length)
         self._rest = self._decoder.unconsumed_tail
-        return unpacked
+        return unpack
 
     @property
     def eof(self) -> bool:
@@ -74,7 +74,7 @@ class _GzipDecoder:
 
 
 def _decoder(start: bytes, options: ReadConfig) -> Any:
-    """What unpacks a stream that begins so; none for anything else."""
+    """Return the decompressor for a stream that begins with ``start``; None if it is not compressed."""
     if start.startswith(_GZIP):
         return _GzipDecoder()
     if start.startswith(_XZ):
@@ -88,16 +88,16 @@ def _decoder(start: bytes, options: ReadConfig) -> Any:
 
 
 class Unpacked(io.RawIOBase):
-    """A stream that unpacks another, one packed stream behind the other, and stops where it grows beyond the limits.
+    """A stream that unpacks the packed streams of another, one after the other, and raises once it exceeds a limit.
 
     Args:
-        packed: gzip, xz, bzip2 or Zstandard; anything else passes through.
+        packed: a gzip, xz, bzip2 or Zstandard stream; any other is passed through.
         start: its first bytes.
         options: the limits.
 
     Attributes:
-        starts: how many bytes had been unpacked where each packed stream but the first began.
-        behind: packed bytes behind the last stream that are none themselves; zeros, which writers pad with, do not count.
+        starts: offset in the unpacked bytes at which each packed stream after the first began.
+        behind: number of bytes after the last packed stream; zeros, which writers use as padding, do not count.
         is_over: a limit was reached, and nothing more can be read.
 
     Raises:
@@ -118,9 +118,9 @@ class Unpacked(io.RawIOBase):
         return True
 
     def readinto(self, buffer: object) -> int:
-        """Read into a buffer and count."""
+        """Read into a buffer and check the limits."""
         view = memoryview(buffer)  # type: ignore[arg-type]
-        content = self._unpacked(len(view)) if self._is_packed else self._packed.read(len(view))
+        content = self._unpack(len(view)) if self._is_packed else self._packed.read(len(view))
         view[: len(content)] = content
         self._read += len(content)
         if self._read > self._options.max_unpacked:
@@ -134,7 +134,7 @@ class Unpacked(io.RawIOBase):
         self.is_over = True
         return RefusedError(Status.TOO_LARGE, reason)
 
-    def _unpacked(self, most: int) -> bytes:
+    def _unpack(self, most: int) -> bytes:
         while self._decoder is not None:
             if self._decoder.eof:
                 self._next(self._decoder.unused_data)
@@ -160,7 +160,7 @@ class Unpacked(io.RawIOBase):
             ) from error
 
     def _next(self, rest: bytes) -> None:
-        """Begin the stream behind one that has ended, or count what follows in its place."""
+        """Begin the next packed stream after one has ended, or count the bytes that follow instead."""
         rest = rest.lstrip(b"\0")
         while len(rest) < len(_XZ) and (more := self._packed.read(PIECE)):
             rest = (rest + more).lstrip(b"\0")
@@ -171,20 +171,20 @@ class Unpacked(io.RawIOBase):
                 self.behind += len(more)
             return
         self.starts.append(self._read)
-        # the decoder keeps what it does not need yet; what it unpacks comes with the next call
+        # the decoder holds the bytes already read; the next call unpacks them
         self._decoder = _Begun(self._decoder, rest)
 
 
 class _Begun:
-    """A decompressor that has its first bytes already."""
+    """A decompressor that already holds its first bytes."""
 
     def __init__(self, decoder: Any, rest: bytes) -> None:
         self._decoder, self._rest = decoder, rest
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
         rest, self._rest = self._rest, b""
-        unpacked: bytes = self._decoder.decompress(rest + data, max_length)
-        return unpacked
+        unpack: bytes = self._decoder.decompress(rest + data, max_length)
+        return unpack
 
     @property
     def eof(self) -> bool:
@@ -201,12 +201,12 @@ class _Begun:
 
 @dataclass(frozen=True)
 class Plain:
-    """What a compressed file holds.
+    """The unpacked content of a compressed file.
 
     Attributes:
-        content: the bytes.
-        starts: where in them each packed stream but the first began.
-        behind: packed bytes behind the last stream, which were not read.
+        content: the unpacked bytes.
+        starts: offset in them at which each packed stream after the first began.
+        behind: number of bytes after the last packed stream, which were not read.
     """
 
     content: bytes
@@ -214,11 +214,11 @@ class Plain:
     behind: int = 0
 
 
-def unpacked(content: bytes, options: ReadConfig) -> Plain:
-    """The bytes of one compressed file.
+def unpack(content: bytes, options: ReadConfig) -> Plain:
+    """Unpack one compressed file.
 
     Raises:
-        RefusedError: it is damaged or goes over a limit.
+        RefusedError: it is damaged or exceeds a limit.
     """
     stream = Unpacked(io.BytesIO(content), content[:PEEK], options)
     try:
@@ -227,13 +227,13 @@ def unpacked(content: bytes, options: ReadConfig) -> Plain:
         raise
     except EOFError as error:
         raise RefusedError(Status.UNREADABLE, f"the file is cut after {len(content):,} bytes of packed data") from error
-    except Exception as error:  # damaged files fail in each decompressor in its own way
+    except Exception as error:  # each decompressor fails in its own way on damaged files
         raise RefusedError(Status.UNREADABLE, "the file cannot be unpacked; it is damaged") from error
     return Plain(plain, tuple(stream.starts), stream.behind)
 
 
 def in_pieces(stream: Any, options: ReadConfig) -> bytes:
-    """All of a stream, read in pieces, so that no statement about its size asks for memory.
+    """Read a whole stream in pieces, so that a wrongly stated size never allocates memory.
 
     Raises:
         RefusedError: it is longer than the limit.

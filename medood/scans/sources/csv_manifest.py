@@ -1,4 +1,4 @@
-"""A CSV manifest to the files that it lists."""
+"""List the files in a CSV manifest."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _COLUMNS = ("file", "patient_id", "sha256")
 
 
 def is_manifest(path: Path) -> bool:
-    """True where the file is named as a CSV; it was given as a list of files."""
+    """Return whether the file's name ends in ``.csv``; such a file is read as a list of files."""
     return path.suffix.lower() == ".csv"
 
 
 def read_manifest(path: Path) -> Iterator[ListedFile | Refusal]:
-    """The rows of a CSV with a column ``file`` (or ``path``), relative to its folder.
+    """Yield the files of a CSV with a column ``file`` (or ``path``), relative to its folder.
 
-    Columns ``patient_id`` (keeps a patient's scans on one side of a split) and ``sha256`` (bytes that differ are refused)
-    are used where they are there; others are not looked at.
+    The columns ``patient_id`` (keeps a patient's scans on one side of a split) and ``sha256`` (bytes that differ are
+    refused) are used if present; others are ignored.
     """
     where = Identity(str(path))
     try:
@@ -39,10 +39,10 @@ def read_manifest(path: Path) -> Iterator[ListedFile | Refusal]:
 
 
 def manifest_table(path: Path) -> CsvTable:
-    """A manifest's rows and the columns that are used of it.
+    """Open a manifest as a table with its known columns.
 
     Raises:
-        TableError: it has no column of files, or is no table.
+        TableError: it has no column of files, or is not a table.
         OSError: it cannot be read.
     """
     return CsvTable(path, _COLUMNS, needed=("file",))
@@ -51,9 +51,11 @@ def manifest_table(path: Path) -> CsvTable:
 def _listed_file(manifest: Path, number: int, name: str, patient: str, sha256: str) -> ListedFile | Refusal:
     if not name or "\0" in name:
         return Refusal(Identity(str(manifest)), Status.UNREADABLE, f"line {number} of the manifest names no file")
-    found = find_listed(manifest.parent, name)
-    if found is None:
+    located = find_listed(manifest.parent, name)
+    if located is None:
         return Refusal(Identity(str(manifest.parent / name)), Status.UNREADABLE, why_not_there(name))
-    if found.is_dir():
-        return Refusal(Identity(str(found)), Status.NOT_AN_IMAGE, "the manifest lists a folder; expected a file in each row")
-    return ListedFile(found, patient_hash(patient), sha256.lower())
+    if located.is_dir():
+        return Refusal(
+            Identity(str(located)), Status.NOT_AN_IMAGE, "the manifest lists a folder; expected a file in each row"
+        )
+    return ListedFile(located, patient_hash(patient), sha256.lower())

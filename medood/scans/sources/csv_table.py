@@ -1,4 +1,4 @@
-"""CSV tables as people and spreadsheets write them: one reader and one set of sentences for every command that takes one."""
+"""Read CSV tables as people and spreadsheets write them: one reader, with the same error messages, for every command."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-#: Columns by what they hold, and the names that each may have; case, spaces, ``_`` and ``-`` do not count.
+#: Columns and the names that each may have; case, spaces, ``_`` and ``-`` are ignored.
 COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     "file": ("file", "path", "filename", "filepath", "image", "imagepath"),
     "patient_id": ("patientid", "patient", "subjectid"),
@@ -21,53 +21,53 @@ COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     "dataset": ("dataset",),
 }
 _DELIMITERS = ",;\t|"
-#: What may stand around a value and is none of it; Ctrl-Z ended files once.
+#: Characters stripped around a value; Ctrl-Z once marked the end of files.
 _SPACE = " \t\r\n\x1a\0\ufeff"
 
 
 class TableError(ValueError):
-    """A table that cannot be used; the sentence says what is wrong and what was expected."""
+    """An unusable table; the message says what is wrong and what was expected."""
 
 
 class CsvTable:
     """A CSV table: UTF-8 or UTF-16, with or without byte-order mark, else Latin-1; separated by commas, semicolons or tabs.
 
     Spreadsheets' ``sep=`` line, lines that begin with ``#`` before the header, blank lines and a Ctrl-Z at the end are
-    passed over. Rows are read when they are asked for, so that a table may have any length.
+    skipped. Rows are read lazily, so that a table can have any length.
 
     Args:
-        path: of the file.
-        asked: keys of ``COLUMN_NAMES`` to find columns for.
-        needed: those of them without which the table is of no use.
+        path: path of the file.
+        wanted_columns: keys of ``COLUMN_NAMES`` to find columns for.
+        needed: those of them that must be present.
 
     Attributes:
-        columns: names as the first line spells them, without space around them.
-        used: the column taken for each of the asked names; those without one are left out.
-        notes: what the reader took the file to be, where that is not a comma-separated file in UTF-8.
+        columns: column names as spelled in the first line, stripped of surrounding space.
+        used: the column found for each wanted key; keys without a column are omitted.
+        notes: the detected encoding and separator, if not UTF-8 and comma.
 
     Raises:
-        TableError: it is no table, or a needed column is missing or twice there.
+        TableError: the file is not a table, a needed column is missing, or a used column occurs twice.
         OSError: the file cannot be read.
     """
 
-    def __init__(self, path: Path, asked: Sequence[str] = (), needed: Sequence[str] = ()) -> None:
+    def __init__(self, path: Path, wanted_columns: Sequence[str] = (), needed: Sequence[str] = ()) -> None:
         self._path, self._separator = path, ","
         self._encoding, self.notes = _encoding(path)
-        with self._opened() as stream:
+        with self._open() as stream:
             self._skipped = self._skip(stream)
             self.columns = self._header(stream)
         if self._separator != ",":
             self.notes.append(f"values are separated by {'tabs' if self._separator == chr(9) else repr(self._separator)}")
-        self.used = _columns(self.columns, asked)
+        self.used = _columns(self.columns, wanted_columns)
         _check(self.columns, self.used, needed)
 
     def rows(self) -> Iterator[tuple[int, dict[str, str]]]:
-        """Line numbers and values by column, without space around them, in the order of the file.
+        """Yield line numbers and values by column, stripped of surrounding space, in the order of the file.
 
         Raises:
-            TableError: a line is no CSV.
+            TableError: a line is not valid CSV.
         """
-        with self._opened() as stream:
+        with self._open() as stream:
             for _ in range(self._skipped):
                 stream.readline()
             reader = self._reader(stream)
@@ -81,30 +81,30 @@ class CsvTable:
                     if len(stripped) > 1 or any(stripped):
                         yield line, dict(zip(self.columns, stripped, strict=False))
             except csv.Error as error:
-                why = "a quote is not closed, or a field is too long"
-                raise TableError(f"it cannot be read beyond line {line}: {why}") from error
+                problem = "a quote is not closed, or a field is too long"
+                raise TableError(f"it cannot be read beyond line {line}: {problem}") from error
 
     def value(self, row: Mapping[str, str], name: str) -> str:
-        """The value of an asked name; empty where the table has no such column."""
+        """Return the value for a wanted key; empty if the table has no such column."""
         return row.get(self.used[name], "") if name in self.used else ""
 
     def __str__(self) -> str:
-        """One line on which columns are used, for a person."""
+        """One readable line on the columns used."""
         columns = ", ".join(f"{name} from the column {column!r}" for name, column in self.used.items())
         return f"{self._path}: {columns}{''.join(f'; {note}' for note in self.notes)}"
 
-    def _opened(self) -> TextIO:
+    def _open(self) -> TextIO:
         return self._path.open(newline="", encoding=self._encoding, errors="replace")
 
     def _skip(self, stream: TextIO) -> int:
-        """Lines before the header; a ``sep=`` line among them says what separates values."""
+        """Count the lines before the header; a ``sep=`` line among them sets the separator."""
         skipped = 0
         while True:
             place = stream.tell()
             line = stream.readline()
-            found = re.fullmatch(r"sep=(.)\s*", line, re.IGNORECASE)
-            if found:
-                self._separator, self._stated = found[1], True
+            match = re.fullmatch(r"sep=(.)\s*", line, re.IGNORECASE)
+            if match:
+                self._separator, self._stated = match[1], True
             elif not line or (line.strip() and not line.lstrip().startswith("#")):
                 stream.seek(place)
                 return skipped
@@ -119,7 +119,7 @@ class CsvTable:
         try:
             return [name.strip(_SPACE) for name in next(self._reader(stream), [])]
         except csv.Error as error:
-            raise TableError("its first line is no CSV: a quote is not closed, or a field is too long") from error
+            raise TableError("its first line is not valid CSV: a quote is not closed, or a field is too long") from error
 
     _stated = False
 
@@ -141,7 +141,7 @@ def _encoding(path: Path) -> tuple[str, list[str]]:
                 decoder.decode(piece)
             decoder.decode(b"", final=True)
         except UnicodeDecodeError:
-            return "latin-1", ["the file is no UTF-8 and was read as Latin-1"]
+            return "latin-1", ["the file is not UTF-8 and was read as Latin-1"]
     return "utf-8-sig", []
 
 
@@ -149,48 +149,48 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s_\-]", "", name).casefold()
 
 
-def _columns(columns: Sequence[str], asked: Sequence[str]) -> dict[str, str]:
-    used = {}
-    for name in asked:
+def _columns(columns: Sequence[str], wanted_columns: Sequence[str]) -> dict[str, str]:
+    assigned = {}
+    for name in wanted_columns:
         for spelling in COLUMN_NAMES[name]:
-            found = [column for column in columns if _plain(column) == spelling]
-            if found:
-                used[name] = found[0]
+            matches = [column for column in columns if _plain(column) == spelling]
+            if matches:
+                assigned[name] = matches[0]
                 break
-    return used
+    return assigned
 
 
-def _check(columns: Sequence[str], used: Mapping[str, str], needed: Sequence[str]) -> None:
-    missing = [name for name in needed if name not in used]
+def _check(columns: Sequence[str], assigned: Mapping[str, str], needed: Sequence[str]) -> None:
+    missing = [name for name in needed if name not in assigned]
     if missing:
         raise TableError(f"the column {missing[0]!r} is missing; expected {', '.join(needed)} in its first line")
     plain = [_plain(column) for column in columns]
-    twice = [column for column in used.values() if plain.count(_plain(column)) > 1]
+    twice = [column for column in assigned.values() if plain.count(_plain(column)) > 1]
     if twice:
         raise TableError(f"two columns are named {twice[0]!r}; name each once")
 
 
 def find_listed(folder: Path, name: str) -> Path | None:
-    """The file that a row names, relative to the table's folder; none where nothing lies there.
+    """Return the file that a row names, relative to the table's folder; None if it does not exist.
 
-    Windows' separators and both Unicode spellings of accented letters are tried where the name as it stands names nothing.
+    If the name as written does not exist, Windows separators and both Unicode forms of accented letters are tried.
     """
     spellings = [name, name.replace("\\", "/")]
     if name.isascii() is False and all(ord(c) < 256 for c in name):
-        spellings.append(os.fsdecode(name.encode("latin-1")))  # the bytes as they stand in a table that is no UTF-8
+        spellings.append(os.fsdecode(name.encode("latin-1")))  # the original bytes of a table that is not UTF-8
     for spelling in [*spellings, *(unicodedata.normalize(form, n) for form in ("NFC", "NFD") for n in spellings)]:
         try:
             if (folder / spelling).exists():
                 return folder / spelling
-        except (OSError, ValueError):  # a name that no file system takes
+        except (OSError, ValueError):  # a name that no file system accepts
             continue
     return None
 
 
 def why_not_there(name: str) -> str:
-    """Why a row's file was not found, in words."""
+    """Explain in words why a row's file was not found."""
     if "://" in name:
-        return "the manifest names an address; expected a path, relative to the manifest's folder"
+        return "the manifest names a URL; expected a path relative to the manifest's folder"
     if re.match(r"[A-Za-z]:[\\/]", name):
-        return "the manifest lists this file by a path of another machine; expected one relative to the manifest's folder"
-    return "the manifest lists this file, it is not there"
+        return "the manifest lists this file by another machine's path; expected a path relative to the manifest's folder"
+    return "the manifest lists this file, but it does not exist"

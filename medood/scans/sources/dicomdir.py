@@ -1,4 +1,4 @@
-"""The DICOMDIR of a DICOM file-set (PS3.10 section 8) to the files that it lists."""
+"""List the files in the DICOMDIR of a DICOM file-set (PS3.10 section 8)."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ _MEDIA_CLASS = b"\x02\x00\x02\x00UI"  # Media Storage SOP Class UID; its length 
 
 
 def is_file_set(path: Path, start: bytes) -> bool:
-    """True where the first bytes are those of a DICOMDIR (PS3.10 section 8.6)."""
+    """Return whether the first bytes are those of a DICOMDIR (PS3.10 section 8.6)."""
     place = start.find(_MEDIA_CLASS, 132)
     return start[128:132] == b"DICM" and place > 0 and start[place + 8 :].startswith(_FILE_SET_CLASS)
 
 
 def read_file_set(path: Path) -> Iterator[ListedFile | Refusal]:
-    """The files of a DICOMDIR in the order of its records; names that lead out of its folder are refused.
+    """Yield the files of a DICOMDIR in the order of its records; names that point outside its folder are refused.
 
-    Media are often copied to file systems that change the case of names, or by programs that add an extension: a file is
-    found whatever its case, and with an extension where it is the only one of its name.
+    Media are often copied to file systems that change the case of names, or by programs that add an extension. So names
+    match in any case, and with an added extension if only one file matches.
     """
     try:
         content = path.read_bytes()
         records = parse_dicom(content, ReadConfig()).dataset.get("DirectoryRecordSequence") or []
         names = [_components(record) for record in records]
-    except Exception:  # pydicom raises many kinds on damaged files
+    except Exception:  # pydicom raises many exception types on damaged files
         yield Refusal(Identity(str(path)), Status.UNREADABLE, "the DICOMDIR is damaged")
         return
     files = [name for name in names if name]
@@ -43,17 +43,17 @@ def read_file_set(path: Path) -> Iterator[ListedFile | Refusal]:
     for name in files:
         place = path.parent.joinpath(*name)
         if any(part in ("", ".", "..") or "\0" in part for part in name):
-            yield Refusal(Identity(str(path), "/".join(name)), Status.UNSAFE_PATH, "the DICOMDIR points out of its folder")
+            yield Refusal(Identity(str(path), "/".join(name)), Status.UNSAFE_PATH, "the DICOMDIR points outside its folder")
             continue
         try:
-            found = _ignoring_case(path.parent, name)
-            inside = found is not None and found.resolve().is_relative_to(path.parent.resolve())
-        except (OSError, RuntimeError):  # a name that no file system takes, a link to itself
-            found, inside = None, False
-        if found is None or not inside:
-            yield Refusal(Identity(str(place)), Status.UNREADABLE, "the DICOMDIR lists this file, it is not there")
+            located = _ignoring_case(path.parent, name)
+            inside = located is not None and located.resolve().is_relative_to(path.parent.resolve())
+        except (OSError, RuntimeError):  # a name that no file system accepts, a link to itself
+            located, inside = None, False
+        if located is None or not inside:
+            yield Refusal(Identity(str(place)), Status.UNREADABLE, "the DICOMDIR lists this file, but it does not exist")
         else:
-            yield ListedFile(found)
+            yield ListedFile(located)
 
 
 def _components(record: pydicom.Dataset) -> list[str]:
@@ -63,7 +63,7 @@ def _components(record: pydicom.Dataset) -> list[str]:
     parts = [value] if isinstance(value, str) else [str(part) for part in value]
     return [
         piece for part in parts for piece in re.split(r"[/\\]", part.strip())
-    ]  # some writers put the whole path into one
+    ]  # some writers put the whole path into one component
 
 
 def _ignoring_case(folder: Path, name: list[str]) -> Path | None:
@@ -73,8 +73,8 @@ def _ignoring_case(folder: Path, name: list[str]) -> Path | None:
     for part in name:
         names = _casefolded(folder, folder.stat().st_mtime_ns)
         match = names.get(part.casefold())
-        if match is None and part is name[-1]:  # a copy may have given the files an extension
-            longer = [found for key, found in names.items() if key.rpartition(".")[0] == part.casefold()]
+        if match is None and part is name[-1]:  # copying may have added an extension
+            longer = [file_name for key, file_name in names.items() if key.rpartition(".")[0] == part.casefold()]
             match = longer[0] if len(longer) == 1 else None
         if match is None:
             return None

@@ -1,4 +1,4 @@
-"""Files and folders to files, one at a time, in a fixed order; what is in them is not looked at but for lists of files."""
+"""List files one at a time, in a fixed order, and without opening any but lists of files."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from medood.scans.sources.listed_file import ListedFile
 
 
 def check_there(path: Path) -> None:
-    """Find out early that nothing lies at a path.
+    """Check early that a path exists.
 
     Raises:
-        FileNotFoundError: nothing is there, or it cannot be looked up.
+        FileNotFoundError: the path does not exist, or cannot be looked up.
     """
     try:
         is_there = path.exists() or path.is_symlink()
@@ -32,13 +32,13 @@ def check_there(path: Path) -> None:
 
 @dataclass(frozen=True)
 class File:
-    """A file that was found and not yet opened.
+    """A file that was found but not yet opened.
 
     Attributes:
-        place: where it lies, as text: of a million files that are skipped none becomes a path.
-        root: the folder that it was found in, which it must not lead out of; none for a file that was given or listed.
-        listed: what a list of files states of it; none where it is on none.
-        url: address of an instance in a PACS; ``place`` is empty then.
+        place: its path as a string, because ``Path`` objects for a million skipped files would be slow.
+        root: the folder that it was found in and must not lead out of; None for a file that was given or listed.
+        listed: its entry in a list of files; None if it is on none.
+        url: address of an instance in a PACS, with an empty ``place``.
     """
 
     place: str
@@ -48,17 +48,17 @@ class File:
 
     @property
     def name(self) -> str:
-        """As its rows name it."""
+        """The name in the ledger's rows."""
         return self.url or self.place
 
     @property
     def path(self) -> Path:
-        """Where it lies."""
+        """The path; empty for an instance in a PACS."""
         return Path(self.place)
 
 
 def find_files(source: str | Path) -> Iterator[File | Refusal]:
-    """The files of a source, in the order of ``find_sources``; only lists of files are opened."""
+    """Yield the files of a source, in the order of ``find_sources``; only lists of files are opened."""
     if is_dicomweb(source):
         yield from (File("", url=address) for address in find_instances(str(source)))
         return
@@ -69,7 +69,7 @@ def find_files(source: str | Path) -> Iterator[File | Refusal]:
         for folder, folders, names in os.walk(path, onerror=closed.append):
             folders.sort()
             linked = [name for name in folders if (Path(folder) / name).is_symlink()]
-            before = "" if (here := str(Path(folder))) == "." else os.path.join(here, "")  # noqa: PTH118 - see place
+            before = "" if (folder_name := str(Path(folder))) == "." else os.path.join(folder_name, "")  # noqa: PTH118 - see place
             for name in sorted([*names, *linked]):
                 yield File(before + name, root)
         for denied in closed:
@@ -78,8 +78,8 @@ def find_files(source: str | Path) -> Iterator[File | Refusal]:
             )
         return
     start = b""
-    with contextlib.suppress(OSError):  # it will be refused when it is opened for reading
-        if path.is_file():  # a pipe would keep its reader waiting
+    with contextlib.suppress(OSError):  # an unreadable file is refused when it is opened for reading
+        if path.is_file():  # reading a pipe would block
             with path.open("rb") as stream:
                 start = stream.read(PEEK)
     if is_file_set(path, start) or is_manifest(path):

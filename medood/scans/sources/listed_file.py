@@ -11,9 +11,9 @@ class ListedFile:
     """A listed file.
 
     Attributes:
-        path: where it lies.
-        patient: a hash that tells patients apart, empty where none is stated.
-        sha256: the digest stated for it, empty where none is.
+        path: its path.
+        patient: a hash that distinguishes patients; empty if none is stated.
+        sha256: the stated digest; empty if none is stated.
     """
 
     path: Path

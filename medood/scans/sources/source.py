@@ -1,4 +1,4 @@
-"""Files, folders, archives, DICOM file-sets and manifests to sources, one at a time, in a fixed order, inside limits."""
+"""List the sources in files, folders, archives, DICOM file-sets and manifests lazily, in a fixed order, within limits."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ from medood.scans.sources.listed_file import ListedFile
 from medood.scans.sources.tar_archive import tar_members
 from medood.scans.sources.zip_archive import ZippedMember, is_zip, open_zip, read_zip_member, zip_members, zipped_member
 
-#: Disk that stays free where an archive inside an archive is put into a temporary file.
+#: Disk space kept free when an archive inside an archive is copied to a temporary file.
 _RESERVE = 1024**3
-_DAMAGED = "the zip archive is damaged, or was not copied to its end"
+_DAMAGED = "the zip archive is damaged, or was not copied completely"
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class Source:
     """A place that may hold scans: a file, or one member of an archive.
 
     Attributes:
-        path: of the file or archive.
-        member: name inside the archive, empty for a plain file; ``inner.zip!name`` inside an archive in it.
-        zipped: where the member's bytes lie in a zip on disk.
-        content: the bytes, where they had to be read on the way (tar, nested archives).
-        patient: a hash that tells patients apart, where a manifest states one.
-        sha256: the digest that a manifest states, empty where it states none.
-        url: address of an instance in a PACS; ``path`` is empty then.
+        path: path of the file or archive.
+        member: name inside the archive, empty for a plain file; ``inner.zip!name`` for a nested archive.
+        zipped: location of the member's bytes in a zip on disk.
+        content: the bytes, if they had to be read already (tar, nested archives).
+        patient: a hash that distinguishes patients, if a manifest states a patient.
+        sha256: the digest that a manifest states; empty if none.
+        url: address of an instance in a PACS, with an empty ``path``.
     """
 
     path: Path
@@ -62,21 +62,21 @@ class Source:
 
     @property
     def identity(self) -> Identity:
-        """Its identity, before its bytes are read."""
+        """The identity as known before the bytes are read."""
         return Identity(self.url or str(self.path), self.member)
 
 
 def find_sources(path: str | Path, options: ReadConfig | None = None) -> Iterator[Source | Refusal]:
-    """List what lies at ``path``, one source at a time; memory does not grow with their number.
+    """Yield the sources at ``path`` one at a time; memory does not grow with their number.
 
-    A folder's files come sorted by name, to any depth; links that lead out of the folder, and links to folders, are not
-    followed but refused. Zip and tar archives, compressed or not, are opened, and the archives in them, but no deeper. Of
-    the file given itself, a DICOMDIR stands for the files that it lists, and a CSV with a column ``file`` likewise. The
-    address of a PACS (:mod:`medood.scans.sources.dicomweb`) stands for its instances.
+    A folder's files are sorted by name, to any depth; links that lead out of the folder, and links to folders, are
+    refused. Zip and tar archives, compressed or not, are opened, and so are archives in them, but no deeper. If ``path``
+    itself is a DICOMDIR, or a CSV with a column ``file``, it stands for the files that it lists. The address of a PACS
+    (:mod:`medood.scans.sources.dicomweb`) stands for its instances.
 
     Raises:
-        FileNotFoundError: nothing is there.
-        UnavailableError: the PACS does not answer, or refuses.
+        FileNotFoundError: ``path`` does not exist.
+        UnavailableError: the PACS does not answer, or refuses access.
     """
     options = options or ReadConfig()
     if not is_dicomweb(path):
@@ -86,7 +86,7 @@ def find_sources(path: str | Path, options: ReadConfig | None = None) -> Iterato
 
 
 def open_file(file: File | Refusal, options: ReadConfig) -> Iterator[Source | Refusal]:
-    """The sources of a file: itself, or an archive's members."""
+    """Yield the sources of a file: the file itself, or an archive's members."""
     if isinstance(file, Refusal):
         yield file
     elif file.url:
@@ -99,8 +99,8 @@ def open_file(file: File | Refusal, options: ReadConfig) -> Iterator[Source | Re
         where = Identity(str(file.path))
         try:
             if file.path.is_symlink() and (file.path.is_dir() or not _stays_inside(file.path, file.root)):
-                why = "a link to a folder, out of the folder or to nothing; not followed"
-                yield Refusal(where, Status.UNSAFE_PATH, why)
+                problem = "a link to a folder, out of the folder or to nothing, which is not followed"
+                yield Refusal(where, Status.UNSAFE_PATH, problem)
                 return
         except OSError as error:
             yield Refusal(where, Status.UNREADABLE, f"the file cannot be looked up: {error.strerror}")
@@ -109,7 +109,7 @@ def open_file(file: File | Refusal, options: ReadConfig) -> Iterator[Source | Re
 
 
 def count_sources(path: Path) -> int | None:
-    """How many sources :func:`find_sources` will list, for a progress bar; none where only reading it all would tell."""
+    """Count the sources that :func:`find_sources` will yield, for a progress bar; None if that needs reading them all."""
     walked = os.walk(path) if path.is_dir() else [(str(path.parent), [], [path.name])]
     count = 0
     for folder, _, names in walked:
@@ -120,8 +120,8 @@ def count_sources(path: Path) -> int | None:
             if not name.endswith(".zip"):
                 continue
             file = Path(folder) / name
-            with contextlib.suppress(Exception):  # a damaged one will be refused when it is opened for reading
-                count += len(_opened(file, file.stat().st_mtime_ns, ReadConfig().max_members)[0].filelist) - 1
+            with contextlib.suppress(Exception):  # a damaged archive is refused when it is opened for reading
+                count += len(_open_nested(file, file.stat().st_mtime_ns, ReadConfig().max_members)[0].filelist) - 1
     return count
 
 
@@ -133,30 +133,30 @@ def _stays_inside(link: Path, root: Path) -> bool:
 
 
 def _open_listed(entry: ListedFile, options: ReadConfig) -> Iterator[Source | Refusal]:
-    for found in _open(entry.path, options):
-        if not isinstance(found, Source):
-            yield found
+    for source in _open(entry.path, options):
+        if not isinstance(source, Source):
+            yield source
             continue
-        if found.member and entry.sha256 and file_sha256(entry.path) != entry.sha256:
-            why = "the bytes are not those that the manifest states (SHA-256 differs)"
-            yield Refusal(Identity(str(entry.path)), Status.UNREADABLE, why)
+        if source.member and entry.sha256 and file_sha256(entry.path) != entry.sha256:
+            problem = "the bytes are not those that the manifest states (SHA-256 differs)"
+            yield Refusal(Identity(str(entry.path)), Status.UNREADABLE, problem)
             break
-        yield replace(found, patient=entry.patient, sha256="" if found.member else entry.sha256)
+        yield replace(source, patient=entry.patient, sha256="" if source.member else entry.sha256)
 
 
 def _open(path: Path, options: ReadConfig) -> Iterator[Source | Refusal]:
     where = Identity(str(path))
     try:
         if not os.path.lexists(path):
-            yield Refusal(where, Status.UNREADABLE, "the file is gone: it was there when its folder was listed")
+            yield Refusal(where, Status.UNREADABLE, "the file no longer exists: it was deleted after its folder was listed")
             return
         if not path.is_file():
-            yield Refusal(where, Status.NOT_AN_IMAGE, "this is no regular file (a device, a pipe, a link to nothing)")
+            yield Refusal(where, Status.NOT_AN_IMAGE, "this is not a regular file (a device, a pipe, a broken link)")
             return
         with path.open("rb") as stream:
             start = stream.read(PACKED_PEEK)
             if is_zip(start):
-                archive, unread = _opened(path, path.stat().st_mtime_ns, options.max_members)
+                archive, unread = _open_nested(path, path.stat().st_mtime_ns, options.max_members)
                 yield from _from_zip(path, archive, path.stat().st_size, where, options)
                 if unread:
                     yield Refusal(where, Status.UNREADABLE, unread)
@@ -170,15 +170,15 @@ def _open(path: Path, options: ReadConfig) -> Iterator[Source | Refusal]:
     except zipfile.BadZipFile:
         yield Refusal(where, Status.UNREADABLE, _DAMAGED)
     except OSError as error:
-        yield Refusal(where, Status.UNREADABLE, f"the file cannot be opened: {error.strerror or 'an error of the system'}")
-    except Exception:  # the zip parser raises many kinds on damaged archives
+        yield Refusal(where, Status.UNREADABLE, f"the file cannot be opened: {error.strerror or 'a system error'}")
+    except Exception:  # the zip parser raises many exception types on damaged archives
         yield Refusal(where, Status.UNREADABLE, _DAMAGED)
 
 
 def _from_zip(
     path: Path, archive: zipfile.ZipFile, size: int, where: Identity, options: ReadConfig
 ) -> Iterator[Source | Refusal]:
-    """A zip on disk: members are read when they are needed, but those that are archives themselves."""
+    """Yield the sources of a zip on disk; members are read later, except those that are archives themselves."""
     for member in zip_members(archive, size, where, options):
         if isinstance(member, Refusal):
             yield member
@@ -188,7 +188,7 @@ def _from_zip(
                 start = stream.read(PEEK)
                 if is_compressed(start):
                     start += stream.read(PACKED_PEEK - PEEK)
-        except Exception:  # it is damaged: reading it will say so
+        except Exception:  # damaged members are reported when they are read
             start = b""
         if _is_archive(start, options):
             with archive.open(archive.filelist[member.index]) as stream:
@@ -200,9 +200,9 @@ def _from_zip(
 def _from_tar(
     path: Path, stream: BinaryIO, start: bytes, where: Identity, options: ReadConfig, *, nested: bool = False
 ) -> Iterator[Source | Refusal]:
-    """A tar, compressed or not."""
-    unpacked = Unpacked(stream, start, options)
-    for member in tar_members(io.BufferedReader(unpacked, PIECE), where, options):
+    """Yield the sources of a tar, compressed or not."""
+    unpack = Unpacked(stream, start, options)
+    for member in tar_members(io.BufferedReader(unpack, PIECE), where, options):
         if isinstance(member, Refusal):
             yield member
             continue
@@ -223,7 +223,7 @@ def _from_tar(
                 raise EOFError
             leaf = _leaf(path, content, Identity(where.source, joined(where.member, member.name)))
         except RefusedError as error:
-            if unpacked.is_over:
+            if unpack.is_over:
                 raise
             yield refused(where, member.name, error)
         except Exception as error:  # damaged archives fail in tarfile and in four decompressors, each in its own way
@@ -232,9 +232,9 @@ def _from_tar(
             ) from error
         else:
             yield leaf
-    if unpacked.behind:
+    if unpack.behind:
         raise RefusedError(
-            Status.UNREADABLE, f"{unpacked.behind:,} bytes follow the packed archive that are not packed, and were not read"
+            Status.UNREADABLE, f"{unpack.behind:,} uncompressed bytes follow the compressed archive and were not read"
         )
 
 
@@ -245,7 +245,7 @@ def _is_archive(start: bytes, options: ReadConfig) -> bool:
 def _from_archive(
     path: Path, stream: Any, member: Member, start: bytes, where: Identity, options: ReadConfig
 ) -> Iterator[Source | Refusal]:
-    """An archive in an archive: a tar as it is unpacked, a zip, which must be gone about in, from a temporary file."""
+    """Yield the sources of an archive in an archive: a tar as a stream, a zip (needs seeking) from a temporary file."""
     inside = Identity(where.source, joined(where.member, member.name))
     try:
         if not is_zip(start):
@@ -275,10 +275,10 @@ def _from_archive(
 
 @contextlib.contextmanager
 def _temporary(stream: BinaryIO, size: int) -> Iterator[BinaryIO]:
-    """A nameless temporary file (in ``TMPDIR``) with the stream's bytes.
+    """Copy the stream to an unnamed temporary file (in ``TMPDIR``).
 
     Raises:
-        RefusedError: the disk has too little room.
+        RefusedError: the disk has too little free space.
     """
     folder = tempfile.gettempdir()
     free = shutil.disk_usage(folder).free
@@ -292,7 +292,7 @@ def _temporary(stream: BinaryIO, size: int) -> Iterator[BinaryIO]:
 
 
 class _Chained(io.RawIOBase):
-    """Bytes that were read ahead, and the stream that they are from."""
+    """A stream of bytes that were read ahead, followed by the rest of their stream."""
 
     def __init__(self, head: bytes, rest: BinaryIO) -> None:
         self._head, self._rest, self._at = io.BytesIO(head), rest, 0
@@ -312,17 +312,17 @@ class _Chained(io.RawIOBase):
 
 
 def _leaf(path: Path, content: bytes, where: Identity) -> Source | Refusal:
-    """A source whose bytes are here; an archive is opened no deeper than this."""
+    """Return a source with its bytes in memory; refuse an archive, as nesting stops here."""
     if is_zip(content) or is_tar(content[:PEEK]):
         return Refusal(where, Status.NOT_AN_IMAGE, "it is packed more than one level deep; unpack it first")
     return Source(path, where.member, content=content)
 
 
 def read_bytes(source: Source, options: ReadConfig) -> bytes:
-    """The bytes of a source.
+    """Read the bytes of a source.
 
     Raises:
-        RefusedError: they cannot be read or are too many.
+        RefusedError: they cannot be read or exceed the limit.
     """
     if source.content is not None:
         return source.content
@@ -343,6 +343,6 @@ def read_bytes(source: Source, options: ReadConfig) -> bytes:
 
 
 @lru_cache(maxsize=2)
-def _opened(path: Path, modified: int, max_members: int) -> tuple[zipfile.ZipFile, str]:
-    """One archive stays open while its members are read, so that its directory is parsed once."""
+def _open_nested(path: Path, modified: int, max_members: int) -> tuple[zipfile.ZipFile, str]:
+    """Open an archive and keep it open while its members are read, so that its directory is parsed once."""
     return open_zip(path.open("rb"), max_members)

@@ -1,4 +1,4 @@
-"""Tar archives to members, read once as a stream, inside limits."""
+"""Read the members of tar archives in one pass over a stream, within limits."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from medood.scans.sources.archive_members import Member, check_member_name, refu
 #: Largest header that describes a member (a long name, extended attributes).
 _MAX_HEADER = 1024**2
 
-# names that a method whose parameter is called tarfile can use
+# aliases for methods whose parameter shadows the module tarfile
 _END, _ENDS_TOO_SOON = tarfile.EOFHeaderError, tarfile.EmptyHeaderError  # type: ignore[attr-defined]
 _NOT_A_HEADER = (tarfile.TruncatedHeaderError, tarfile.InvalidHeaderError)  # type: ignore[attr-defined]
 _BLOCK = tarfile.BLOCKSIZE
 
 
 class _DamagedError(tarfile.ReadError):
-    """A damaged archive; its words are ours."""
+    """A damaged archive; the message is our own."""
 
 
 def tar_members(stream: BinaryIO, where: Identity, options: ReadConfig) -> Iterator[Member | Refusal]:
-    """The members of a tar in the order in which they are stored: a stream is read once.
+    """Yield the members of a tar in stored order, in one pass over the stream.
 
-    Archives that were joined one behind the other are read as one.
+    Concatenated archives are read as one.
 
     Raises:
-        RefusedError: the archive is damaged, goes over a limit, or has bytes behind its end that are no tar; what came
-            before stands.
+        RefusedError: the archive is damaged, exceeds a limit, or is followed by bytes that are not a tar; members yielded
+            before remain valid.
     """
     index = 0
     try:
@@ -39,8 +39,8 @@ def tar_members(stream: BinaryIO, where: Identity, options: ReadConfig) -> Itera
             fileobj=stream, mode=mode, tarinfo=_Header, errors="surrogateescape", ignore_zeros=True
         ) as archive:
             while (info := archive.next()) is not None:
-                archive.pax_headers = {}  # global headers of a stream pile up otherwise
-                archive.members = []  # type: ignore[attr-defined]  # tarfile would keep every header of a stream it can never go back in
+                archive.pax_headers = {}  # otherwise global headers of a stream accumulate
+                archive.members = []  # type: ignore[attr-defined]  # else tarfile keeps every header of a stream
                 if info.isdir():
                     continue
                 if index >= options.max_members:
@@ -60,7 +60,7 @@ def tar_members(stream: BinaryIO, where: Identity, options: ReadConfig) -> Itera
         raise RefusedError(Status.UNREADABLE, f"{error}; {index} files were read") from error
     except EOFError as error:
         raise RefusedError(Status.UNREADABLE, f"the archive is cut after {index} files") from error
-    except Exception as error:  # damaged archives fail in tarfile and in four decompressors, each in its own way
+    except Exception as error:  # tarfile and the four decompressors each fail in their own way on damaged archives
         raise RefusedError(Status.UNREADABLE, f"the archive is damaged after {index} files") from error
     if not index:
         raise RefusedError(Status.NOT_AN_IMAGE, "the archive holds no file")
@@ -72,22 +72,22 @@ def _check_member(info: tarfile.TarInfo) -> None:
         raise RefusedError(Status.UNSAFE_PATH, "the member is a link; not followed")
     if info.issparse():
         raise RefusedError(
-            Status.UNSUPPORTED_SYNTAX, "the member is stored as a sparse file, which is not read; pack it without --sparse"
+            Status.UNSUPPORTED_SYNTAX, "the member is a sparse file, which is not supported; pack it without --sparse"
         )
     if not info.isfile():
-        raise RefusedError(Status.NOT_AN_IMAGE, "this is no regular file (a device, a pipe)")
+        raise RefusedError(Status.NOT_AN_IMAGE, "this is not a regular file (a device, a pipe)")
 
 
 class _Header(tarfile.TarInfo):
-    """A tar header that is damaged or missing ends the archive with an error, and that asks for little memory.
+    """A tar header that raises if it is damaged or missing, and never allocates much memory.
 
-    tarfile takes a damaged header for the end of the archive, or, told to go on behind an end mark, passes it over; either
-    way what comes after it would vanish.
+    tarfile takes a damaged header for the end of the archive, or skips it if set to continue after an end mark; either
+    way, what follows would be lost silently.
     """
 
     @classmethod
     def fromtarfile(cls, tarfile: Any) -> _Header:
-        """Read the next header. Only blocks of zeros end an archive; behind them another one may begin."""
+        """Read the next header. Only blocks of zeros end an archive; another one may follow them."""
         has_ended = getattr(tarfile, "has_ended", False)
         try:
             header = super().fromtarfile(tarfile)
@@ -97,17 +97,17 @@ class _Header(tarfile.TarInfo):
         except _ENDS_TOO_SOON:
             if has_ended:
                 raise
-            raise _DamagedError("the archive is cut: it ends without its end mark") from None
+            raise _DamagedError("the archive is cut: its end mark is missing") from None
         except _NOT_A_HEADER as error:
             if has_ended:
-                raise _DamagedError("bytes follow the end of the archive that are no tar, and were not read") from error
+                raise _DamagedError("bytes that are not a tar follow the end of the archive and were not read") from error
             raise _DamagedError("a header in the archive is damaged or cut") from error
         tarfile.has_ended = False
         return header
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
-        """Parse and hold against the limit."""
+        """Parse a header and check its size against the limit."""
         if len(buf) < _BLOCK and not any(buf):
             raise _ENDS_TOO_SOON("zeros fill no block")
         header = super().frombuf(buf, encoding, errors)
@@ -117,7 +117,7 @@ class _Header(tarfile.TarInfo):
         return header
 
     def _proc_sparse(self, tarfile: Any) -> _Header:
-        """Pass over an old GNU sparse member: its map, which the archive could make as long as it likes, is not kept."""
+        """Skip an old GNU sparse member without keeping its map, whose length an archive could make arbitrary."""
         _, is_extended, size = self._sparse_structs  # type: ignore[attr-defined]
         del self._sparse_structs  # type: ignore[attr-defined]
         while is_extended:
@@ -132,7 +132,7 @@ class _Header(tarfile.TarInfo):
         return self
 
     def _proc_gnusparse_00(self, next: Any, *_: Any) -> None:
-        """Mark a sparse member of a later format; its map is not kept either."""
+        """Mark a sparse member of a later format, without keeping its map."""
         next.sparse = b""
 
     def _proc_gnusparse_01(self, next: Any, *_: Any) -> None:

@@ -1,4 +1,4 @@
-"""Zip archives to members, inside limits. Nothing is unpacked to disk."""
+"""Read the members of zip archives within limits. Nothing is unpacked to disk."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from medood.scans.sources.compression import RATIO_COUNTS_FROM, in_pieces
 
 _MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 _END, _END_64, _ENTRY, _MEMBER = b"PK\x05\x06", b"PK\x06\x06", b"PK\x01\x02", b"PK\x03\x04"
-#: Where the end record lies at the latest: behind it is a comment of at most 64 KiB.
+#: Largest distance of the end record from the end of the file: a comment of at most 64 KiB follows it.
 _END_REACH = 66_000
-#: Bytes of the directory for each member that is allowed: what is parsed of it stays in memory.
+#: Bytes of the directory allowed per member of the limit, because the parsed directory stays in memory.
 _ENTRY_BYTES = 256
 _FOLDER = 0x10
 
 
 def is_zip(start: bytes) -> bool:
-    """True where the first bytes are those of a zip archive."""
+    """Return whether the first bytes are those of a zip archive."""
     return start.startswith(_MAGIC)
 
 
 def open_zip(stream: BinaryIO, max_members: int) -> tuple[zipfile.ZipFile, str]:
-    """Open an archive, after its directory was held against the limits.
+    """Open an archive after checking its directory against the limits.
 
     Args:
-        stream: seekable.
-        max_members: the limit.
+        stream: a seekable stream.
+        max_members: largest number of members.
 
     Returns:
-        the archive, and a sentence on bytes that are of none of its members; empty where there are none.
+        the archive, and a sentence on bytes that belong to no member; empty if there are none.
 
     Raises:
         RefusedError: it has more members than the limit, or its directory is too long.
@@ -54,10 +54,10 @@ def open_zip(stream: BinaryIO, max_members: int) -> tuple[zipfile.ZipFile, str]:
         )
         behind = max(0, len(tail) - end - 22 - comment)
         large = tail.rfind(_END_64, 0, end)
-        at = start + end
+        position = start + end
         if large >= 0 and len(tail) >= large + 48:
-            directory, at = struct.unpack("<Q", tail[large + 40 : large + 48])[0], start + large
-        _check_directory(stream, max(0, at - directory), at, max_members)
+            directory, position = struct.unpack("<Q", tail[large + 40 : large + 48])[0], start + large
+        _check_directory(stream, max(0, position - directory), position, max_members)
     archive = zipfile.ZipFile(stream)
     before = min((info.header_offset for info in archive.filelist), default=0)
     parts = [f"{count:,} bytes {place}" for count, place in ((before, "before its members"), (behind, "behind its end"))]
@@ -66,12 +66,12 @@ def open_zip(stream: BinaryIO, max_members: int) -> tuple[zipfile.ZipFile, str]:
         return archive, ""
     return (
         archive,
-        f"the archive has {' and '.join(unread)} that are of no member, as where two archives are joined; not read",
+        f"the archive has {' and '.join(unread)} that belong to no member, as in joined archives; they were not read",
     )
 
 
 def _check_directory(stream: BinaryIO, start: int, end: int, limit: int) -> None:
-    """Count the entries of the central directory (APPNOTE 4.3.12): the number in the end record may be another one."""
+    """Count the entries of the central directory (APPNOTE 4.3.12), as the number in the end record may be wrong."""
     if end - start > max(limit * _ENTRY_BYTES, 1024**2):
         raise RefusedError(
             Status.TOO_LARGE,
@@ -79,10 +79,10 @@ def _check_directory(stream: BinaryIO, start: int, end: int, limit: int) -> None
         )
     stream.seek(start)
     directory = memoryview(stream.read(end - start))
-    at, count = 0, 0
-    while at + 46 <= len(directory) and directory[at : at + 4] == _ENTRY:
-        name, extra, comment = struct.unpack_from("<HHH", directory, at + 28)
-        at += 46 + name + extra + comment
+    position, count = 0, 0
+    while position + 46 <= len(directory) and directory[position : position + 4] == _ENTRY:
+        name, extra, comment = struct.unpack_from("<HHH", directory, position + 28)
+        position += 46 + name + extra + comment
         count += 1
         if count > limit:
             raise RefusedError(
@@ -93,7 +93,7 @@ def _check_directory(stream: BinaryIO, start: int, end: int, limit: int) -> None
 def zip_members(
     archive: zipfile.ZipFile, packed_size: int, where: Identity, options: ReadConfig
 ) -> Iterator[Member | Refusal]:
-    """The members of a zip, sorted by name, their bytes not yet read; those that may not be opened are refusals."""
+    """Yield the members of a zip, sorted by name, without reading them; those that must not be opened become refusals."""
     entries = archive.filelist
     order = sorted((i for i, info in enumerate(entries) if not _is_folder(info)), key=lambda i: entries[i].filename)
     total = sum(entries[i].file_size for i in order)
@@ -116,7 +116,7 @@ def zip_members(
                 raise RefusedError(Status.UNSAFE_PATH, "the member is a link; not followed")
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise RefusedError(
-                    Status.UNSUPPORTED_SYNTAX, "the member is packed by another method than deflate; pack it anew"
+                    Status.UNSUPPORTED_SYNTAX, "the member is packed with a method other than deflate; repack it"
                 )
             if info.file_size > RATIO_COUNTS_FROM and info.file_size > options.max_ratio * max(info.compress_size, 1):
                 sizes = f"from {info.compress_size:,} to {info.file_size:,} bytes"
@@ -128,18 +128,18 @@ def zip_members(
 
 
 def _is_folder(info: zipfile.ZipInfo) -> bool:
-    """Programs of .NET end a folder's name with a backslash, some by its attribute alone."""
+    """Return whether an entry is a folder; .NET programs mark one by a trailing backslash, some only by its attribute."""
     return info.file_size == 0 and (bool(info.external_attr & _FOLDER) or info.filename.endswith(("/", "\\")))
 
 
 @dataclass(frozen=True)
 class ZippedMember:
-    """Where a member's bytes lie in a zip, so that whoever reads them need not parse the directory.
+    """Location of a member's bytes in a zip, to read them without parsing the directory.
 
     Attributes:
-        offset: of its local header.
-        packed_size: in bytes.
-        size: unpacked.
+        offset: offset of the local header.
+        packed_size: packed size in bytes.
+        size: unpacked size in bytes.
         crc: CRC-32 of the unpacked bytes.
         method: 0 is stored, 8 deflated.
     """
@@ -152,21 +152,21 @@ class ZippedMember:
 
 
 def zipped_member(archive: zipfile.ZipFile, index: int) -> ZippedMember:
-    """Where the member with this place in the directory lies."""
+    """Return the location of the member at this index in the directory."""
     info = archive.filelist[index]
     return ZippedMember(info.header_offset, info.compress_size, info.file_size, info.CRC, info.compress_type)
 
 
 def read_zip_member(stream: BinaryIO, member: ZippedMember, options: ReadConfig) -> bytes:
-    """The bytes of a member.
+    """Read the bytes of a member.
 
     Args:
-        stream: of the archive; seekable.
-        member: of it.
+        stream: the archive's seekable stream.
+        member: location of the member.
         options: the limits.
 
     Raises:
-        RefusedError: they cannot be read or are too many.
+        RefusedError: they cannot be read or exceed the limit.
     """
     if member.size > options.max_bytes:
         limit = f"{options.max_bytes:,} (--max-bytes)"
@@ -176,22 +176,22 @@ def read_zip_member(stream: BinaryIO, member: ZippedMember, options: ReadConfig)
             return in_pieces(content, options)
     except RefusedError:
         raise
-    except Exception as error:  # damaged members fail in zlib and zipfile, each in its own way
+    except Exception as error:  # zlib and zipfile each fail in their own way on damaged members
         raise RefusedError(
             Status.UNREADABLE, "the bytes of the member cannot be unpacked; the archive is damaged"
         ) from error
 
 
 def open_member(stream: BinaryIO, member: ZippedMember) -> BinaryIO:
-    """The bytes of a member as a stream.
+    """Open a member as a stream of its unpacked bytes.
 
     Raises:
-        zipfile.BadZipFile: no member lies there.
+        zipfile.BadZipFile: there is no member at this offset.
     """
     stream.seek(member.offset)
     header = stream.read(30)
     if len(header) < 30 or header[:4] != _MEMBER:
-        raise zipfile.BadZipFile("there is no member at this place")
+        raise zipfile.BadZipFile("there is no member at this offset")
     name, extra = struct.unpack("<HH", header[26:30])
     stream.seek(name + extra, io.SEEK_CUR)
     info = zipfile.ZipInfo()

@@ -1,1 +1,1 @@
-"""Where the work of a run is done: in this process, in worker processes, or on a Dask cluster."""
+"""Execution engines for a run: in this process, in worker processes, or on a Dask cluster."""

@@ -1,7 +1,7 @@
-"""What an engine is: it reads sources and embeds batches, wherever that is done.
+"""The engine protocol: an engine reads sources and embeds batches.
 
-A batch goes through the network on one thread: with more, the last bits of the scores would depend on how many. Several
-batches go through it at once instead.
+Each batch is embedded on a single thread, because the last bits of the scores would otherwise depend on the number of
+threads. Parallelism comes from embedding several batches at once.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from torch import Tensor
 
 from medood.detection.detector import Detector
 from medood.detection.features import Features
-from medood.screening.read_worker import Listed, Readout
+from medood.screening.read_worker import NextSource, Readout
 
-#: Features of a batch, and the seconds that they took.
+#: Features of a batch, and the seconds it took to compute them.
 Embedded = tuple[Features, float]
 
 
 class Engine(Protocol):
     """Reads sources and embeds batches. All engines give the same results, in the same order."""
 
-    def read(self, sources: Iterator[Listed], stopped: Callable[[], bool]) -> Iterator[Readout]:
+    def read(self, sources: Iterator[NextSource], stopped: Callable[[], bool]) -> Iterator[Readout]:
         """Read every source, in order; end early where ``stopped`` returns true."""
         ...
 
     def embed(self, images: Tensor) -> Future[Embedded]:
-        """Features of ``[N, 1, S, S]`` images."""
+        """Start embedding ``[N, 1, S, S]`` images and return a future of their features."""
         ...
 
     def close(self) -> None:
@@ -39,13 +39,13 @@ class Engine(Protocol):
 
 
 def use_one_thread() -> int:
-    """Limit torch to one thread; returns the number it had before."""
+    """Limit torch to one thread and return the previous number."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     return before
 
 
 def embed_batch(detector: Detector, images: Tensor) -> Embedded:
-    """Features of a batch, and the seconds that they took."""
+    """Embed a batch; return its features and the seconds it took."""
     started = time.perf_counter()
     return detector.embed(images), time.perf_counter() - started

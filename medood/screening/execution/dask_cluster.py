@@ -1,7 +1,7 @@
-"""A Dask cluster reads and embeds; this process lists, judges and writes. ``medood[cluster]`` installs what it needs.
+"""The engine for a Dask cluster, which reads and embeds while this process lists, judges and writes.
 
-A file that takes its worker with it is tried twice and is a row then, as with worker processes. Results are the same as in
-one process: every batch holds the same pictures in the same order.
+A file that crashes its worker is tried twice and then becomes a row, as with worker processes. Results are the same as in
+one process: every batch holds the same images in the same order. ``medood[cluster]`` installs the dependencies.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from torch import Tensor
 
 from medood.detection.ensemble import EnsembleNetwork
 from medood.detection.features import Features, embed
-from medood.detection.scores import TURNED
+from medood.detection.scores import ORIENTATION_SCORES
 from medood.errors import MedoodError, StoppedError
 from medood.scans.scan import Refusal, Status, UnavailableError
 from medood.scans.sources.source import Source
 from medood.screening.execution.dask_future import DaskFuture
 from medood.screening.execution.worker_pool import WAITING_BYTES, size_of
 from medood.screening.read_worker import (
-    Listed,
-    Place,
-    Reading,
+    ListingPosition,
+    NextSource,
     Readout,
+    ReadSpec,
     Result,
     read_results,
     results_from_parts,
@@ -48,23 +48,23 @@ try:
 except ImportError as error:
     raise MedoodError("--engine dask needs Dask, which is not installed. Install medood[cluster].") from error
 
-#: Sources on the way for each thread of the cluster.
+#: Sources in flight per thread of the cluster.
 _AHEAD = 4
-#: Seconds after which the cluster's threads are counted anew.
+#: Seconds between two counts of the cluster's threads.
 _COUNTED = 5.0
-#: How often a file may be on a worker that dies before it is given up.
+#: Number of tries for a file whose worker dies.
 _TRIES = 2
-#: The same of a batch, which is seldom to blame: it was beside such a file.
+#: Number of tries for a batch; a batch is rarely the cause, it usually shared a worker with such a file.
 _BATCH_TRIES = 6
 _TICK = 0.2
-#: Seconds between two looks at what workers are at, and in which they have to say it.
+#: Seconds between two polls of the workers' running tasks, and the time limit for their reply.
 _LOOK, _SAID = 1.0, 5
-#: Bytes of contents on the way for each thread of the cluster, where it has many.
+#: Bytes of contents in flight per thread, for clusters with many threads.
 _FOR_A_THREAD = 8 * 1024**2
-#: Seconds in which a scheduler has to answer.
+#: Seconds to wait for a scheduler to answer.
 _ANSWERS = 15
-#: A cluster on this machine: what was on a worker that dies comes back to be tried anew; a worker has no more tasks than it
-#: runs, so that none dies for another's file; and one that needs long to start is waited for.
+#: Settings of a local cluster: tasks of a dead worker return to this process, which retries them; a worker holds no more
+#: tasks than it runs, so that no task fails because of another's file; a worker that is slow to start is waited for.
 _LOCAL = {
     "distributed.scheduler.allowed-failures": 0,
     "distributed.scheduler.worker-saturation": 1.0,
@@ -78,16 +78,16 @@ class DaskEngine:
 
     Args:
         reading: how sources are read.
-        detector: its network goes to every worker, once.
-        workers: processes of a cluster on this machine, where there is no ``scheduler``.
-        timeout: seconds that one source may take.
+        detector: its network is sent to every worker once.
+        workers: number of processes of the local cluster; unused with a ``scheduler``.
+        timeout: time limit per source in seconds.
         scheduler: address of an existing cluster, ``tcp://HOST:PORT``; empty starts one on this machine, on loopback.
 
     Raises:
         MedoodError: the scheduler does not answer.
     """
 
-    def __init__(self, reading: Reading, detector: Detector, workers: int, timeout: float, scheduler: str) -> None:
+    def __init__(self, reading: ReadSpec, detector: Detector, workers: int, timeout: float, scheduler: str) -> None:
         self._reading, self._timeout, self._scheduler = reading, timeout, scheduler
         self._stopped: Callable[[], bool] = lambda: False
         self._reads: list[DaskFuture] = []
@@ -107,8 +107,8 @@ class DaskEngine:
             self._client = Client(self._local or scheduler, timeout=_ANSWERS, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
             raise MedoodError(f"No Dask scheduler answers at {scheduler}: {error}. Give tcp://HOST:PORT.") from error
-        model = _Model(detector.network, detector.score_name in TURNED)
-        self.plugin = f"medood-{detector.sha256}"  # runs with other detectors may be on the same cluster
+        model = _Model(detector.network, detector.score_name in ORIENTATION_SCORES)
+        self.plugin = f"medood-{detector.sha256}"  # runs with other detectors may share the cluster
         given_up = time.monotonic() + _ANSWERS
         while True:
             try:
@@ -117,51 +117,51 @@ class DaskEngine:
             except OSError as error:  # a worker died just now
                 if self._client.status != "running" or time.monotonic() > given_up:
                     self.close()
-                    raise self.gone() from error
+                    raise self.cluster_lost() from error
                 time.sleep(_LOOK)
-            except Exception as error:  # what a worker lacks shows in many ways
+            except Exception as error:  # a missing dependency can raise anything
                 self.close()
-                raise self.unable(error) from error
+                raise self.worker_error(error) from error
 
-    def read(self, listed: Iterator[Listed], stopped: Callable[[], bool]) -> Iterator[Readout]:
+    def read(self, listed: Iterator[NextSource], stopped: Callable[[], bool]) -> Iterator[Readout]:
         """See :class:`medood.screening.execution.base.Engine`."""
-        on_the_way: deque[tuple[Place, Source | Refusal, DaskFuture | list[Result]]] = deque()
-        more, threads, counted, held = True, 1, -_COUNTED, 0
+        in_flight: deque[tuple[ListingPosition, Source | Refusal, DaskFuture | list[Result]]] = deque()
+        more, threads, counted_at, source_bytes = True, 1, -_COUNTED, 0
         self._stopped = stopped
         while not stopped():
-            if time.monotonic() > counted + _COUNTED:
-                threads, counted = max(1, sum(self.ask(self._client.nthreads).values())), time.monotonic()
+            if time.monotonic() > counted_at + _COUNTED:
+                threads, counted_at = max(1, sum(self.ask(self._client.nthreads).values())), time.monotonic()
             room = max(WAITING_BYTES, threads * _FOR_A_THREAD)
-            room -= sum(coming.size() for _, _, coming in on_the_way if isinstance(coming, DaskFuture))
-            while more and len(on_the_way) < _AHEAD * threads and held < room:
-                found = next(listed, _END)
-                if isinstance(found, str):
+            room -= sum(pending.size() for _, _, pending in in_flight if isinstance(pending, DaskFuture))
+            while more and len(in_flight) < _AHEAD * threads and source_bytes < room:
+                enumerate_sources = next(listed, _END)
+                if isinstance(enumerate_sources, str):
                     more = False
                     break
-                if found is None:
+                if enumerate_sources is None:
                     break
-                place, source = found
-                held += size_of(source)
+                place, source = enumerate_sources
+                source_bytes += size_of(source)
                 if isinstance(source, Refusal):
-                    on_the_way.append((place, source, read_results(source, self._reading)))
+                    in_flight.append((place, source, read_results(source, self._reading)))
                 else:
-                    on_the_way.append((place, source, self._begun(source)))
-            if not on_the_way:
+                    in_flight.append((place, source, self._submit_read(source)))
+            if not in_flight:
                 if not more:
                     return
                 yield None
                 time.sleep(_TICK)
                 continue
-            place, source, coming = on_the_way.popleft()
-            held -= size_of(source)
-            results = coming if isinstance(coming, list) else self._waited(coming, source, stopped)
+            place, source, pending = in_flight.popleft()
+            source_bytes -= size_of(source)
+            results = pending if isinstance(pending, list) else self._wait_for(pending, source, stopped)
             if results is None:
                 return
             yield place, results
 
-    def embed(self, pictures: Tensor) -> Future[Embedded]:
+    def embed(self, images: Tensor) -> Future[Embedded]:
         """See :class:`medood.screening.execution.base.Engine`."""
-        return _Embedding(self, pictures)
+        return _Embedding(self, images)
 
     def close(self) -> None:
         """See :class:`medood.screening.execution.base.Engine`."""
@@ -170,102 +170,101 @@ class DaskEngine:
             self._local.close(timeout=10)
 
     def ask(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """Call the client.
+        """Call a method of the Dask client.
 
         Raises:
             MedoodError: the scheduler is gone.
         """
         if self._client.status != "running":
-            raise self.gone()
+            raise self.cluster_lost()
         try:
             return call(*arguments, **options)
-        except Exception as error:  # a client without a scheduler fails in many ways
-            raise self.gone() from error
+        except Exception as error:  # a client without a scheduler can raise anything
+            raise self.cluster_lost() from error
 
     def submit(self, call: Callable[..., Any], *arguments: Any, priority: int = 0) -> DaskFuture:
-        """Have a worker call something."""
+        """Submit a call to the cluster."""
         task = self.ask(self._client.submit, call, *arguments, pure=False, priority=priority)
-        return DaskFuture(task, self.gone, self.unable)
+        return DaskFuture(task, self.cluster_lost, self.worker_error)
 
-    def look(self) -> None:
-        """Find that waiting is of no use, and give up the files that workers hang on: called while anything is waited for.
+    def check_timeouts(self) -> None:
+        """Check the scheduler, and give up files that exceed the time limit; called repeatedly while waiting.
 
         Raises:
             MedoodError: the scheduler is gone.
         """
         if self._client.status != "running":
-            raise self.gone()
+            raise self.cluster_lost()
         if time.monotonic() < self._next_look:
             return
-        reads = [coming for coming in self._reads if not coming.wait(0)]
+        reads = [future for future in self._reads if not future.wait(0)]
         try:
-            running, now = self._running([str(coming.task.key) for coming in reads]), time.monotonic()
-        except (OSError, KeyError):  # a worker is lost just now, or a task has not come to the scheduler yet
+            running, now = self._running([str(future.task.key) for future in reads]), time.monotonic()
+        except (OSError, KeyError):  # a worker was just lost, or a task has not reached the scheduler yet
             return
-        for coming in reads:
-            # The clock runs while a worker reads it.
-            coming.since = min(coming.since, now) if str(coming.task.key) in running else float("inf")
-            if now - coming.since > self._timeout:
-                coming.overdue = True
-                self._give_up(coming.task)
+        for future in reads:
+            # Only the time in which a worker runs the task counts.
+            future.since = min(future.since, now) if str(future.task.key) in running else float("inf")
+            if now - future.since > self._timeout:
+                future.overdue = True
+                self._give_up(future.task)
         self._next_look = time.monotonic() + _LOOK
 
     def _running(self, keys: list[str]) -> set[str]:
-        """Which of these reads, first come first, workers are at."""
+        """The keys of the reads that workers are running now; ``keys`` are in order of submission."""
         if not keys:
             return set()
         try:
             stacks = self._client.sync(self._client.scheduler.call_stack, keys=keys, callback_timeout=_SAID)
-        except TimeoutError:  # a decoder that keeps Python's lock keeps its worker from saying so: it is at the first it has
+        except TimeoutError:  # a decoder that holds the GIL blocks the reply: assume the worker runs its first tasks
             threads, running = self.ask(self._client.nthreads), set[str]()
-            for address, found in self.ask(self._client.processing).items():
-                has = set(map(str, found))
+            for address, tasks in self.ask(self._client.processing).items():
+                has = set(map(str, tasks))
                 running.update([key for key in keys if key in has][: threads.get(address, 1)])
             return running
-        return {str(key) for found in stacks.values() for key in found}
+        return {str(key) for tasks in stacks.values() for key in tasks}
 
-    def leave(self) -> None:
-        """Find that what was asked to end cannot.
+    def check_stopped(self) -> None:
+        """Abort a stopped run that cannot finish its last batches.
 
         Raises:
-            StoppedError: there is no worker to end it with.
+            StoppedError: the run was stopped and the cluster has no worker.
         """
         if self._stopped() and not self.ask(self._client.nthreads):
             raise StoppedError(
-                f"Asked to end while the Dask cluster at {self._where} has no worker. Go on with the same command and "
-                "--resume."
+                f"Stopped while the Dask cluster at {self._where} has no worker. Resume with the same command and --resume."
             )
 
-    def _begun(self, source: Source) -> DaskFuture:
-        coming = self.submit(_read, source_to_bytes(source), self._reading)
-        self._reads.append(coming)
-        return coming
+    def _submit_read(self, source: Source) -> DaskFuture:
+        future = self.submit(_read, source_to_bytes(source), self._reading)
+        self._reads.append(future)
+        return future
 
-    def _waited(self, coming: DaskFuture, source: Any, stopped: Callable[[], bool]) -> list[Result] | None:
-        """What was read, once it is there; a refusal where it does not come; none where the run is asked to end."""
+    def _wait_for(self, future: DaskFuture, source: Any, stopped: Callable[[], bool]) -> list[Result] | None:
+        """Wait for the results of a source; a refusal if reading fails or times out, ``None`` if the run is stopped."""
         for tries_left in reversed(range(_TRIES)):
-            while not (coming.overdue or coming.wait(_TICK)):
+            while not (future.overdue or future.wait(_TICK)):
                 if stopped():
                     return None
-                self.look()
-            self._reads.remove(coming)
-            if coming.overdue:
+                self.check_timeouts()
+            self._reads.remove(future)
+            if future.overdue:
                 return [Result(source.identity, Status.TIMED_OUT, f"the file was not read within {self._timeout:g} s")]
             try:
-                return results_from_parts(iter(coming.result()).__next__)
+                return results_from_parts(iter(future.result()).__next__)
             except MedoodError:
                 raise
-            except Exception as error:  # its worker ended, memory has run out, or the reader has a fault
+            except Exception as error:  # the worker ended, memory ran out, or the reader raised
                 if not tries_left:
-                    why = f"reading this file failed {_TRIES} times: its worker ended, ran out of memory or raised an error"
+                    why = f"reading this file failed {_TRIES} times: the worker ended, ran out of memory or raised an error"
                     if isinstance(error, KilledWorker):
                         why = f"the machine or process that read this file ended, {_TRIES} times"
                     return [Result(source.identity, Status.WORKER_DIED, why)]
-            coming = self._begun(source)
+            future = self._submit_read(source)
         return None
 
     def _give_up(self, task: Any) -> None:
-        """Take a task that hangs away, and its worker with it: a thread cannot be ended."""
+        """Cancel a hanging task and restart its worker, because a thread cannot be killed."""
         processing = self.ask(self._client.processing)
         busy = [address for address, keys in processing.items() if task.key in map(str, keys)]
         self.ask(task.cancel, force=True)
@@ -273,30 +272,30 @@ class DaskEngine:
             try:
                 self._client.restart_workers(busy, raise_for_error=False)
             except KeyError:
-                pass  # it has just ended by itself
-            except ValueError:  # without a nanny nobody can start it anew; its other threads go on
+                pass  # it has just ended on its own
+            except ValueError:  # without a nanny it cannot be restarted; its other threads continue
                 logging.getLogger(__name__).warning("a worker hangs on a file and has no nanny to restart it")
             except OSError as error:
-                raise self.gone() from error
+                raise self.cluster_lost() from error
 
-    def gone(self) -> MedoodError:
-        """What is said where the cluster is gone."""
+    def cluster_lost(self) -> MedoodError:
+        """The error for a lost cluster."""
         return MedoodError(
-            f"The Dask cluster at {self._where} is gone. Start it, then go on with the same command and --resume."
+            f"The Dask cluster at {self._where} is gone. Start it, then resume with the same command and --resume."
         )
 
-    def unable(self, error: Exception) -> MedoodError:
-        """What is said where its workers lack something."""
+    def worker_error(self, error: Exception) -> MedoodError:
+        """The error for workers with a missing or mismatched installation."""
         return MedoodError(
             f"Workers of the Dask cluster at {self._where} cannot do the work ({type(error).__name__}: {error}). Install "
-            "the same medood[cluster] there as here, then go on with the same command and --resume."
+            "the same medood[cluster] there as here, then resume with the same command and --resume."
         )
 
-    def worn(self, error: Exception) -> MedoodError:
-        """What is said where workers end at every try of a batch."""
+    def workers_exhausted(self, error: Exception) -> MedoodError:
+        """The error for a batch whose workers died at every try."""
         return MedoodError(
-            f"Workers of the Dask cluster at {self._where} ended {_BATCH_TRIES} times as they embedded the same pictures "
-            f"({type(error).__name__}). Give them more memory, then go on with the same command and --resume."
+            f"Workers of the Dask cluster at {self._where} ended {_BATCH_TRIES} times while embedding the same images "
+            f"({type(error).__name__}). Give them more memory, then resume with the same command and --resume."
         )
 
     @property
@@ -305,14 +304,14 @@ class DaskEngine:
 
 
 class _Embedding(Future["Embedded"]):
-    """A batch on the cluster."""
+    """Future of a batch that the cluster embeds."""
 
-    def __init__(self, cluster: DaskEngine, pictures: Tensor) -> None:
+    def __init__(self, cluster: DaskEngine, images: Tensor) -> None:
         super().__init__()
-        self._cluster, self._pictures = cluster, pictures
-        self._coming = self._begun()
+        self._cluster, self._pictures = cluster, images
+        self._coming = self._submit_read()
 
-    def _begun(self) -> DaskFuture:
+    def _submit_read(self) -> DaskFuture:
         return self._cluster.submit(_embed, self._cluster.plugin, self._pictures.numpy(), priority=10)
 
     def done(self) -> bool:
@@ -321,15 +320,15 @@ class _Embedding(Future["Embedded"]):
     def result(self, timeout: float | None = None) -> Embedded:
         for tries_left in reversed(range(_BATCH_TRIES)):
             while not self._coming.wait(_TICK):
-                self._cluster.look()
-                self._cluster.leave()
+                self._cluster.check_timeouts()
+                self._cluster.check_stopped()
             try:
                 *arrays, seconds = self._coming.result()
                 break
             except (KilledWorker, MemoryError) as error:
                 if not tries_left:
-                    raise self._cluster.worn(error) from error
-                self._coming = self._begun()
+                    raise self._cluster.workers_exhausted(error) from error
+                self._coming = self._submit_read()
         features, outputs, *more = (None if array is None else torch.from_numpy(array.copy()) for array in arrays)
         assert features is not None
         assert outputs is not None
@@ -337,13 +336,13 @@ class _Embedding(Future["Embedded"]):
 
 
 class _Model(WorkerPlugin):  # type: ignore[misc]  # Dask is untyped
-    """The network on a worker."""
+    """Worker plugin that holds the network."""
 
-    def __init__(self, network: EnsembleNetwork, turned: bool) -> None:
-        self.network, self.turned = network, turned
+    def __init__(self, network: EnsembleNetwork, orientations: bool) -> None:
+        self.network, self.orientations = network, orientations
 
 
-def _read(source: tuple[bytes, bytes | None], reading: Reading) -> list[bytes]:
+def _read(source: tuple[bytes, bytes | None], reading: ReadSpec) -> list[bytes]:
     message, content = source
     try:
         return list(results_to_parts(read_results(source_from_bytes(message, lambda: content), reading)))
@@ -351,10 +350,10 @@ def _read(source: tuple[bytes, bytes | None], reading: Reading) -> list[bytes]:
         return list(results_to_parts(error))
 
 
-def _embed(plugin: str, pictures: Any) -> Any:
+def _embed(plugin: str, images: Any) -> Any:
     model = distributed.get_worker().plugins[plugin]
     started = time.perf_counter()
     torch.set_num_threads(1)  # as in every engine
-    rows = embed(model.network, torch.from_numpy(pictures.copy()), turned=model.turned)
-    arrays = [None if row is None else row.numpy() for row in (rows.features, rows.outputs, rows.turned, rows.members)]
+    rows = embed(model.network, torch.from_numpy(images.copy()), orientations=model.orientations)
+    arrays = [None if row is None else row.numpy() for row in (rows.features, rows.outputs, rows.orientations, rows.members)]
     return (*arrays, time.perf_counter() - started)

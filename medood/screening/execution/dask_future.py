@@ -10,36 +10,36 @@ from typing import Any
 
 from medood.errors import MedoodError
 
-#: Errors that mean that a worker lacks what the work needs. Nothing is unpickled here: Dask does that itself.
+#: Errors caused by a worker's incomplete installation. Nothing is unpickled here; Dask does that itself.
 _LACKING = (ImportError, AttributeError, pickle.PickleError, RuntimeError)
 
 
 class DaskFuture:
-    """The result of a task. Where a worker is lost after it finished a task, another worker does the task again.
+    """The result of a Dask task. If a worker is lost after it finished a task, another worker repeats the task.
 
     Args:
-        task: Dask's.
-        on_lost: makes the error for a cluster that is gone.
-        on_unable: makes the error for a worker that lacks something.
+        task: the Dask future.
+        on_lost: creates the error for a lost cluster.
+        on_unable: creates the error for a worker with an incomplete installation.
 
     Attributes:
-        task: as given.
-        since: when a worker began the task, by the monotonic clock; infinite while none has.
-        overdue: whether the task was given up.
+        task: the Dask future.
+        since: when a worker started the task, on the monotonic clock; infinite until then.
+        overdue: whether the task exceeded the time limit and was given up.
     """
 
     def __init__(self, task: Any, on_lost: Callable[[], MedoodError], on_unable: Callable[[Exception], MedoodError]) -> None:
         self.task, self._on_lost, self._on_unable = task, on_lost, on_unable
         self.since, self.overdue = float("inf"), False
-        # Dask's own wait with a time limit can fail when the result comes just then.
+        # Dask's own wait with a timeout can fail if the result arrives at that moment.
         self._future = asyncio.run_coroutine_threadsafe(_gather(task), task.client.loop.asyncio_loop)
 
     def wait(self, seconds: float) -> bool:
-        """Wait for at most ``seconds``; whether the task has ended, with a result or without."""
+        """Wait for at most ``seconds``; return whether the task has ended, successfully or not."""
         return bool(wait([self._future], seconds).done)
 
     def size(self) -> int:
-        """Bytes of the result; 0 while there is none."""
+        """Size of the result; 0 while there is none."""
         if not self.wait(0) or self._future.cancelled() or self._future.exception():
             return 0
         return len(self._future.result())
@@ -48,8 +48,8 @@ class DaskFuture:
         """Wait for the result.
 
         Raises:
-            KilledWorker: the task has ended too many workers.
-            MedoodError: the cluster is gone, or lacks something.
+            KilledWorker: too many workers died while running the task.
+            MedoodError: the cluster is gone, or a worker's installation is incomplete.
         """
         try:
             return self._future.result()

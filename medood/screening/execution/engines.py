@@ -1,4 +1,4 @@
-"""Engines by name."""
+"""Select an engine by name."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from medood.errors import MedoodError
 from medood.screening.execution.base import Engine
 from medood.screening.execution.in_process import InProcessEngine
 from medood.screening.execution.worker_pool import WorkerPoolEngine
-from medood.screening.read_worker import Reading
+from medood.screening.read_worker import ReadSpec
 
 #: Names of the engines.
 ENGINES = ("local", "dask")
 
 
 def check_engine(name: str, scheduler: str) -> None:
-    """Find a mistake before anything is written.
+    """Check the engine options before anything is written.
 
     Raises:
-        MedoodError: there is no such engine, or it takes no scheduler.
+        MedoodError: the engine is unknown, or it takes no scheduler.
     """
     if name not in ENGINES:
         raise MedoodError(f"--engine is {name!r}; expected one of {', '.join(ENGINES)}.")
@@ -26,9 +26,9 @@ def check_engine(name: str, scheduler: str) -> None:
 
 
 def make_engine(
-    name: str, reading: Reading, detector: Detector, workers: int, timeout: float, scheduler: str = ""
+    name: str, reading: ReadSpec, detector: Detector, workers: int, timeout: float, scheduler: str = ""
 ) -> Engine:
-    """An engine by its name.
+    """Create the engine with the given name.
 
     Raises:
         MedoodError: it cannot be started.

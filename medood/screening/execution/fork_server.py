@@ -1,4 +1,4 @@
-"""Where worker processes come from: a process of its own that has imported what they need, once."""
+"""The fork server from which workers are started: a process that has imported their modules once."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from multiprocessing.context import ForkServerContext
 
 
 def prepare() -> ForkServerContext:
-    """Have that process begin, or take it as it is; it imports while this one goes on, and leaves Ctrl-C to it."""
+    """Start the fork server unless it is running. It imports in the background and ignores Ctrl-C."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["medood.screening.read_worker"])
-    resource_tracker.ensure_running()  # which would let SIGINT through again
+    resource_tracker.ensure_running()  # first, because starting it later would unblock SIGINT
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         forkserver.ensure_running()

@@ -11,20 +11,20 @@ from torch import Tensor
 
 from medood.detection.detector import Detector
 from medood.screening.execution.base import Embedded, embed_batch, use_one_thread
-from medood.screening.read_worker import Listed, Reading, Readout, read_results
+from medood.screening.read_worker import NextSource, Readout, ReadSpec, read_results
 
-#: Seconds between two requests for a new source.
+#: Seconds to wait before asking again for a new source.
 _TICK = 0.2
 
 
 class InProcessEngine:
     """Reads and embeds in this process, one source and one batch at a time; see ``Engine``."""
 
-    def __init__(self, reading: Reading, detector: Detector) -> None:
+    def __init__(self, reading: ReadSpec, detector: Detector) -> None:
         self._reading, self._detector = reading, detector
         self._threads = use_one_thread()
 
-    def read(self, sources: Iterator[Listed], stopped: Callable[[], bool]) -> Iterator[Readout]:
+    def read(self, sources: Iterator[NextSource], stopped: Callable[[], bool]) -> Iterator[Readout]:
         """Read every source; see the protocol."""
         for placed in sources:
             if stopped():
@@ -36,11 +36,11 @@ class InProcessEngine:
                 yield placed[0], read_results(placed[1], self._reading)
 
     def embed(self, images: Tensor) -> Future[Embedded]:
-        """Embed a batch at once; see the protocol."""
+        """Embed a batch synchronously; see the protocol."""
         future: Future[Embedded] = Future()
         future.set_result(embed_batch(self._detector, images))
         return future
 
     def close(self) -> None:
-        """Give torch its threads back."""
+        """Restore torch's number of threads."""
         torch.set_num_threads(self._threads)

@@ -1,7 +1,7 @@
-"""Worker processes that read. One that dies or hangs costs one row, never the run.
+"""The engine with worker processes that read. A worker that dies or hangs costs one row, never the run.
 
-Each worker has a pipe of its own, so that killing one at any moment leaves no lock behind. What crosses a pipe is JSON and
-raw grey levels: a worker that a damaged file has taken over can send nothing that runs.
+Each worker has its own pipe, so that killing it at any moment leaves no lock behind. Pipes carry only JSON and raw grey
+levels: a worker compromised by a malicious file cannot send executable content.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from medood.scans.sources.source import Source
 from medood.screening.execution import fork_server
 from medood.screening.execution.base import Embedded, embed_batch, use_one_thread
 from medood.screening.read_worker import (
-    Listed,
-    Place,
-    Reading,
+    ListingPosition,
+    NextSource,
     Readout,
+    ReadSpec,
     Result,
     read_results,
     results_from_parts,
@@ -38,31 +38,31 @@ from medood.screening.read_worker import (
     source_to_bytes,
 )
 
-#: Sources that a worker has beside the one it reads, so that it never waits for the next.
+#: Sources queued at a worker besides the one it reads, so that it never waits for the next.
 _AHEAD = 3
-#: Contents that are sent whole wait until their worker has nothing else: both ends might wait for each other otherwise.
+#: Contents of more bytes are sent only to an idle worker; otherwise both ends of the pipe could block each other.
 _SMALL = 16_384
-#: Bytes of what is read, and of contents on the way, that wait for their turn; and sources.
+#: Limits on what is held until its turn: bytes of results and of contents in flight, and number of sources.
 WAITING_BYTES, _WAITING = 32 * 1024**2, 4096
-#: How often a source is tried: a worker may die of something else than its file.
+#: Number of tries per source: a worker may die for another reason than its file.
 _TRIES = 2
 _TICK = 0.5
-#: What reads a source: all that is read of it, in order.
-Read = Callable[[Source | Refusal, Reading], list[Result]]
+#: Function that reads a source and returns its results in order.
+Read = Callable[[Source | Refusal, ReadSpec], list[Result]]
 
 
 class _End:
-    """That the listing has ended."""
+    """Marks the end of the listing."""
 
 
 _END = _End()
-#: In the place of a source that has been read, so that its contents are let go.
+#: Replaces a source that has been read, so that its contents are freed.
 _NOTHING = Source(Path())
 
 
 @dataclass
 class _Task:
-    place: Place
+    place: ListingPosition
     source: Source | Refusal
     tries: int = 0
     results: list[Result] | None = None
@@ -78,33 +78,33 @@ class _Worker:
 
 
 class WorkerPool:
-    """Processes that read sources, several at once, and hand on what they read in the order of the listing.
+    """Processes that read sources in parallel and return the results in listing order.
 
     Args:
         count: number of processes.
-        reading: how they read.
-        timeout: seconds that one source may take.
-        read: what a worker does with a source.
+        reading: how sources are read.
+        timeout: time limit per source in seconds.
+        read: function that a worker calls for each source.
     """
 
-    def __init__(self, count: int, reading: Reading, timeout: float, read: Read = read_results) -> None:
+    def __init__(self, count: int, reading: ReadSpec, timeout: float, read: Read = read_results) -> None:
         self._reading, self._timeout, self._read = reading, timeout, read
         self._context = fork_server.prepare()
-        self._workers = [self._started() for _ in range(count)]
-        self._order: deque[_Task] = deque()  # in the order of the listing, until they are handed on
+        self._workers = [self._start_worker() for _ in range(count)]
+        self._order: deque[_Task] = deque()  # in listing order, until yielded
         self._unsent: deque[_Task] = deque()
         self._held = 0
-        self._waits = False  # for a source to come
+        self._waits = False  # for a new source
 
-    def read(self, listed: Iterator[Listed], stopped: Callable[[], bool]) -> Iterator[Readout]:
-        """Read every source; what is read comes out in their order.
+    def read(self, listed: Iterator[NextSource], stopped: Callable[[], bool]) -> Iterator[Readout]:
+        """Read every source and yield the results in the order of the sources.
 
         Args:
             listed: the sources.
-            stopped: asked now and then; where it says yes, reading ends.
+            stopped: polled regularly; once it returns true, reading ends.
 
         Yields:
-            place and results; none where all is read and there is no other source at present.
+            position and results; ``None`` while everything is read and there is no new source.
         """
         more = True
         while not stopped():
@@ -130,25 +130,27 @@ class WorkerPool:
         for worker in self._workers:
             worker.process.join(5)
 
-    def _started(self) -> _Worker:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(theirs, self._reading, self._timeout, self._read), daemon=True)
+    def _start_worker(self) -> _Worker:
+        parent_pipe, child_pipe = self._context.Pipe()
+        process = self._context.Process(
+            target=_work, args=(child_pipe, self._reading, self._timeout, self._read), daemon=True
+        )
         process.start()
-        theirs.close()
-        return _Worker(process, ours, since=time.monotonic())
+        child_pipe.close()
+        return _Worker(process, parent_pipe, since=time.monotonic())
 
-    def _fill(self, listed: Iterator[Listed]) -> bool:
-        """Give the workers what they have room for; false where the listing has ended."""
+    def _fill(self, listed: Iterator[NextSource]) -> bool:
+        """Send sources to workers with room for more; return false once the listing has ended."""
         self._waits = False
         while self._unsent or (self._held < WAITING_BYTES and len(self._order) < _WAITING):
             if not self._unsent:
-                found = next(listed, _END)
-                if isinstance(found, _End):
+                enumerate_sources = next(listed, _END)
+                if isinstance(enumerate_sources, _End):
                     return False
-                if found is None:
+                if enumerate_sources is None:
                     self._waits = True
                     return True
-                task = _Task(*found, size=size_of(found[1]))
+                task = _Task(*enumerate_sources, size=size_of(enumerate_sources[1]))
                 self._order.append(task)
                 self._held += task.size
                 if isinstance(task.source, Refusal):
@@ -165,14 +167,14 @@ class WorkerPool:
         if not worker.tasks:
             worker.since = time.monotonic()
         worker.tasks.append(task)
-        with contextlib.suppress(OSError):  # it has died, which reading from it will show
+        with contextlib.suppress(OSError):  # a dead worker is detected when reading from it
             message, content = source_to_bytes(task.source)
             worker.pipe.send_bytes(message)
             if content is not None:
                 worker.pipe.send_bytes(content)
 
     def _collect(self, seconds: float) -> None:
-        """Take what workers have read, if need be after waiting for it, and replace those that died or hang."""
+        """Collect results, waiting at most ``seconds``, and replace workers that died or hang."""
         pipes = {worker.pipe: worker for worker in self._workers if worker.tasks}
         for ready in wait(list(pipes), seconds):
             worker = pipes[ready]  # type: ignore[index]
@@ -181,24 +183,24 @@ class WorkerPool:
             except (EOFError, OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError):
                 worker.process.join(1)
                 code = worker.process.exitcode
-                how = f"signal {_signal(-code)}" if code and code < 0 else f"exit code {code}"
-                why = f"the process that read this file ended ({how}), {_TRIES} times"
-                self._replace(worker, Status.WORKER_DIED, why, _TRIES)
+                cause = f"signal {_signal(-code)}" if code and code < 0 else f"exit code {code}"
+                reason = f"the process that read this file ended ({cause}), {_TRIES} times"
+                self._replace(worker, Status.WORKER_DIED, reason, _TRIES)
         for worker in self._workers:
             if worker.tasks and time.monotonic() - worker.since > self._timeout:
-                why = f"the file was not read within {self._timeout:g} s"
-                self._replace(worker, Status.TIMED_OUT, why, 1)
+                reason = f"the file was not read within {self._timeout:g} s"
+                self._replace(worker, Status.TIMED_OUT, reason, 1)
 
     def _done(self, worker: _Worker, results: list[Result]) -> None:
-        """The oldest of the worker's sources has been read."""
+        """Store the results of the worker's oldest source."""
         task = worker.tasks.popleft()
-        size = sum(result.picture.nelement() for result in results if result.picture is not None)
+        size = sum(result.image.nelement() for result in results if result.image is not None)
         self._held += size - task.size
         task.results, task.size, task.source = results, size, _NOTHING
         worker.since = time.monotonic()
 
     def _replace(self, worker: _Worker, status: Status, reason: str, tries: int) -> None:
-        """Put a new process in the place of one that died or hangs; the source that it read is tried again, or refused."""
+        """Replace a worker that died or hangs; the source it was reading is retried, or refused after ``tries`` tries."""
         worker.process.kill()
         with contextlib.suppress(OSError):
             worker.pipe.close()
@@ -208,29 +210,29 @@ class WorkerPool:
             if task.tries >= tries:
                 self._done(worker, [Result(task.source.identity, status, reason)])
         self._unsent.extendleft(reversed(worker.tasks))
-        fresh = self._started()
+        fresh = self._start_worker()
         worker.process, worker.pipe, worker.tasks = fresh.process, fresh.pipe, deque()
 
 
 def _signal(number: int) -> str:
     try:
         return signal.Signals(number).name
-    except ValueError:  # one without a name
+    except ValueError:  # a signal without a name
         return str(number)
 
 
 def size_of(source: Source | Refusal) -> int:
-    """Bytes of contents that a source carries with it."""
+    """Size in bytes of the contents loaded in a source."""
     return len(source.content or b"") if isinstance(source, Source) else 0
 
 
-def _work(pipe: Connection, reading: Reading, timeout: float, read: Read) -> None:
-    """What a worker does until its pipe is closed. Where its main process is gone, an alarm ends even a hung decoder."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process says when to end
+def _work(pipe: Connection, reading: ReadSpec, timeout: float, read: Read) -> None:
+    """Main loop of a worker, until its pipe is closed. An alarm ends a hung decoder even if the main process is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")  # where memory runs out, a worker goes first
+        Path("/proc/self/oom_score_adj").write_text("1000")  # when memory runs out, the kernel kills a worker first
     with contextlib.suppress(EOFError, OSError):
         while True:
             source = source_from_bytes(pipe.recv_bytes(), pipe.recv_bytes)
@@ -246,15 +248,15 @@ def _work(pipe: Connection, reading: Reading, timeout: float, read: Read) -> Non
 
 
 class WorkerPoolEngine:
-    """Worker processes read; as many threads of this process embed. See :class:`medood.screening.execution.base.Engine`."""
+    """Reads in worker processes, embeds on threads of this process; see :class:`medood.screening.execution.base.Engine`."""
 
-    def __init__(self, reading: Reading, detector: Detector, workers: int, timeout: float) -> None:
+    def __init__(self, reading: ReadSpec, detector: Detector, workers: int, timeout: float) -> None:
         self._detector = detector
         self._workers = WorkerPool(workers, reading, timeout)
         self._threads = use_one_thread()
         self._pool = ThreadPoolExecutor(min(workers, self._threads), "embedding")
 
-    def read(self, sources: Iterator[Listed], stopped: Callable[[], bool]) -> Iterator[Readout]:
+    def read(self, sources: Iterator[NextSource], stopped: Callable[[], bool]) -> Iterator[Readout]:
         """Read every source; see the protocol."""
         return self._workers.read(sources, stopped)
 
@@ -263,7 +265,7 @@ class WorkerPoolEngine:
         return self._pool.submit(embed_batch, self._detector, images)
 
     def close(self) -> None:
-        """End the workers and give torch its threads back."""
+        """End the workers and restore torch's number of threads."""
         self._workers.close()
         self._pool.shutdown(cancel_futures=True)
         torch.set_num_threads(self._threads)

@@ -1,4 +1,4 @@
-"""``medood faithfulness``."""
+"""``medood check-maps``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import typer
 from medood.config.resources import DEFAULT
 
 
-def faithfulness_command(
+def check_maps_command(
     source: Annotated[
         Path, typer.Argument(help="In-distribution scans that nothing was learned from: a folder or archive.")
     ],
-    out: Annotated[Path, typer.Option("--out", help="The CSV file to write.")] = Path("faithfulness.csv"),
+    out: Annotated[Path, typer.Option("--out", help="The CSV file to write.")] = Path("maps.csv"),
     detector: Annotated[
         str, typer.Option("--detector", help="The folder that medood train wrote, or the name of a shipped detector.")
     ] = DEFAULT,

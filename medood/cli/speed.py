@@ -1,4 +1,4 @@
-"""``medood bench``."""
+"""``medood speed``."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Annotated
 
 import typer
 
-bench_app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
+speed_app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
 
 
-@bench_app.callback()
-def bench() -> None:
+@speed_app.callback()
+def speed() -> None:
     """Measure speed on this machine."""
 
 
-@bench_app.command("train")
+@speed_app.command("train", short_help="Images per second of a training step")
 def train_command(
     config: Annotated[Path, typer.Argument(help="A YAML file such as configs/cxr_cpu.yaml; its data are not read.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value ..., as for medood train.")] = None,
@@ -26,7 +26,7 @@ def train_command(
     out: Annotated[Path | None, typer.Option("--out", help="A CSV file for the figures.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Draw no progress bar.")] = False,
 ) -> None:
-    """Pictures a second of the step, of the views and of both, against the plain way of writing the same training."""
+    """Images a second of the step, of the views and of both, against the plain way of writing the same training."""
     from medood.config.loader import load_config
 
     run = load_config(config, overrides or [])
@@ -35,10 +35,10 @@ def train_command(
     from medood.progress import Progress
 
     speed = training_speed(run, steps, repeats, Progress(quiet=quiet))
-    print(f"step alone    {speed.step:>8.1f} pictures/s")
-    print(f"views alone   {speed.loader:>8.1f} pictures/s")
-    print(f"both          {speed.both:>8.1f} pictures/s, {100 * speed.wait:.1f} % of it waiting for views")
-    print(f"the plain way {speed.plain:>8.1f} pictures/s; medood {speed.ratio:.2f} times as many")
+    print(f"step alone    {speed.step:>8.1f} images/s")
+    print(f"views alone   {speed.loader:>8.1f} images/s")
+    print(f"both          {speed.both:>8.1f} images/s, {100 * speed.wait:.1f} % of it waiting for views")
+    print(f"the plain way {speed.plain:>8.1f} images/s; medood {speed.ratio:.2f} times as many")
     share = f"{100 * speed.flops / speed.matmul:.0f} % of the {speed.matmul / 1e9:.0f} of a matrix product"
     print(f"network       {speed.flops / 1e9:>8.1f} GFLOP/s, {share}")
     print(f"batch {speed.batch}, {speed.threads} threads")
@@ -47,7 +47,7 @@ def train_command(
         out.write_text("".join(f"{field.name},{getattr(speed, field.name):.4g}\n" for field in fields(speed)))
 
 
-@bench_app.command("decode")
+@speed_app.command("decode", short_help="Files per second of each decoder")
 def decode_command(
     path: Annotated[Path, typer.Argument(help="A folder of DICOM files.")],
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Timings of each side; medians are shown.")] = 5,
