@@ -16,8 +16,8 @@ wait "$with"
 for which in with without; do cp "$work/$which/training.csv" "$here/training_${which}_negatives.csv"; done
 
 medood benchmark "$work/with" --data "$MEDOOD_DATA/manifest.csv" --out "$here/with_negatives" --against "$work/without" \
-  --peer sklearn:IsolationForest --peer sklearn:LocalOutlierFactor --peer sklearn:OneClassSVM \
-  --peer pytorch-ood:KNN --peer pytorch-ood:Mahalanobis --peer pytorch-ood:GMM
+  --external sklearn:IsolationForest --external sklearn:LocalOutlierFactor --external sklearn:OneClassSVM \
+  --external pytorch-ood:KNN --external pytorch-ood:Mahalanobis --external pytorch-ood:GMM
 medood benchmark "$work/without" --data "$MEDOOD_DATA/manifest.csv" --out "$here/without_negatives"
 python "$here/choices.py" "$work" > "$here/choices.csv"
 python "$here/ablation.py" "$work" > "$here/ablation.csv"

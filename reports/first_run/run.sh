@@ -20,5 +20,5 @@ ls "$MEDOOD_DATA"/far/chest_ct/* | sed -n 1,10p | xargs cp -t "$work/mixed/chest
 find "$MEDOOD_DATA"/dicom/{CR,DX,MR,NOPIX_SR,NOPIX_CT} -type f | sort | awk -F/ '!seen[$(NF-1)]++' | xargs cp -t "$work/mixed/dicom"
 python -m zipfile -c "$work/mixed.zip" "$work"/mixed/*
 medood screen "$work/mixed.zip" --detector "$work/detector" --out "$work/screening" --fpr 0.05
-medood report "$work/screening" --no-pictures
+medood report "$work/screening" --no-images
 cp "$work/screening/verdicts.csv" "$work/screening/report.pdf" "$here"

@@ -8,5 +8,5 @@ python -m tests.benchmarks.kinds_table --out "$here"
 python "$here/attacks.py" --out "$here"
 python -m tests.benchmarks.fuzz_ingest --data "$MEDOOD_DATA" --out runs/ingest
 cp runs/ingest/fuzz_summary.csv "$here"
-medood bench decode "$MEDOOD_DATA/dicom" --out "$here/speed.csv"
+medood speed decode "$MEDOOD_DATA/dicom" --out "$here/speed.csv"
 python reports/ingest/figure.py docs/images/grayscale.png

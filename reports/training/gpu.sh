@@ -3,4 +3,4 @@
 # Usage, from the checkout's root with .venv active: bash reports/training/gpu.sh
 set -euo pipefail
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
-medood bench train configs/cxr.yaml train.device=cuda --steps 20 --out reports/training/speed_gpu.csv
+medood speed train configs/cxr.yaml train.device=cuda --steps 20 --out reports/training/speed_gpu.csv
