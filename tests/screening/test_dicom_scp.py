@@ -165,7 +165,7 @@ def test_a_run_of_arrivals_goes_on_and_an_object_sent_again_is_no_new_row(tiny_d
 def test_a_port_that_is_taken_is_told(tiny_detector: Path, tmp_path: Path) -> None:
     with (
         listening(ScpConfig(0), tiny_detector, tmp_path / "one") as (port, _),
-        pytest.raises(MedoodError, match="listened on"),
+        pytest.raises(MedoodError, match="Cannot listen on"),
     ):
         listen(ScpConfig(port), tiny_detector, tmp_path / "two", options=RunOptions(), progress=Progress(quiet=True))
     for doors in (ScpConfig(0, title="A" * 17), ScpConfig(0, callers=["B" * 17])):
