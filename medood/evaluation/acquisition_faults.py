@@ -1,4 +1,8 @@
-"""Synthetic acquisition faults in in-distribution images, which every detector must flag."""
+"""Synthetic acquisition faults in in-distribution images, which every detector must flag.
+
+They are written here anew, and not taken from :mod:`medood.negatives`: a benchmark that planted the training negatives with
+their own code would also reward a network that recognises that code, such as its resampling or its borders.
+"""
 
 from __future__ import annotations
 
