@@ -10,7 +10,7 @@ demo: .venv/installed
 test: .venv/installed lint
 	$(BIN)/python -m pytest
 
-# Every test with branch coverage, which is printed; takes about a third longer.
+# Every test with branch coverage, which is printed.
 coverage: .venv/installed
 	$(BIN)/python -m pytest --cov --cov-report=term
 

@@ -64,6 +64,6 @@ def _devices() -> list[str]:
         return ["torch cannot be imported; pip install torch"]
     lines = [f"CPU, {os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads"]
     for index in range(torch.cuda.device_count()):
-        metadata = torch.cuda.get_device_properties(index)
-        lines.append(f"cuda:{index} {metadata.name}, {metadata.total_memory / 2**30:.0f} GiB")
+        properties = torch.cuda.get_device_properties(index)
+        lines.append(f"cuda:{index} {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
     return lines if len(lines) > 1 else [*lines, "no CUDA device; configs/cxr_cpu.yaml trains without one"]

@@ -217,10 +217,10 @@ def _pairs(scored: dict[Key, _Side]) -> Iterator[tuple[str, str, _Side, str, _Si
 
 
 def _pool(parts: list[_Side]) -> _Side:
-    metadata = [np.concatenate([getattr(part.trivial, name) for part in parts]) for name in ("small", "grey", "file")]
+    columns = [np.concatenate([getattr(part.trivial, name) for part in parts]) for name in ("small", "grey", "file")]
     return _Side(
         {name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores},
-        Trivial(*metadata),
+        Trivial(*columns),
         np.concatenate([part.patients for part in parts]),
     )
 

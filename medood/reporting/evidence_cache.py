@@ -76,23 +76,21 @@ class EvidenceCache:
         """A scan's evidence; None if not cached."""
         cached = self._kept(key)
         try:
-            metadata = json.loads(cached.pop(_FACTS))
+            stored = json.loads(cached.pop(_FACTS))
         except (KeyError, ValueError):
             return None
         images = {name: content for name, content in cached.items() if name not in (_THUMBNAIL, _HASH)}
-        findings = tuple(Finding(name, values) for name, values in metadata["findings"])
-        return RenderedEvidence(
-            images, tuple(metadata["peak"]) if metadata["peak"] else None, metadata["correction"], findings
-        )
+        findings = tuple(Finding(name, values) for name, values in stored["findings"])
+        return RenderedEvidence(images, tuple(stored["peak"]) if stored["peak"] else None, stored["correction"], findings)
 
     def keep_evidence(self, key: str, evidence: RenderedEvidence) -> None:
         """Cache a scan's evidence."""
-        metadata = {
+        stored = {
             "findings": [[finding.name, finding.values] for finding in evidence.findings],
             "peak": evidence.peak,
             "correction": evidence.correction,
         }
-        self._keep(key, {**evidence.images, _FACTS: json.dumps(metadata).encode()})
+        self._keep(key, {**evidence.images, _FACTS: json.dumps(stored).encode()})
 
     def _open(self, path: Path) -> sqlite3.Connection:
         database = sqlite3.connect(path)

@@ -42,7 +42,7 @@ def write_page(record: dict[str, Any], run: Path, detector: Detector, work: Path
     style, script = (_template(name) for name in ("page.css", "page.js"))
     run_facts, summary, detector_facts = record["run"], record["summary"], record["detector"]
     counts = [("scanned", "rows"), ("flagged", "flagged"), ("accepted", "accepted"), ("refused", "without a score")]
-    metadata = [
+    settings = [
         (language.say("Sources"), ", ".join(run_facts["sources"])),
         (language.say("Screened"), f"{run_facts['started']} – {run_facts['finished']}, medood {run_facts['medood']}"),
         (language.say("Detector"), f"{detector_facts['name']}, SHA-256 {detector_facts['sha256']}"),
@@ -61,7 +61,7 @@ def write_page(record: dict[str, Any], run: Path, detector: Detector, work: Path
             f'<li class="{name}"><b>{summary[name]}</b>{html.escape(language.say(t))}</li>' for name, t in counts
         ),
         "warning": _warning(language) if record["identifiers"] else "",
-        "facts": "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>" for name, text in metadata),
+        "facts": "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>" for name, text in settings),
         "legend": html.escape(_legend(record, language)),
         "cut": html.escape(language.say("html cut", count=MAX_ROWS)) if len(data["rows"]) < summary["scanned"] else "",
         "data": _inert(data),

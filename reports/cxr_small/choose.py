@@ -152,8 +152,8 @@ def made(films: Tensor) -> dict[str, Tensor]:
     for name, fault in UNSEEN.items():
         images[name] = fault(films, generator)
     for kind in STRANGE:
-        draw_statistics = [OUTLIERS[kind](seed, films.shape[-1]) for seed in range(len(films) // 3)]
-        images[kind] = torch.stack([torch.from_numpy(np.asarray(image, np.float32))[None] for image in draw_statistics])
+        drawn = [OUTLIERS[kind](seed, films.shape[-1]) for seed in range(len(films) // 3)]
+        images[kind] = torch.stack([torch.from_numpy(np.asarray(image, np.float32))[None] for image in drawn])
     return images
 
 

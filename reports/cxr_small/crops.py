@@ -64,8 +64,8 @@ def auroc(belongs: np.ndarray, strange: np.ndarray) -> float:
 def outputs(detector: Detector, scans: list[Scan]) -> dict[tuple[str, bool], Tensor]:
     """What the head says of each crop, plain and equalised."""
     found = {}
-    for equalize_histogram in (False, True):
-        preparing = replace(detector, preprocess=replace(detector.preprocess, equalize=equalize_histogram))
+    for equalize in (False, True):
+        preparing = replace(detector, preprocess=replace(detector.preprocess, equalize=equalize))
         images = torch.stack([preparing.prepare(scan) for scan in scans])
         for name, (share, x, y) in CROPS.items():
             where = torch.tensor([[share, 0.0, x], [0.0, share, y]])
@@ -73,7 +73,7 @@ def outputs(detector: Detector, scans: list[Scan]) -> dict[tuple[str, bool], Ten
             for some in torch.split(images, 100):
                 seen = some if share == 1.0 else resample(some, where.expand(len(some), 2, 3), some.shape[-1])
                 parts.append(detector.network.head(detector.network.features(seen)))
-            found[name, equalize_histogram] = torch.cat(parts)
+            found[name, equalize] = torch.cat(parts)
     return found
 
 

@@ -56,9 +56,9 @@ def main(target: Path) -> None:
         place.annotate("", xy=(1.15, 0.5), xytext=(1.01, 0.5), xycoords="axes fraction", arrowprops=arrow)
     figure.text(0.02, 0.965, "The order of the standard", fontsize=13, weight="bold")
     figure.text(0.02, 0.475, "The same file with a step left out or misplaced", fontsize=13, weight="bold")
-    draw_statistics = io.BytesIO()
-    figure.savefig(draw_statistics)
-    Image.open(draw_statistics).convert("RGB").quantize(128).save(target, optimize=True)
+    png = io.BytesIO()
+    figure.savefig(png)
+    Image.open(png).convert("RGB").quantize(128).save(target, optimize=True)
 
 
 if __name__ == "__main__":

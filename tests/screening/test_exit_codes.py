@@ -115,10 +115,10 @@ def test_a_merge_that_fails_leaves_no_folder(
 def test_listening_on_a_port_that_is_taken_leaves_no_folder(tiny_detector: Path, tmp_path: Path) -> None:
     import socket
 
-    with socket.socket() as folder_taken:
-        folder_taken.bind(("127.0.0.1", 0))
-        folder_taken.listen()
-        port = folder_taken.getsockname()[1]
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
         done = medood("listen", "--detector", tiny_detector, "--out", tmp_path / "run", "--port", port, check=2)
     assert "Cannot listen on" in done.stderr
     assert not (tmp_path / "run").exists()

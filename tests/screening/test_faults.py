@@ -263,10 +263,10 @@ def test_slow_disks_and_files_that_vanish(tiny_detector: Path, tmp_path: Path, m
     for i in range(20):
         Image.fromarray(rng.integers(0, 255, (16, 16), dtype=np.uint8)).save(root / f"{i:02d}-slow.png")
 
-    enumerate_sources = listing.SourceListing.enumerate_sources
+    original = listing.SourceListing.enumerate_sources
 
     def vanishing(*arguments: Any) -> Iterator[Any]:
-        yield from enumerate_sources(*arguments)
+        yield from original(*arguments)
         (root / "19-slow.png").unlink()  # it is listed, and the workers are still at the first ones
 
     monkeypatch.setattr(listing.SourceListing, "enumerate_sources", vanishing)

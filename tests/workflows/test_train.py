@@ -159,10 +159,8 @@ def test_an_appearance_model_is_asked_too(phantom_folder: Path, tmp_path: Path) 
     np.testing.assert_allclose(saved.raw_scores(found), -said.sum(dim=1).numpy(), rtol=1e-5)
     further = train(tiny_config(phantom_folder, tmp_path / "on", f"model.weights={out}/{PARTS[0]}"))
     assert Detector.load(further).network.appearance is None, "the model is not taken for the network's weights"
-    concatenate_features = train(
-        tiny_config(phantom_folder, tmp_path / "joined", "train.epochs=1", f"detector.members=[{out}]")
-    )
-    asked = Detector.load(concatenate_features).embed(images).members
+    combined = train(tiny_config(phantom_folder, tmp_path / "joined", "train.epochs=1", f"detector.members=[{out}]"))
+    asked = Detector.load(combined).embed(images).members
     assert asked is not None and asked.shape == (4, 1), "a member's head is asked, its own appearance model is not"
 
 

@@ -56,9 +56,9 @@ class _GzipDecoder:
         self._decoder, self._rest = zlib.decompressobj(31), b""
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        unpack = self._decoder.decompress(self._rest + data, max_length)
+        output = self._decoder.decompress(self._rest + data, max_length)
         self._rest = self._decoder.unconsumed_tail
-        return unpack
+        return output
 
     @property
     def eof(self) -> bool:
@@ -183,8 +183,8 @@ class _Begun:
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
         rest, self._rest = self._rest, b""
-        unpack: bytes = self._decoder.decompress(rest + data, max_length)
-        return unpack
+        output: bytes = self._decoder.decompress(rest + data, max_length)
+        return output
 
     @property
     def eof(self) -> bool:

@@ -201,8 +201,8 @@ def _from_tar(
     path: Path, stream: BinaryIO, start: bytes, where: Identity, options: ReadConfig, *, nested: bool = False
 ) -> Iterator[Source | Refusal]:
     """Yield the sources of a tar, compressed or not."""
-    unpack = Unpacked(stream, start, options)
-    for member in tar_members(io.BufferedReader(unpack, PIECE), where, options):
+    unpacked = Unpacked(stream, start, options)
+    for member in tar_members(io.BufferedReader(unpacked, PIECE), where, options):
         if isinstance(member, Refusal):
             yield member
             continue
@@ -223,7 +223,7 @@ def _from_tar(
                 raise EOFError
             leaf = _leaf(path, content, Identity(where.source, joined(where.member, member.name)))
         except RefusedError as error:
-            if unpack.is_over:
+            if unpacked.is_over:
                 raise
             yield refused(where, member.name, error)
         except Exception as error:  # damaged archives fail in tarfile and in four decompressors, each in its own way
@@ -232,9 +232,9 @@ def _from_tar(
             ) from error
         else:
             yield leaf
-    if unpack.behind:
+    if unpacked.behind:
         raise RefusedError(
-            Status.UNREADABLE, f"{unpack.behind:,} uncompressed bytes follow the compressed archive and were not read"
+            Status.UNREADABLE, f"{unpacked.behind:,} uncompressed bytes follow the compressed archive and were not read"
         )
 
 

@@ -134,13 +134,13 @@ class DaskEngine:
             room = max(WAITING_BYTES, threads * _FOR_A_THREAD)
             room -= sum(pending.size() for _, _, pending in in_flight if isinstance(pending, DaskFuture))
             while more and len(in_flight) < _AHEAD * threads and source_bytes < room:
-                enumerate_sources = next(listed, _END)
-                if isinstance(enumerate_sources, str):
+                placed = next(listed, _END)
+                if isinstance(placed, str):
                     more = False
                     break
-                if enumerate_sources is None:
+                if placed is None:
                     break
-                place, source = enumerate_sources
+                place, source = placed
                 source_bytes += size_of(source)
                 if isinstance(source, Refusal):
                     in_flight.append((place, source, read_results(source, self._reading)))

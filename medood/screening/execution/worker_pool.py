@@ -144,13 +144,13 @@ class WorkerPool:
         self._waits = False
         while self._unsent or (self._held < WAITING_BYTES and len(self._order) < _WAITING):
             if not self._unsent:
-                enumerate_sources = next(listed, _END)
-                if isinstance(enumerate_sources, _End):
+                placed = next(listed, _END)
+                if isinstance(placed, _End):
                     return False
-                if enumerate_sources is None:
+                if placed is None:
                     self._waits = True
                     return True
-                task = _Task(*enumerate_sources, size=size_of(enumerate_sources[1]))
+                task = _Task(*placed, size=size_of(placed[1]))
                 self._order.append(task)
                 self._held += task.size
                 if isinstance(task.source, Refusal):
