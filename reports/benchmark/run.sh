@@ -19,6 +19,6 @@ medood benchmark "$work/with" --data "$MEDOOD_DATA/manifest.csv" --out "$here/wi
   --external sklearn:IsolationForest --external sklearn:LocalOutlierFactor --external sklearn:OneClassSVM \
   --external pytorch-ood:KNN --external pytorch-ood:Mahalanobis --external pytorch-ood:GMM
 medood benchmark "$work/without" --data "$MEDOOD_DATA/manifest.csv" --out "$here/without_negatives"
-python "$here/choices.py" "$work" > "$here/choices.csv"
-python "$here/ablation.py" "$work" > "$here/ablation.csv"
+python -m reports.benchmark.choices "$work" > "$here/choices.csv"
+python -m reports.benchmark.ablation "$work" > "$here/ablation.csv"
 python tests/benchmarks/bank_search.py > "$here/search.csv"

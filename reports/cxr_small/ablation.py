@@ -1,8 +1,8 @@
 """The ablation: trains each run, one change at a time, then measures all of them on the same scans.
 
-Usage: python reports/cxr_small/ablation.py train WORK [PART PARTS]   trains every PARTS-th run; keeps finished ones
-       python reports/cxr_small/ablation.py measure WORK TABLE.csv    adds the runs that are not in the table yet
-       python reports/cxr_small/ablation.py table TABLE.csv           prints it as Markdown
+Usage: python -m reports.cxr_small.ablation train WORK [PART PARTS]   trains every PARTS-th run; keeps finished ones
+       python -m reports.cxr_small.ablation measure WORK TABLE.csv    adds the runs that are not in the table yet
+       python -m reports.cxr_small.ablation table TABLE.csv           prints it as Markdown
 MEDOOD_DATA names the folder of real images.
 """
 
@@ -183,9 +183,14 @@ def tell(table: Path) -> None:
             print(f"| {name} | {' | '.join(cells)} |")
 
 
-if sys.argv[1] == "train":
-    train_part(Path(sys.argv[2]), *(int(text) for text in sys.argv[3:5] or ("0", "1")))
-elif sys.argv[1] == "measure":
-    measure(Path(sys.argv[2]), Path(sys.argv[3]))
-else:
-    tell(Path(sys.argv[2]))
+def main() -> None:
+    if sys.argv[1] == "train":
+        train_part(Path(sys.argv[2]), *(int(text) for text in sys.argv[3:5] or ("0", "1")))
+    elif sys.argv[1] == "measure":
+        measure(Path(sys.argv[2]), Path(sys.argv[3]))
+    else:
+        tell(Path(sys.argv[2]))
+
+
+if __name__ == "__main__":
+    main()

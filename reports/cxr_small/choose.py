@@ -7,7 +7,7 @@ that was not). Shifts that some candidates alone have learned from are told in c
 fault is made in the radiograph, before the detector's own preprocessing. The score is the one of the highest mean, as is the
 detector. No calibration or test radiograph plays a part.
 
-Usage: python reports/cxr_small/choose.py DETECTOR...   (MEDOOD_DATA names the folder of real images)
+Usage: python -m reports.cxr_small.choose DETECTOR...   (MEDOOD_DATA names the folder of real images)
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ FURTHER = ("joined_halves", "blended_patch", "opacity", "haze", "effusion", "str
 
 def places(side: int) -> tuple[Tensor, Tensor]:
     line = torch.linspace(-1.0, 1.0, side)
-    return torch.meshgrid(line, line, indexing="ij")
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    return y, x
 
 
 def double_exposure(films: Tensor, generator: Generator) -> Tensor:

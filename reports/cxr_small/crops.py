@@ -2,7 +2,7 @@
 
 ``development`` is what was chosen by: mean AUROC as in choose.py. ``test`` tells what each would give on the test sets.
 
-Usage: python reports/cxr_small/crops.py DETECTOR development|test   (MEDOOD_DATA names the folder of real images)
+Usage: python -m reports.cxr_small.crops DETECTOR development|test   (MEDOOD_DATA names the folder of real images)
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from choose import PLAIN, STRANGE, UNSEEN, development_films, made
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from medood.detection.features import head_entropy
 from medood.negatives.shift import resample
 from medood.scans.reader import read_scans
 from medood.scans.scan import Scan
+from reports.cxr_small.choose import PLAIN, STRANGE, UNSEEN, development_films, made
 
 #: Share of each side, and the centre's offset.
 CROPS = {"0.8": (0.8, 0.0, 0.0), "0.9": (0.9, 0.0, 0.0), "1": (1.0, 0.0, 0.0)} | {

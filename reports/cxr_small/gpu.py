@@ -2,12 +2,12 @@
 
 The GPU needs the images alone, so three steps, of which the middle one runs where the GPU is:
 
-  python reports/cxr_small/gpu.py pack FOLDER                            the training radiographs, as WebP, in one file
-  python reports/cxr_small/gpu.py train FOLDER OUT SECONDS [NAME ...]    all recipes at once, each in as many epochs as fit
-  python reports/cxr_small/gpu.py finish NAME OUT DETECTOR               bank, score, calibration and evidence, on a CPU
+  python -m reports.cxr_small.gpu pack FOLDER                            the training radiographs, as WebP, in one file
+  python -m reports.cxr_small.gpu train FOLDER OUT SECONDS [NAME ...]    all recipes at once, each in as many epochs as fit
+  python -m reports.cxr_small.gpu finish NAME OUT DETECTOR               bank, score, calibration and evidence, on a CPU
 
 MEDOOD_DATA names the folder of real images (pack, finish). Dry run of the second step on a CPU:
-  DRY=1 python reports/cxr_small/gpu.py train FOLDER OUT 120 first
+  DRY=1 python -m reports.cxr_small.gpu train FOLDER OUT 120 first
 """
 
 from __future__ import annotations
@@ -157,10 +157,11 @@ def train(folder: Path, out: Path, seconds: float, names: list[str]) -> None:
 def finish(name: str, out: Path, detector: Path) -> None:
     """A checkpoint at the last step with the teacher's weights, from which ``medood train --resume`` makes the detector."""
     from medood import train as make
+    from medood.detection.calibration import fingerprint
     from medood.detection.detector import Detector
     from medood.progress import Progress
     from medood.scans.lazy_arrays import RowSubset as Rows
-    from medood.workflows.train import fingerprint, training_data
+    from medood.workflows.train import training_data
 
     metadata = json.loads((out / name / "run.json").read_text())
     config = data(name, f"train.epochs={metadata['epochs']}", f"out={detector}")
@@ -174,7 +175,7 @@ def finish(name: str, out: Path, detector: Path) -> None:
     (detector / "training.csv").write_bytes((out / name / "training.csv").read_bytes())
     trainer._save(trainer.steps)
     made = Detector.load(make(config, resume=True, progress=Progress(quiet=False)))
-    made.metadata.training |= {key: metadata[key] for key in ("steps", "device", "precision")}
+    made.metadata.training.update({key: metadata[key] for key in ("steps", "device", "precision")})
     made.save(detector)
 
 

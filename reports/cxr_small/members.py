@@ -5,7 +5,7 @@ Rule: the set of the highest mean partial AUROC up to 5 % of false alarms (McCli
 scans are screened at such rates. What each set says is joined as in the score ``ensemble``. ``development`` is what was
 chosen by; ``test`` tells what each set would give on test sets.
 
-Usage: python reports/cxr_small/members.py development|test DETECTOR MEMBER...   (MEDOOD_DATA: the folder of real images)
+Usage: python -m reports.cxr_small.members development|test DETECTOR MEMBER...   (MEDOOD_DATA: the folder of real images)
 DETECTOR has an appearance model; its own members are not asked, unless they are named. Of one MEMBER, greater weights of it
 and of the appearance model are told too.
 """
@@ -22,8 +22,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from choose import PLAIN, development_films, made
-from crops import TEST, auroc, development, test
 from sklearn.metrics import roc_auc_score
 from torch.nn.functional import interpolate
 
@@ -32,6 +30,8 @@ from medood.detection.ensemble import EnsembleNetwork
 from medood.detection.features import log_divergence
 from medood.scans.reader import read_scans
 from medood.scans.scan import Scan
+from reports.cxr_small.choose import PLAIN, development_films, made
+from reports.cxr_small.crops import TEST, auroc, development, test
 
 OTHERS = TEST | {"textures": "far/textures"}
 APPEARANCE, REGISTERED = "appearance", " registered"

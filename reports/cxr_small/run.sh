@@ -23,23 +23,23 @@ medood train configs/cxr_small_further.yaml detector.members="[$work/vit/patch6]
   data.calibration_root="$MEDOOD_DATA/in_distribution/calibration" model.weights="$work/first/network.safetensors" \
   out="$work/further" --resume
 cp "$work/further/training.csv" "$here/training_further.csv"
-python "$here/choose.py" "$work/first" "$work/further" > "$here/choose.csv"
-python "$here/crops.py" "$work/further" development > "$here/crops_development.csv"
-python "$here/crops.py" "$work/further" test > "$here/crops_test.csv"
+python -m reports.cxr_small.choose "$work/first" "$work/further" > "$here/choose.csv"
+python -m reports.cxr_small.crops "$work/further" development > "$here/crops_development.csv"
+python -m reports.cxr_small.crops "$work/further" test > "$here/crops_test.csv"
 asked() { # NAME MEMBER...: which to ask, by development and by test films
-  for films in development test; do python "$here/members.py" "$films" "$work/further" "${@:2}" > "$here/$1_$films.csv"; done
+  for films in development test; do python -m reports.cxr_small.members "$films" "$work/further" "${@:2}" > "$here/$1_$films.csv"; done
 }
 asked members "$work"/vit/patch{8,8_wide,6}
 asked seeds "$work"/vit/patch6{,_seed1,_seed2}
 asked weights "$work/vit/patch6"
 medood benchmark "$work/further" --data "$MEDOOD_DATA/manifest.csv" --out "$here/benchmark"
-python "$here/targets.py" "$here/benchmark/benchmark.csv"
-python "$here/failures.py" "$work/further" "$work/failures"
+python -m reports.cxr_small.targets "$here/benchmark/benchmark.csv"
+python -m reports.cxr_small.failures "$work/further" "$work/failures"
 
 export OMP_NUM_THREADS=1
-python "$here/ablation.py" train "$work/ablation" 0 2 &
+python -m reports.cxr_small.ablation train "$work/ablation" 0 2 &
 first=$!
-python "$here/ablation.py" train "$work/ablation" 1 2
+python -m reports.cxr_small.ablation train "$work/ablation" 1 2
 wait "$first"
 rm -f "$here/ablation.csv"
-python "$here/ablation.py" measure "$work/ablation" "$here/ablation.csv"
+python -m reports.cxr_small.ablation measure "$work/ablation" "$here/ablation.csv"

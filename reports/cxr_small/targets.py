@@ -1,6 +1,6 @@
 """Prints what the shipped detector reaches beside what it had to reach, as Markdown.
 
-Usage: python reports/cxr_small/targets.py BENCHMARK.csv
+Usage: python -m reports.cxr_small.targets BENCHMARK.csv
 """
 
 from __future__ import annotations
@@ -23,27 +23,32 @@ TARGETS = [
     ("tb_tbdb against pooled id_shift", "near vs id_shift", ("tb_tbdb",), "worst", ">= 0.88"),
 ]
 
-with Path(sys.argv[1]).open(newline="") as stream:
-    lines = list(csv.DictReader(stream))
-print("| measure (AUROC) | pixel k-NN | had to be reached | reached | |")
-print("|---|---|---|---|---|")
-for measure, kind, names, how, wanted in TARGETS:
-    found = {}
-    for scorer in ("pixel_knn", "detector"):
-        chosen = [line for line in lines if (line["kind"], line["scorer"]) == (kind, scorer)]
-        chosen = [line for line in chosen if not names or line["positives"] in names]
-        if how == "mean":
-            found[scorer] = (
-                sum(float(line["auroc"]) for line in chosen) / len(chosen),
-                ", ".join(f"{line['positives']} {float(line['auroc']):.3f}" for line in chosen),
-            )
-        else:
-            line = min(chosen, key=lambda line: float(line["auroc"]))
-            interval = f"[{float(line['auroc_low']):.3f}, {float(line['auroc_high']):.3f}]"
-            found[scorer] = float(line["auroc"]), f"{interval} {line['positives'] if len(chosen) > 1 else ''}".strip()
-    value, told = found["detector"]
-    sign, limit = wanted.split()
-    held = round(value, 3) >= float(limit) if sign == ">=" else round(value, 3) <= float(limit)
-    print(
-        f"| {measure} | {found['pixel_knn'][0]:.3f} | {wanted} | {value:.3f} ({told}) | {'reached' if held else 'missed'} |"
-    )
+
+def main() -> None:
+    with Path(sys.argv[1]).open(newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    print("| measure (AUROC) | pixel k-NN | had to be reached | reached | |")
+    print("|---|---|---|---|---|")
+    for measure, kind, names, how, wanted in TARGETS:
+        found = {}
+        for scorer in ("pixel_knn", "detector"):
+            chosen = [line for line in lines if (line["kind"], line["scorer"]) == (kind, scorer)]
+            chosen = [line for line in chosen if not names or line["positives"] in names]
+            if how == "mean":
+                found[scorer] = (
+                    sum(float(line["auroc"]) for line in chosen) / len(chosen),
+                    ", ".join(f"{line['positives']} {float(line['auroc']):.3f}" for line in chosen),
+                )
+            else:
+                line = min(chosen, key=lambda line: float(line["auroc"]))
+                interval = f"[{float(line['auroc_low']):.3f}, {float(line['auroc_high']):.3f}]"
+                found[scorer] = float(line["auroc"]), f"{interval} {line['positives'] if len(chosen) > 1 else ''}".strip()
+        value, told = found["detector"]
+        sign, limit = wanted.split()
+        held = round(value, 3) >= float(limit) if sign == ">=" else round(value, 3) <= float(limit)
+        outcome = "reached" if held else "missed"
+        print(f"| {measure} | {found['pixel_knn'][0]:.3f} | {wanted} | {value:.3f} ({told}) | {outcome} |")
+
+
+if __name__ == "__main__":
+    main()

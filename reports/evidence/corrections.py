@@ -3,7 +3,7 @@
 Flagged scans alone count. The share at which a correction is named (``_FITS``) was set on calibration radiographs; test
 radiographs and those of other hospitals were looked at once, afterwards.
 
-Usage: MEDOOD_DATA=FOLDER python reports/evidence/corrections.py > reports/evidence/corrections.csv
+Usage: MEDOOD_DATA=FOLDER python -m reports.evidence.corrections > reports/evidence/corrections.csv
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from medood.evidence.findings import corrections
 from medood.scans.reader import read_scans
 from medood.scans.scan import Scan
 
-DATA = Path(os.environ["MEDOOD_DATA"])
+DATA = Path(os.environ.get("MEDOOD_DATA", ""))
 PHOTOGRAPHS = 60
 #: Where the share was set: the folder, how many radiographs to pass over, and how many to take.
 SET_ON = ("in_distribution/calibration", 50, 100)
@@ -58,21 +58,26 @@ def faults(plain: Tensor) -> dict[str, tuple[Tensor, str]]:
     }
 
 
-detector = Detector.load("cxr-small")
-print("radiographs,fault,flagged,named right,named wrong")
-for folder, skip, count in [SET_ON, *LOOKED_AT]:
-    made = faults(films(detector, DATA / folder, count, skip))
-    if (folder, skip, count) == SET_ON:
-        made["photographs"] = (films(detector, DATA / "cifar10" / "train.zip", PHOTOGRAPHS), "")
-    for name, (images, right) in made.items():
-        if not right and (folder, skip, count) != SET_ON:
-            continue
-        verdicts = detector.judge(detector.embed(images), 0.05)
-        flagged = [i for i, verdict in enumerate(verdicts) if verdict.decision == "out_of_distribution"]
-        named = [
-            found.done if found else ""
-            for i in flagged
-            for found in corrections(detector, images[i : i + 1], [verdicts[i].score])
-        ]
-        hits = sum(bool(right) and one == right for one in named)
-        print(f"{folder},{name},{len(flagged)},{hits},{sum(one not in ('', right) for one in named)}", flush=True)
+def main() -> None:
+    detector = Detector.load("cxr-small")
+    print("radiographs,fault,flagged,named right,named wrong")
+    for folder, skip, count in [SET_ON, *LOOKED_AT]:
+        made = faults(films(detector, DATA / folder, count, skip))
+        if (folder, skip, count) == SET_ON:
+            made["photographs"] = (films(detector, DATA / "cifar10" / "train.zip", PHOTOGRAPHS), "")
+        for name, (images, right) in made.items():
+            if not right and (folder, skip, count) != SET_ON:
+                continue
+            verdicts = detector.judge(detector.embed(images), 0.05)
+            flagged = [i for i, verdict in enumerate(verdicts) if verdict.decision == "out_of_distribution"]
+            named = [
+                found.done if found else ""
+                for i in flagged
+                for found in corrections(detector, images[i : i + 1], [verdicts[i].score])
+            ]
+            hits = sum(bool(right) and one == right for one in named)
+            print(f"{folder},{name},{len(flagged)},{hits},{sum(one not in ('', right) for one in named)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""Archives made to use up memory or time, screened as a user would: ``python reports/ingest/attacks.py --out FOLDER``.
+"""Archives made to use up memory or time, screened as a user would: ``python -m reports.ingest.attacks --out FOLDER``.
 
 Writes ``attacks.csv``: for each archive the peak memory (VmHWM) of the main process and of the largest worker, the seconds,
 and what the rows say. The archives are made anew and removed.
@@ -133,7 +133,10 @@ def packed_xz(folder: Path) -> Path:
 
 
 def packed_zstandard(folder: Path) -> Path:
-    options = {zstd.CompressionParameter.window_log: 31, zstd.CompressionParameter.enable_long_distance_matching: 1}
+    options: dict[int, int] = {
+        zstd.CompressionParameter.window_log: 31,
+        zstd.CompressionParameter.enable_long_distance_matching: 1,
+    }
     packer = zstd.ZstdCompressor(options=options)
     content = film() + bytes(80 * MIB)
     (folder / "a.dcm.zst").write_bytes(packer.compress(content) + packer.flush())

@@ -5,8 +5,8 @@ set -euo pipefail
 here=reports/ingest
 python -m tests.benchmarks.ingest_table --data "$MEDOOD_DATA" --out "$here"
 python -m tests.benchmarks.kinds_table --out "$here"
-python "$here/attacks.py" --out "$here"
+python -m reports.ingest.attacks --out "$here"
 python -m tests.benchmarks.fuzz_ingest --data "$MEDOOD_DATA" --out runs/ingest
 cp runs/ingest/fuzz_summary.csv "$here"
 medood speed decode "$MEDOOD_DATA/dicom" --out "$here/speed.csv"
-python reports/ingest/figure.py docs/images/grayscale.png
+python -m reports.ingest.figure docs/images/grayscale.png

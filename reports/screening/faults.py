@@ -1,6 +1,6 @@
 """Kills runs and their workers at random moments, and counts the rows that were lost or doubled. Prints CSV.
 
-Usage: python reports/screening/faults.py WORK [KILLS]
+Usage: python -m reports.screening.faults WORK [KILLS]
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def main() -> None:
     made: list[WorkerPool] = []
     draw, ended, hit = random.Random(0), threading.Event(), 0
 
-    def make(*given: Any) -> WorkerPool:
-        made.append(WorkerPool(*given, read=faulty.read))
+    def make(*given: Any, **named: Any) -> WorkerPool:
+        made.append(WorkerPool(*given, **(named | {"read": faulty.read})))
         return made[0]
 
     def kill() -> None:

@@ -1,6 +1,6 @@
 """Peak memory of a run of 1,000 and of 100,000 tiny scans, each in a process of its own. Prints CSV.
 
-Usage: python reports/screening/memory.py WORK
+Usage: python -m reports.screening.memory WORK
 """
 
 from __future__ import annotations

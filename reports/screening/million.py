@@ -1,6 +1,6 @@
 """How long show, report and resuming take to start where the ledger has 1,000,000 rows. Prints CSV.
 
-Usage: python reports/screening/million.py WORK
+Usage: python -m reports.screening.million WORK
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Needs Debian's orthanc, orthanc-dicomweb, dcmtk and iproute2.
 
-Usage: PYTHONPATH=. python reports/screening/pacs.py WORK
+Usage: python -m reports.screening.pacs WORK
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ each in a process of its own: decoding alone and the network alone, each on all 
 processes, in one process, and on two Dask workers; and, on the first radiographs, a plain loop of MONAI's LoadImaged and
 transforms with the same network.
 
-Usage: python reports/screening/speed.py WORK [FILMS ROUNDS]
+Usage: python -m reports.screening.speed WORK [FILMS ROUNDS]
 """
 
 from __future__ import annotations

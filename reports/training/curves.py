@@ -1,4 +1,4 @@
-"""Draws the curves of a run with and one without negatives: ``python reports/training/curves.py FOLDER``."""
+"""Draws the curves of a run with and one without negatives: ``python -m reports.training.curves FOLDER``."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Does sensitivity, found without a label, rank strategies as their measured AUROC does?
 
-``python reports/training/study.py SENSITIVITY_FOLDER MANIFEST.csv OUT``: benchmarks the detector of each strategy on a part
+``python -m reports.training.study SENSITIVITY_FOLDER MANIFEST.csv OUT``: benchmarks the detector of each strategy on a part
 of the manifest (100 files a data set; 600 of ``train`` for the pixel baseline) and compares the rankings. Nothing is chosen
 by it.
 """
@@ -33,9 +33,9 @@ def part_of(manifest: Path, target: Path) -> Path:
         if row["split"] != "calibration" and len(few) < (600 if row["split"] == "train" else 100):
             few.append(row | {"file": str(manifest.parent / row["file"])})
     with target.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, rows[0])
-        writer.writeheader()
-        writer.writerows(row for few in kept.values() for row in few)
+        table = csv.DictWriter(stream, rows[0])
+        table.writeheader()
+        table.writerows(row for few in kept.values() for row in few)
     return target
 
 
@@ -47,17 +47,18 @@ def main(folder: Path, manifest: Path, out: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         some = part_of(manifest, Path(scratch) / "manifest.csv")
         for name, row in found.items():
-            comparisons, _ = benchmark(Detector.load(folder / name), some, repeats=20, progress=Progress(quiet=True))
+            result = benchmark(Detector.load(folder / name), some, repeats=20, progress=Progress(quiet=True))
             figures = {}
             for label, kind in GROUPS.items():
-                figures[label] = float(np.mean([c.detector.auroc for c in comparisons if c.kind == kind]))
+                aurocs = [c.figures["detector"].auroc.value for c in result.comparisons if c.kind == kind]
+                figures[label] = float(np.mean(aurocs))
             figures["all"] = float(np.mean(list(figures.values())))
             rows.append({"strategy": name, "sensitivity": float(row["sensitivity"]), **figures})
             print(rows[-1], flush=True)
     with (out / "sensitivity_study.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, rows[0])
-        writer.writeheader()
-        writer.writerows({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+        table = csv.DictWriter(stream, rows[0])
+        table.writeheader()
+        table.writerows({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
     rng = np.random.default_rng(0)
     with (out / "sensitivity_spearman.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
