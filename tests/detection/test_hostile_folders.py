@@ -6,7 +6,6 @@ import hashlib
 import json
 import resource
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -154,10 +153,9 @@ def repacked(folder: Path, name: str, change: Change) -> None:
 
 
 def assert_refused(folder: Path) -> str:
-    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(MedoodError) as refused:
         Detector.load(folder)
-    assert time.perf_counter() - started < 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024
     assert len(str(refused.value)) < 800
     return str(refused.value)

@@ -9,6 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from medood.cli.main import app
+from medood.config.resources import find_detector
 from medood.detection.detector import Detector
 from medood.evaluation.faithfulness import KINDS, deletion, localisation, overlap, peaks_inside, plant, randomise
 from medood.evidence.evidence_maps import EvidenceMaps
@@ -65,10 +66,10 @@ def test_a_map_that_knows_the_place_is_told_from_chance(tiny_detector: Path, mon
     assert set(by_map.left) == {0.025, 0.05, 0.1, 0.2}
 
 
-def test_other_weights_give_another_map(tiny_detector: Path) -> None:
-    detector = Detector.load(tiny_detector)
+def test_the_maps_of_the_shipped_detector_depend_on_its_weights() -> None:
+    detector = Detector.load(find_detector("cxr-small"))
     before = grad_cam(detector, films(2, detector.preprocess.size))
-    assert randomise(detector, films(2, detector.preprocess.size)) < 0.999
+    assert abs(randomise(detector, films(2, detector.preprocess.size))) < 0.5, "0.11 when this was written"
     np.testing.assert_array_equal(before, grad_cam(detector, films(2, detector.preprocess.size)))
 
 
