@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -51,11 +52,16 @@ def verdicts() -> str:
     meaning = dict(re.findall(r"^\s+(\w+): (.+)$", Row.__doc__ or "", re.M))
     rows = [f"| `{name}` | {meaning[name]} |" for name in Row.__dataclass_fields__]
     table = "\n".join(["| column | meaning |", "|---|---|", *rows])
+    sentences = json.loads((ROOT / "medood" / "reasons.json").read_text(encoding="utf-8"))
+    lines = [f"| `{code}` | {texts['en']} |" for code, texts in sentences.items()]
+    reasons = "\n".join(["| code | sentence |", "|---|---|", *lines])
     return (
         "# Verdicts and ledger\n\n"
         f"`verdicts.csv` has the columns {', '.join(f'`{name}`' for name in VERDICT_COLUMNS)}, in this order; later "
         "versions add columns at the end. [What they hold](../howto/screening.md).\n\n"
-        f"`ledger.sqlite` has one row per image, or per file without an image, in the table `scans`:\n\n{table}\n"
+        f"`ledger.sqlite` has one row per image, or per file without an image, in the table `scans`:\n\n{table}\n\n"
+        "`reason_code` and `reason_values` (JSON) say the same as `reason`, for queries and for reports in other languages; "
+        f"rows of old versions have none.\n\n## Reason codes\n\n{reasons}\n"
     )
 
 

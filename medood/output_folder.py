@@ -1,9 +1,11 @@
-"""Create a command's output folder, and remove it if the command fails before there is anything worth keeping."""
+"""Output folders that a failed command takes away again, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -39,4 +41,27 @@ def new_folder(folder: Path) -> Iterator[Callable[[], None]]:
             with contextlib.suppress(OSError):  # the parent holds something else now
                 for parent in absent[1:]:
                     parent.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def atomic_write(target: Path, beside: Path | None = None) -> Iterator[Path]:
+    """Replace ``target`` in one step, so that no reader ever sees half a file.
+
+    Several processes and threads may write the same target; each replaces the whole file.
+
+    Args:
+        target: the file to write; it need not exist.
+        beside: a folder on the same file system for the unfinished file; by default the target's.
+
+    Yields:
+        the path to write to. It becomes ``target`` when the block ends, and is removed if the block raises.
+    """
+    partial = (beside or target.parent) / f".{target.name}.{os.getpid()}.{threading.get_ident()}.part"
+    try:
+        yield partial
+        partial.replace(target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise

@@ -52,7 +52,7 @@ def test_a_ledger_is_migrated_and_gives_the_same_verdicts(old: Path, run: str) -
     facts = [json.loads(value) for (value,) in database.execute("SELECT facts FROM scans ORDER BY id")]
     database.close()
     ledger = Ledger(old / run)
-    assert ledger._version() == SCHEMA_VERSION == 3
+    assert ledger._version() == SCHEMA_VERSION == 4
     assert ledger.metadata().to_dict() == before
     assert [row.metadata for row in ledger.rows()] == facts
     ledger.write_csv(old / "again.csv")

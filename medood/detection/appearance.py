@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
 from medood.detection.registration import Registration, Track, affine, equalize_histogram
+from medood.detection.whitening import shrunk_whitening
 
 #: Side of the images that are compared, and the number of principal components.
 SIDE, COMPONENTS = 32, 128
@@ -54,10 +54,7 @@ class Appearance(nn.Module):
         rows = torch.cat([self._rows(part) for part in track(torch.split(images, _BATCH))]).numpy()
         count = min(COMPONENTS, len(rows) - 1)
         pca = PCA(count, svd_solver="randomized", random_state=seed).fit(rows)
-        # The factor 100 keeps the covariance of unit vectors above the 1e-6 floor, which identical radiographs need.
-        shrunk = LedoitWolf(assume_centered=True).fit(pca.transform(rows).astype("float64") * 100.0)
-        covariance = torch.from_numpy(shrunk.covariance_) + 1e-6 * torch.eye(count, dtype=torch.float64)
-        whitening = torch.linalg.cholesky(torch.linalg.inv(covariance) * 1e4)
+        whitening = shrunk_whitening(torch.from_numpy(pca.transform(rows).astype("float64")))
         self.mean.copy_(torch.from_numpy(pca.mean_))
         self.axes.zero_()[:, :count] = (torch.from_numpy(pca.components_).double().T @ whitening).float()
 

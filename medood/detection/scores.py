@@ -6,11 +6,11 @@ import math
 from typing import Protocol
 
 import torch
-from sklearn.covariance import LedoitWolf
 from torch import Tensor
 
 from medood.detection.features import Features, head_entropy, log_divergence
 from medood.detection.knn import largest_cosine, soft_cosine
+from medood.detection.whitening import shrunk_whitening
 from medood.errors import MedoodError
 
 Fitted = dict[str, Tensor]
@@ -89,11 +89,7 @@ class Mahalanobis:
     def fit(self, bank: Features, development: Features) -> Fitted:
         rows = _subsample(bank.features)
         mean = rows.mean(dim=0)
-        # The factor 100 keeps the covariance of unit vectors above the 1e-6 floor, which a bank of one row needs.
-        shrunk = LedoitWolf(assume_centered=True).fit(((rows - mean) * 100.0).numpy())
-        covariance = torch.from_numpy(shrunk.covariance_) + 1e-6 * torch.eye(rows.shape[1], dtype=torch.float64)
-        precision = torch.linalg.inv(covariance) * 1e4
-        return {"mean": mean.float(), "whitening": torch.linalg.cholesky(precision).float()}
+        return {"mean": mean.float(), "whitening": shrunk_whitening(rows - mean).float()}
 
     def score(self, rows: Features, bank: Tensor, fitted: Fitted) -> Tensor:
         whitened = (rows.features - fitted["mean"]) @ fitted["whitening"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from medood.errors import MedoodError
+from medood.output_folder import atomic_write
 
 KEPT = 2
 
@@ -25,15 +25,12 @@ def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], state: 
         MedoodError: the disk is full or the folder cannot be written.
     """
     target = folder / f"step-{step:08d}.safetensors"
-    partial = target.with_suffix(".part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        save_file(plain, partial, metadata={"state": json.dumps(state)})
-        partial.replace(target)
+        with atomic_write(target) as partial:
+            save_file(plain, partial, metadata={"state": json.dumps(state)})
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            partial.unlink()
         raise MedoodError(f"The checkpoint {target} cannot be written: {error}. Free some space, then --resume.") from error
     for old in sorted(folder.glob("step-*.safetensors"))[:-KEPT]:
         old.unlink()

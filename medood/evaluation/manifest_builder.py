@@ -19,6 +19,7 @@ from medood.detection.perceptual_hash import NEAR, Hashes, difference_hashes, ne
 from medood.errors import MedoodError
 from medood.evaluation.data_cards import Card, Table
 from medood.evaluation.manifest import COLUMNS, Entry, read_manifest
+from medood.output_folder import atomic_write
 from medood.progress import Progress
 from medood.scans.reader import read_source
 from medood.scans.scan import Scan
@@ -133,12 +134,13 @@ def write_manifest(manifest: ManifestBuild, folder: Path, target: Path, append: 
     base = os.path.relpath(folder.resolve(), target.resolve().parent)
     new = [replace(entry, file=(Path(base) / entry.file).as_posix()) for entry in manifest.entries]
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+    with (
+        atomic_write(target) as partial,
+        partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
+    ):
         writer = csv.writer(stream)
         writer.writerow(_FIELDS)
         writer.writerows([getattr(entry, name) for name in _FIELDS] for entry in old + new)
-    partial.replace(target)
     return len(old) + len(new)
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from medood.detection.detector import Detector
 from medood.detection.ensemble import EnsembleNetwork, center_crop
+from medood.detection.whitening import whitening_factor
 from medood.evidence.grad_cam import SMOOTHING, Maps
 
 #: Maximum number of grid cells per side; number of channels kept over all depths.
@@ -44,7 +45,7 @@ def fit_places(network: EnsembleNetwork, training: Tensor, development: Tensor) 
     covariance = torch.einsum("nld,nle->lde", rows - mean, rows - mean).double() / max(len(rows) - 1, 1)
     level = torch.diagonal(covariance, dim1=1, dim2=2).mean(dim=1).clamp(min=1e-12)
     covariance += (_RIDGE * level)[:, None, None] * torch.eye(rows.shape[2], dtype=torch.float64)
-    whitening = torch.linalg.cholesky(torch.linalg.inv(covariance)).float()
+    whitening = whitening_factor(covariance).float()
     learned = {"mean": mean.half().float(), "whitening": whitening.half().float()}
     distances = _distances(_describe_places(network, development), learned)
     return learned | {"center": distances.mean(dim=0), "spread": distances.std(dim=0, correction=0).clamp(min=1e-6)}

@@ -28,6 +28,7 @@ from medood.detection.detector import Detector
 from medood.errors import MedoodError
 from medood.evidence.evidence_maps import DRAWN
 from medood.evidence.score_map import FULL_STRENGTH, score_maps
+from medood.output_folder import atomic_write
 from medood.progress import Progress
 from medood.reporting.dicom_header import missing_identity, orientation, refer_to, usable_header
 from medood.reporting.original_scans import OriginalScan, header, read_original_scans
@@ -332,6 +333,5 @@ def _copy_orientation(dataset: Dataset, source: Dataset) -> Dataset:
 
 
 def _save(dataset: Dataset, target: Path) -> None:
-    partial = target.with_name(f".{target.name}.part")
-    dataset.save_as(partial, enforce_file_format=True)
-    partial.replace(target)
+    with atomic_write(target) as partial:
+        dataset.save_as(partial, enforce_file_format=True)

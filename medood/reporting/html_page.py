@@ -110,7 +110,7 @@ def _row(row: Row, place: dict[str, int], language: Language) -> list[Any]:
     if row.frame:
         name += ", " + language.say("frame", number=row.frame)
     key = key_of(row)
-    return [key, name, row.status, row.decision, row.score, row.p_value, row.reason, place.get(key, -1)]
+    return [key, name, row.status, row.decision, row.score, row.p_value, language.reason(row.reason), place.get(key, -1)]
 
 
 def _page_fields(page: dict[str, Any], work: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
@@ -14,6 +15,7 @@ from typing import Any
 import typst
 
 from medood.errors import MedoodError
+from medood.output_folder import atomic_write
 from medood.progress import Progress
 from medood.reporting.html_page import write_page
 from medood.reporting.i18n.language import Language
@@ -92,15 +94,9 @@ def report(
             if verdicts.is_file() and verdicts.stat().st_size <= MAX_ATTACHED:
                 shutil.copyfile(verdicts, work / "verdicts.csv")
             files = [typeset(record, work), write_page(record, run, loaded, work), work / "record.json"]
-            partial = {path: run / f".{path.name}.part" for path in files}
-            try:
+            with contextlib.ExitStack() as stack:  # all are copied before any is replaced
                 for path in files:
-                    shutil.copyfile(path, partial[path])
-                for path in files:
-                    partial[path].replace(run / path.name)
-            finally:
-                for path in partial.values():
-                    path.unlink(missing_ok=True)
+                    shutil.copyfile(path, stack.enter_context(atomic_write(run / path.name)))
     except OSError as error:
         raise MedoodError(
             f"The report cannot be written into {run}: {error.strerror or error}. Free some space, or copy the run to a "

@@ -169,7 +169,7 @@ def make_record(run: Path, detector: Detector, folder: Path, options: ReportOpti
             },
             "histogram": histogram(detector.calibration.scores, scores, metadata.threshold),
             "flagged": [
-                _line(rank, entry.row, review) | _group_fields(entry, content.thumbnails)
+                _line(rank, entry.row, review, language) | _group_fields(entry, content.thumbnails)
                 for rank, entry in enumerate(content.entries[:MAX_LINES], start=1)
             ],
             "pages": [
@@ -178,7 +178,7 @@ def make_record(run: Path, detector: Detector, folder: Path, options: ReportOpti
             ],
             "thumbnails": content.thumbnails,
             "groups": {key_of(row): key_of(entry.row) for entry in content.entries for row, _ in entry.others},
-            "refused": [_line(0, row, None) for row in ledger.refused(MAX_LINES)],
+            "refused": [_line(0, row, None, language) for row in ledger.refused(MAX_LINES)],
         }
     finally:
         ledger.close()
@@ -280,7 +280,7 @@ def _page(
         metadata.append(("Left out", grey["ignored"]))
     nearest = zip(row.metadata.get("nearest", []), row.metadata.get("nearest_keys", []), strict=True)
     return {
-        **_line(rank, row, review),
+        **_line(rank, row, review, language),
         **_group_fields(entry, content.thumbnails),
         **write_pictures(content.drawn[rank - 1], folder, rank, language),
         "nearest": [
@@ -313,7 +313,7 @@ def _input(config: PreprocessConfig, language: Language) -> str:
     return language.say("pixels", size=config.size, fit=config.fit) + crop_text
 
 
-def _line(rank: int, row: Row, review: Review | None) -> dict[str, Any]:
+def _line(rank: int, row: Row, review: Review | None, language: Language) -> dict[str, Any]:
     key = key_of(row)
     return {
         "rank": rank,
@@ -326,7 +326,7 @@ def _line(rank: int, row: Row, review: Review | None) -> dict[str, Any]:
         "decision": row.decision,
         "score": row.score,
         "p_value": row.p_value,
-        "reason": row.reason,
+        "reason": language.reason(row.reason),
         "review": review.verdicts.get(key, "") if review else "",
         "note": review.notes.get(key, "") if review else "",
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy.typing as npt
 
 from medood.config.schema import PreprocessConfig, ReadConfig
 from medood.errors import MedoodError
+from medood.output_folder import atomic_write
 from medood.scans.reader import DigestStore, check_options, read_source
 from medood.scans.scan import Refusal
 from medood.scans.sources.source import Source, find_sources
@@ -112,8 +112,7 @@ def _decode(sources: Iterator[Source | Refusal], target: Path, chain: Any, optio
     sides: list[int] = []
     digests = DigestStore()
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(f".{os.getpid()}.part")  # several processes may decode the same; each replaces the whole
-    with partial.open("wb") as stream:
+    with atomic_write(target) as partial, partial.open("wb") as stream:
         for item in sources:
             for result in [item] if isinstance(item, Refusal) else read_source(item, options, digests):
                 if isinstance(result, Refusal):
@@ -127,8 +126,7 @@ def _decode(sources: Iterator[Source | Refusal], target: Path, chain: Any, optio
                     break
             if limit is not None and len(keys) >= limit:
                 break
-    partial.replace(target)
     native = int(np.median(sides)) if sides else 0
     index = {"keys": keys, "patients": patients, "refused": refused, "native": native}
-    partial.write_text(json.dumps(index))
-    partial.replace(target.with_suffix(".json"))
+    with atomic_write(target.with_suffix(".json")) as partial:
+        partial.write_text(json.dumps(index))

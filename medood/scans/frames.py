@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from medood.reasons import Reason
 from medood.scans.scan import RefusedError, Status
 
 
@@ -23,7 +24,7 @@ def wanted_frames(choice: str, count: int, limit: int) -> range:
     if len(frames) > limit:
         raise RefusedError(
             Status.TOO_LARGE,
-            f"the file would give {len(frames):,} scans, the limit is {limit:,}: set --frames, or raise --max-frames",
+            Reason("frames_over_limit", count=len(frames), limit=limit),
         )
     return frames
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medood.reasons import Reason
 from medood.scans.scan import ContradictionError, Pixels
 
 Values = npt.NDArray[np.float64]
@@ -164,7 +165,7 @@ def stored_values(raw: npt.NDArray[Any], bits_stored: int, high_bit: int, *, sig
     """
     shift = high_bit - bits_stored + 1
     if not 1 <= bits_stored <= 64 or shift < 0:
-        raise ContradictionError(f"Bits Stored is {bits_stored} and High Bit is {high_bit}; they do not fit together")
+        raise ContradictionError(Reason("bits_contradict", stored=bits_stored, high=high_bit))
     words = raw.astype(np.int64) >> shift
     if bits_stored >= 63:
         return words

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from nibabel.affines import voxel_sizes
 
 from medood.config.schema import ReadConfig
+from medood.reasons import Reason
 from medood.scans import grayscale
 from medood.scans.frames import wanted_frames
 from medood.scans.scan import Grayscale, Identity, RefusedError, Scan, Status
@@ -61,7 +62,7 @@ def read_nifti(content: bytes, identity: Identity, options: ReadConfig | None = 
     if array.shape[down] * array.shape[across] > options.max_pixels:
         raise RefusedError(
             Status.TOO_LARGE,
-            f"a slice has {array.shape[down]} x {array.shape[across]} pixels; the limit is {options.max_pixels:,}",
+            Reason("slice_over_limit", rows=array.shape[down], columns=array.shape[across], limit=options.max_pixels),
         )
     modality_lut, low, high, voi = ("none", 0.0, 1.0, "full range") if colour else _window(volume_image, array)
     spacing, source = _spacing(sizes[down], sizes[across]) if affine_stated else (None, "none")
@@ -97,23 +98,19 @@ def _parse(content: bytes) -> Any:
     size = _header_size(content)
     place, magic = _PAIR[size]
     if content[place : place + len(magic)] == magic:
-        raise RefusedError(
-            Status.NOT_AN_IMAGE, "this is the header of a NIfTI pair (.hdr, .img); convert it to one .nii file"
-        )
+        raise RefusedError(Status.NOT_AN_IMAGE, Reason("nifti_pair"))
     place, magic = _SINGLE[size]
     if content[place : place + len(magic)] != magic:
-        raise RefusedError(
-            Status.NOT_AN_IMAGE, "this is an Analyze 7.5 header, which states no orientation; convert it to NIfTI"
-        )
+        raise RefusedError(Status.NOT_AN_IMAGE, Reason("analyze_header"))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             kind = nibabel.Nifti1Image if size == 348 else nibabel.Nifti2Image
             image = kind.from_bytes(content)
     except Exception as error:  # nibabel raises many kinds on damaged headers
-        raise RefusedError(Status.UNREADABLE, "the NIfTI header is damaged") from error
+        raise RefusedError(Status.UNREADABLE, Reason("nifti_header_damaged")) from error
     if int(image.header["intent_code"]) in _CIFTI:
-        raise RefusedError(Status.NOT_AN_IMAGE, "this is a CIFTI matrix on the brain's surface, not an image")
+        raise RefusedError(Status.NOT_AN_IMAGE, Reason("cifti_matrix"))
     return image
 
 
@@ -124,18 +121,16 @@ def _volume(image: Any, content: bytes) -> npt.NDArray[Any]:
     for length in shape:
         needed *= length
     if not shape or min(shape) < 1:
-        raise RefusedError(Status.UNREADABLE, f"the NIfTI header says the volume is {shape}; every side must be above 0")
+        raise RefusedError(Status.UNREADABLE, Reason("volume_shape", shape=str(shape)))
     if offset + needed > len(content):
-        raise RefusedError(
-            Status.UNREADABLE, f"the header describes {offset + needed:,} bytes, the file holds {len(content):,}; it is cut"
-        )
+        raise RefusedError(Status.UNREADABLE, Reason("volume_cut", expected=offset + needed, actual=len(content)))
     raw = type(image.header)(content[: _header_size(content)], check=False)  # as stored, without nibabel's corrections
     if int(raw["bitpix"]) != 8 * image.header.get_data_dtype().itemsize:
-        raise RefusedError(Status.UNREADABLE, "datatype and bitpix of the NIfTI header contradict each other")
+        raise RefusedError(Status.UNREADABLE, Reason("datatype_contradicts_bitpix"))
     if any(content[offset + needed :]):
         raise RefusedError(
             Status.UNREADABLE,
-            f"the header describes only {offset + needed:,} bytes of {len(content):,}; dim is wrong",
+            Reason("volume_surplus", expected=offset + needed, actual=len(content)),
         )
     values = np.frombuffer(content, image.header.get_data_dtype(), needed // image.header.get_data_dtype().itemsize, offset)
     return values.reshape(shape + [1] * (3 - len(shape)), order="F")
@@ -148,7 +143,7 @@ def _has_orientation(image: Any) -> bool:
 def _window(image: Any, array: npt.NDArray[Any]) -> tuple[str, float, float, str]:
     """Return the modality step in words, the stored values that become 0 and 1, and the VOI step in words."""
     if array.dtype.kind not in "iuf":
-        raise RefusedError(Status.UNREADABLE, f"the volume's values are of the type {array.dtype}; expected numbers or RGB")
+        raise RefusedError(Status.UNREADABLE, Reason("volume_type", type=str(array.dtype)))
     slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)  # nibabel clears them in the header it read
     if not np.isfinite([slope, intercept]).all() or slope == 0:
         slope, intercept = 1.0, 0.0
@@ -158,7 +153,7 @@ def _window(image: Any, array: npt.NDArray[Any]) -> tuple[str, float, float, str
         return words, (low - intercept) / slope, (high - intercept) / slope, f"window cal_min={low:g} cal_max={high:g}"
     finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array
     if finite.size == 0:
-        raise RefusedError(Status.UNREADABLE, "the volume holds no finite value")
+        raise RefusedError(Status.UNREADABLE, Reason("volume_without_finite_value"))
     first, last = grayscale.DEFAULT_PERCENTILES if slope > 0 else grayscale.DEFAULT_PERCENTILES[::-1]
     low, high = (float(v) for v in np.percentile(finite, (first, last)))
     if low == high:
@@ -175,7 +170,7 @@ def _orient(volume: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> tuple[
         sizes = voxel_sizes(affine)
         orientations = nibabel.apply_orientation(volume, orientation)
     except Exception as error:  # a singular or non-finite affine fails in linear algebra
-        raise RefusedError(Status.UNREADABLE, "the affine of the NIfTI header is damaged") from error
+        raise RefusedError(Status.UNREADABLE, Reason("nifti_affine_damaged")) from error
     of_axis = [float(sizes[int(np.flatnonzero(orientation[:, 0] == axis)[0])]) for axis in range(3)]
     return orientations.reshape(*orientations.shape[:3], -1), of_axis
 

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from medood.config.schema import ReadConfig
+from medood.reasons import Reason
 from medood.scans.dicom.bitstream_header import describe
 from medood.scans.raster_image import RasterImage
 from medood.scans.scan import ContradictionError, Identity, RefusedError, Scan, Status
@@ -58,9 +59,7 @@ def _picture(content: bytes, max_pixels: int) -> RasterImage:
         image = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
         width, height = image.size
         if width * height > max_pixels:
-            raise RefusedError(
-                Status.TOO_LARGE, f"the image has {height} x {width} pixels; the limit is {max_pixels:,} pixels"
-            )
+            raise RefusedError(Status.TOO_LARGE, Reason("image_over_limit", rows=height, columns=width, limit=max_pixels))
         ignored = _left_out(image)
         if content.startswith(_PNG) and content[24] == 16 and content[25] in _PNG_CHANNELS:
             return _deep_png(content, ignored)
@@ -92,7 +91,7 @@ def _check_jpeg(content: bytes) -> None:
     if header.precision != 8 or header.kind in ("JPEG lossless", "JPEG-LS"):
         raise RefusedError(
             Status.UNSUPPORTED_SYNTAX,
-            f"the file is {header.kind} of {header.precision} bits, which is read only in DICOM files; convert it to PNG",
+            Reason("jpeg_only_in_dicom", kind=header.kind, bits=header.precision),
         )
 
 
@@ -106,8 +105,8 @@ def _decoding() -> Iterator[None]:
         raise
     except Exception as error:  # decoders raise many exception types
         is_cut = "truncat" in str(error).lower() or isinstance(error, (EOFError, struct.error))
-        problem = "it ends too early; the file is cut" if is_cut else "it is damaged"
-        raise RefusedError(Status.UNREADABLE, f"the image cannot be decoded: {problem}") from error
+        problem = Reason("it_ends_too_early") if is_cut else Reason("it_is_damaged")
+        raise RefusedError(Status.UNREADABLE, Reason("image_not_decoded", problem=problem)) from error
 
 
 def _left_out(image: Image.Image) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medood.reasons import Reason
 from medood.scans import grayscale
 from medood.scans.scan import Grayscale, Pixels, RefusedError, Status
 
@@ -49,7 +50,7 @@ class RasterImage:
         levels = grayscale.Levels(values)
         finite = np.isfinite(levels.words)
         if not finite.any():
-            raise RefusedError(Status.UNREADABLE, "the image holds no finite value")
+            raise RefusedError(Status.UNREADABLE, Reason("image_without_finite_value"))
         if self.bits is not None:
             unit = levels.words / top
         else:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medood.config.schema import ReadConfig
 from medood.errors import MedoodError
+from medood.reasons import Reason
 from medood.scans.dicom.parser import is_dicom
 from medood.scans.dicom.reader import read_dicom
 from medood.scans.frames import wanted_frames
@@ -110,15 +111,15 @@ def read_source(
     try:
         content = read_bytes(source, options)
         if not content:
-            raise RefusedError(Status.UNREADABLE, "the file is empty (0 bytes)")
+            raise RefusedError(Status.UNREADABLE, Reason("file_empty"))
         identity = replace(identity, sha256=sha256_of(content))
         if in_shard is not None and not in_shard(identity.sha256):
             return
         if source.sha256 and source.sha256 != identity.sha256:
-            raise RefusedError(Status.UNREADABLE, "the bytes are not those that the manifest states (SHA-256 differs)")
+            raise RefusedError(Status.UNREADABLE, Reason("bytes_differ_from_manifest"))
         first = digests.first(identity.sha256, identity.name) if digests is not None else None
         if first is not None:
-            raise RefusedError(Status.DUPLICATE, f"the same bytes as {first}")
+            raise RefusedError(Status.DUPLICATE, Reason("same_bytes", first=first))
         for scan in with_library_settings(read_content(content, identity, options)):
             yield replace(scan, patient=source.patient) if source.patient else scan
             identity = replace(identity, frame=scan.identity.frame + 1)
@@ -127,7 +128,7 @@ def read_source(
     except UnavailableError:
         raise
     except Exception:  # a parser or decoder may raise anything on a damaged file, which must not stop the run
-        yield Refusal(identity, Status.UNREADABLE, "the file cannot be read; it is damaged")
+        yield Refusal(identity, Status.UNREADABLE, Reason("file_damaged"))
 
 
 def read_content(content: bytes, identity: Identity, options: ReadConfig) -> Iterator[Scan]:
@@ -146,28 +147,26 @@ def read_content(content: bytes, identity: Identity, options: ReadConfig) -> Ite
         yield from read_dicom(content, identity, options)
         return
     if options.select:
-        raise RefusedError(Status.NOT_SELECTED, f"left out by the selection {options.select}: not a DICOM file")
+        raise RefusedError(Status.NOT_SELECTED, Reason("not_selected_no_dicom", select=options.select))
     if is_raster(content):
         yield from read_raster(content, identity, options)
     elif is_nifti(content):
         yield from read_nifti(content, identity, options)
     else:
-        raise RefusedError(
-            Status.NOT_AN_IMAGE, "the file is not DICOM, PNG, JPEG, TIFF or NIfTI (judged by its first bytes, not its name)"
-        )
+        raise RefusedError(Status.NOT_AN_IMAGE, Reason("format_unknown"))
 
 
-def _unpack(content: bytes, options: ReadConfig) -> tuple[bytes, str]:
-    """Unpack the first file in compressed bytes; also return a sentence on what follows it, empty if nothing does."""
+def _unpack(content: bytes, options: ReadConfig) -> tuple[bytes, Reason | None]:
+    """Unpack the first file in compressed bytes; also say what follows it, ``None`` if nothing does."""
     plain = unpack(content, options)
     if is_zip(plain.content) or is_compressed(plain.content) or is_tar(plain.content):
-        raise RefusedError(Status.NOT_AN_IMAGE, "it is packed more than one level deep; unpack it first")
+        raise RefusedError(Status.NOT_AN_IMAGE, Reason("packed_too_deep"))
     for start in plain.starts:  # several joined files, or one file packed as several streams
         if start and _begins_file(plain.content[start:]):
-            return plain.content[:start], "further files are packed after the first one; they were not read"
+            return plain.content[:start], Reason("further_files_packed")
     if plain.behind:
-        return plain.content, f"{plain.behind:,} uncompressed bytes follow the compressed file; they were not read"
-    return plain.content, ""
+        return plain.content, Reason("bytes_after_compressed_file", count=plain.behind)
+    return plain.content, None
 
 
 def _begins_file(content: bytes) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medood.errors import MedoodError
+from medood.reasons import Reason
 
 Pixels = npt.NDArray[np.float32]
 
@@ -114,18 +115,18 @@ class Refusal:
     Attributes:
         identity: where it came from.
         status: the kind of refusal.
-        reason: one readable sentence: what was wrong and what was expected.
+        reason: what was wrong and what was expected, in one sentence.
     """
 
     identity: Identity
     status: Status
-    reason: str
+    reason: Reason
 
 
 class RefusedError(Exception):
     """Raised by a reader that cannot make a scan; turned into a :class:`Refusal` by ``read_scans``."""
 
-    def __init__(self, status: Status, reason: str) -> None:
+    def __init__(self, status: Status, reason: Reason) -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
@@ -136,13 +137,17 @@ class UnavailableError(MedoodError):
 
 
 class ContradictionError(ValueError):
-    """A file contradicts itself. This message is our own and safe to show; that of a parser or decoder may quote a
+    """A file contradicts itself. Its reason is our own and safe to show; the message of a parser or decoder may quote a
     patient's name, so a general one replaces it."""
 
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
-def describe_error(error: Exception, otherwise: str) -> str:
-    """Return an error message that is safe to show and log: the error's own if it is one of ours, else ``otherwise``."""
-    return str(error) if isinstance(error, ContradictionError) else otherwise
+
+def describe_error(error: Exception, otherwise: Reason) -> Reason:
+    """Return a reason that is safe to show and log: the error's own if it is one of ours, else ``otherwise``."""
+    return error.reason if isinstance(error, ContradictionError) else otherwise
 
 
 def sha256_of(content: bytes) -> str:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import tifffile
 
 from medood.config.schema import ReadConfig
+from medood.reasons import Reason
 from medood.scans.frames import wanted_frames
 from medood.scans.raster_image import RasterImage
 from medood.scans.scan import RefusedError, Status
@@ -43,7 +44,9 @@ def read_tiff(content: bytes, options: ReadConfig) -> Iterator[tuple[int, Raster
     except RefusedError:
         raise
     except Exception as error:  # damaged directories fail in many ways
-        raise RefusedError(Status.UNREADABLE, "the image cannot be decoded: its header is damaged or cut") from error
+        raise RefusedError(
+            Status.UNREADABLE, Reason("image_not_decoded", problem=Reason("header_damaged_or_cut"))
+        ) from error
     stacked = int((file.imagej_metadata or {}).get("images", 1)) if file.is_imagej else 1
     for number in wanted_frames(options.frames, count, options.max_frames):
         try:
@@ -51,10 +54,9 @@ def read_tiff(content: bytes, options: ReadConfig) -> Iterator[tuple[int, Raster
         except RefusedError:
             raise
         except Exception as error:  # as above
-            raise RefusedError(Status.UNREADABLE, "the image cannot be decoded: it is damaged or cut") from error
+            raise RefusedError(Status.UNREADABLE, Reason("image_not_decoded", problem=Reason("damaged_or_cut"))) from error
     if stacked > count and options.frames != "first":
-        problem = f"{stacked - count:,} further images of an ImageJ stack have no page of their own and were not read"
-        raise RefusedError(Status.UNSUPPORTED_SYNTAX, f"{problem}; save the stack as a BigTIFF or as single images")
+        raise RefusedError(Status.UNSUPPORTED_SYNTAX, Reason("imagej_stack", count=stacked - count))
 
 
 def _pages(file: tifffile.TiffFile, options: ReadConfig) -> int:
@@ -72,13 +74,13 @@ def _pages(file: tifffile.TiffFile, options: ReadConfig) -> int:
 def _page(page: Any, size: int, max_pixels: int) -> RasterImage:
     rows, columns = int(page.imagelength), int(page.imagewidth)
     if rows * columns > max_pixels:
-        raise RefusedError(Status.TOO_LARGE, f"the image has {rows} x {columns} pixels; the limit is {max_pixels:,} pixels")
+        raise RefusedError(Status.TOO_LARGE, Reason("image_over_limit", rows=rows, columns=columns, limit=max_pixels))
     photometric, samples = int(page.photometric), int(page.samplesperpixel)
     colours = _COLOURS.get(photometric)
     _check_supported(page, colours)
     assert colours is not None
     if samples < colours or rows < 1 or columns < 1:
-        raise RefusedError(Status.UNREADABLE, "the image cannot be decoded: it holds too few samples, rows or columns")
+        raise RefusedError(Status.UNREADABLE, Reason("image_not_decoded", problem=Reason("tiff_too_few")))
     values = _decode(page, size, max_pixels)[..., :colours]
     notes = ["EXIF orientation"] if page.tags.valueof(_ORIENTATION, 1) != 1 else []
     if samples > colours:
@@ -89,7 +91,7 @@ def _page(page: Any, size: int, max_pixels: int) -> RasterImage:
     if photometric == _PALETTE:
         colormap = np.asarray(page.colormap)
         if int(values.max()) >= colormap.shape[1]:
-            raise RefusedError(Status.UNREADABLE, "the image cannot be decoded: its palette is too short")
+            raise RefusedError(Status.UNREADABLE, Reason("image_not_decoded", problem=Reason("palette_too_short")))
         shift = 8 if int(colormap.max()) > 255 else 0  # some writers use only 8 of the 16 bits
         return RasterImage((colormap.T[values[..., 0]] >> shift).astype(np.uint8), plugin, 8, ignored=ignored)
     if colours == 3:
@@ -99,24 +101,23 @@ def _page(page: Any, size: int, max_pixels: int) -> RasterImage:
 
 def _check_supported(page: Any, colours: int | None) -> None:
     """Refuse a page that would be read wrongly or not at all, and name the unsupported feature."""
-    missing = ""
+    missing = None
     compression = getattr(page.compression, "name", str(page.compression))
     if colours is None:
-        missing = f"the photometric interpretation {getattr(page.photometric, 'name', 'of this number')}"
+        name = getattr(page.photometric, "name", "")
+        missing = Reason("tiff_photometric", name=name) if name else Reason("tiff_photometric_unknown")
     elif int(page.photometric) == _YCBCR and int(page.compression) not in _JPEG:
-        missing = "YCbCr without JPEG compression"
+        missing = Reason("tiff_ycbcr")
     elif colours == 1 and int(page.samplesperpixel) - len(page.extrasamples) > 1:
-        missing = "several grey samples per pixel"
+        missing = Reason("tiff_grey_samples")
     elif page.dtype is None or page.dtype.kind not in "buif" or not isinstance(page.bitspersample, int):
-        missing = "samples of this number of bits and format"
+        missing = Reason("tiff_sample_format")
     elif page.imagedepth > 1:
-        missing = "a volume in one page"
+        missing = Reason("tiff_volume")
     elif int(page.compression) != 1 and int(page.compression) not in tifffile.TIFF.DECOMPRESSORS:
-        missing = f"the compression {compression}"
+        missing = Reason("tiff_compression", name=compression)
     if missing:
-        raise RefusedError(
-            Status.UNSUPPORTED_SYNTAX, f"the TIFF holds {missing}, which is not supported; convert it to 16-bit grey"
-        )
+        raise RefusedError(Status.UNSUPPORTED_SYNTAX, Reason("tiff_unsupported", feature=missing))
 
 
 def _decode(page: Any, size: int, max_pixels: int) -> npt.NDArray[Any]:
@@ -128,7 +129,7 @@ def _decode(page: Any, size: int, max_pixels: int) -> npt.NDArray[Any]:
     if not ends or segment > 4 * max_pixels or min(page.databytecounts) < 1:
         raise ValueError("strips or tiles are missing or too large")
     if max(ends) > size:
-        raise RefusedError(Status.UNREADABLE, f"the file is cut after {size:,} of {max(ends):,} bytes")
+        raise RefusedError(Status.UNREADABLE, Reason("file_cut", actual=size, expected=max(ends)))
     planes, _, rows, columns, samples = page.shaped
     values = np.empty((planes, rows, columns, samples), page.dtype)
     remaining = planes * rows * columns

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from medood.errors import MedoodError
-from medood.output_folder import new_folder
+from medood.output_folder import atomic_write, new_folder
 from medood.progress import Progress
 from medood.screening.finalize import Summary
 from medood.screening.metrics import Metrics
@@ -32,7 +32,6 @@ _STORED, _OUT_OF_RESOURCES, _CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000
 #: Association rejection: permanent, by the service user, no reason given (PS3.8 section 9.3.4).
 _NOT_YOU = (1, 1, 1)
 #: Suffix of an object that is still being written.
-_PARTIAL = ".part"
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def listen(
         incoming = out / "incoming"
         incoming.mkdir(parents=True, exist_ok=True)
         with locked(out):
-            for leftover in out.glob(f".*{_PARTIAL}"):  # left by a process killed while receiving
+            for leftover in out.glob(".*.part"):  # left by a process killed while receiving
                 leftover.unlink()
         counts = _Counts()
         try:
@@ -164,15 +163,12 @@ def _store(event: Any, incoming: Path, doors: ScpConfig) -> int:
     if len(content) > doors.largest or shutil.disk_usage(incoming).free < doors.reserve + len(content):
         return _OUT_OF_RESOURCES
     target = incoming / f"{hashlib.sha256(content).hexdigest()}.dcm"
-    partial = incoming.parent / f".{target.name}.{threading.get_ident()}{_PARTIAL}"
     try:
-        with partial.open("wb") as stream:
+        with atomic_write(target, beside=incoming.parent) as partial, partial.open("wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        partial.replace(target)
     except OSError:
-        partial.unlink(missing_ok=True)
         return _OUT_OF_RESOURCES
     with contextlib.suppress(OSError):  # not every file system supports syncing a folder
         folder = os.open(incoming, os.O_RDONLY)

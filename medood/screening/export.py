@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medood.errors import MedoodError
+from medood.output_folder import atomic_write
 from medood.screening.ledger.database import VERDICT_COLUMNS, Ledger, Row
 
 #: Version of the columns, stored in the Parquet metadata and in each JSON line; new columns raise the minor number.
@@ -34,20 +34,17 @@ def export(run: Path, target: Path) -> Path:
     if target.suffix not in endings:
         raise MedoodError(f"{target} ends in {target.suffix or 'nothing'!r}; expected one of {', '.join(endings)}.")
     ledger = Ledger(run)
-    partial = target.with_name(f".{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.suffix == ".csv":
-            ledger.write_csv(target)  # also writes to a partial file first
+            ledger.write_csv(target)
         else:
-            writers[target.suffix](ledger, partial)
-            partial.replace(target)
+            with atomic_write(target) as partial:
+                writers[target.suffix](ledger, partial)
     except OSError as error:
         raise MedoodError(f"{target} cannot be written: {error.strerror or error}. Give a writable location.") from error
     finally:
         ledger.close()
-        with contextlib.suppress(OSError):
-            partial.unlink()
     return target
 
 

@@ -85,7 +85,7 @@ def _decide(ledger: Ledger, detector: Detector, fdr: float, progress: Progress) 
     p = np.array(ledger.p_values())
     flagged = flagged_at_fdr(p, fdr)
     limit = float(p[flagged].max()) if flagged.any() else 0.0
-    ledger.decide(limit, f"the limit for a false-discovery rate of {fdr:g} over {len(p)} scans is {limit:.2g}")
+    ledger.decide(limit, fdr, len(p))
     reference = detector.calibration
     score = None if reference.by or not limit else threshold(reference.scores, limit)
     ledger.set_metadata(limit=limit, threshold=score)

@@ -19,6 +19,7 @@ from torch import Tensor
 from medood.config.schema import PreprocessConfig, ReadConfig
 from medood.detection.calibration import stratum
 from medood.errors import MedoodError
+from medood.reasons import Reason, from_stored
 from medood.scans.reader import read_source
 from medood.scans.scan import Identity, Refusal, RefusedError, Scan, Status, UnavailableError
 from medood.scans.sources.source import Source, read_bytes
@@ -109,7 +110,7 @@ class Result:
     Attributes:
         identity: where it came from.
         status: ``scored`` for an image to be scored, else the refusal's status.
-        reason: the refusal's reason.
+        reason: the refusal's reason; ``None`` for an image.
         image: uint8 ``[1, S, S]``, the network's input; ``None`` for a refusal.
         metadata: scan metadata for the ledger.
         month: month of acquisition; see :class:`medood.scans.scan.Scan`.
@@ -122,7 +123,7 @@ class Result:
 
     identity: Identity
     status: Status
-    reason: str = ""
+    reason: Reason | None = None
     image: Tensor | None = None
     metadata: dict[str, Any] | None = None
     month: str = ""
@@ -156,7 +157,7 @@ def read_results(source: Source | Refusal, reading: ReadSpec) -> list[Result]:
     except MedoodError as error:  # not the fault of this source
         raise UnavailableError(str(error)) from error
     except Exception:  # a damaged archive can raise anything
-        reason = "the file cannot be read; it is damaged"
+        reason = Reason("file_damaged")
         return read_results(Refusal(source.identity, Status.UNREADABLE, reason), reading)
     disk = time.perf_counter() - started
     results = []
@@ -176,7 +177,7 @@ def _prepare(result: Scan | Refusal, reading: ReadSpec) -> Result:
     try:
         image = to_levels(network_input(result, reading.chain))
     except (RuntimeError, ValueError):
-        return Result(result.identity, Status.UNREADABLE, "the image cannot be resized")
+        return Result(result.identity, Status.UNREADABLE, Reason("image_not_resized"))
     metadata = {
         "grayscale": asdict(result.grayscale),
         "attributes": result.attributes,
@@ -186,13 +187,13 @@ def _prepare(result: Scan | Refusal, reading: ReadSpec) -> Result:
         "shape": list(result.pixels.shape[1:]),
     }
     kind = stratum(result.attributes, reading.by)
-    return Result(result.identity, Status.SCORED, "", image, metadata, result.month, result.patient, kind)
+    return Result(result.identity, Status.SCORED, None, image, metadata, result.month, result.patient, kind)
 
 
 def source_to_bytes(source: Source | Refusal) -> tuple[bytes, bytes | None]:
     """Serialize a source to JSON; return its contents, if loaded, separately so that large ones are not copied."""
     if isinstance(source, Refusal):
-        return json.dumps({"refusal": asdict(source)}).encode(), None
+        return json.dumps({"refusal": asdict(source) | {"reason": source.reason.stored()}}).encode(), None
     fields = asdict(replace(source, content=None)) | {"path": str(source.path), "content": source.content is not None}
     return json.dumps({"source": fields}).encode(), source.content
 
@@ -207,7 +208,7 @@ def source_from_bytes(message: bytes, content: Callable[[], bytes | None]) -> So
     body = json.loads(message)
     if "refusal" in body:
         fields = body["refusal"]
-        return Refusal(Identity(**fields["identity"]), Status(fields["status"]), fields["reason"])
+        return Refusal(Identity(**fields["identity"]), Status(fields["status"]), from_stored(fields["reason"]))
     fields = body["source"]
     zipped = ZippedMember(**fields["zipped"]) if fields["zipped"] else None
     content_bytes = content() if fields["content"] else None
@@ -219,7 +220,9 @@ def results_to_parts(results: list[Result] | UnavailableError) -> Iterator[bytes
     if isinstance(results, UnavailableError):
         yield json.dumps({"unavailable": str(results)}).encode()
         return
-    plain = [asdict(replace(result, image=None)) for result in results]
+    plain = [
+        asdict(replace(result, image=None)) | {"reason": result.reason and result.reason.stored()} for result in results
+    ]
     shapes = [None if result.image is None else list(result.image.shape) for result in results]
     yield json.dumps({"results": plain, "shapes": shapes}).encode()
     del plain
@@ -247,6 +250,7 @@ def results_from_parts(part: Callable[[], bytes]) -> list[Result]:
             | {
                 "identity": Identity(**fields["identity"]),
                 "status": Status(fields["status"]),
+                "reason": fields["reason"] and from_stored(fields["reason"]),
                 "image": None if shape is None else torch.frombuffer(bytearray(part()), dtype=torch.uint8).reshape(shape),
             }
         )

@@ -25,6 +25,7 @@ from medood.detection.detector_folder import TRAINING, calibration_names
 from medood.errors import MedoodError, StoppedError
 from medood.output_folder import new_folder
 from medood.progress import Bar, Progress
+from medood.reasons import Reason, both_reasons
 from medood.scans.reader import check_options
 from medood.scans.scan import Status, UnavailableError
 from medood.scans.sources.dicomweb import is_dicomweb
@@ -269,7 +270,7 @@ class _Run:
         identity = results[0].identity
         first = self._met.get(sha256) or self._ledger.first_occurrence(sha256)
         if first is not None:
-            return [Result(identity, Status.DUPLICATE, f"the same bytes as {first}", host=results[0].host)]
+            return [Result(identity, Status.DUPLICATE, Reason("same_bytes", first=first), host=results[0].host)]
         if results[0].status != Status.UNREADABLE:
             self._met[sha256] = identity.name
         return results
@@ -335,7 +336,7 @@ def _row(place: ListingPosition, result: Result, verdict: Verdict | None, fpr: f
         identity.frame,
         identity.sha256,
         result.status,
-        result.reason,
+        result.reason or "",
         metadata=result.metadata or {},
         read_seconds=round(result.disk_seconds + result.decode_seconds, 6),
         file=place.file,
@@ -348,13 +349,11 @@ def _row(place: ListingPosition, result: Result, verdict: Verdict | None, fpr: f
     metadata = {**row.metadata, "nearest": [round(v, 4) for v in verdict.nearest], "nearest_keys": verdict.nearest_keys}
     if verdict.stratum:
         metadata["stratum"] = verdict.stratum
-    reason = (
-        f"at most {verdict.p_value:.2g} of in-distribution scans score this high; the limit is {fpr:g}" if flagged else ""
-    )
-    if not verdict.calibrated:
-        note = f"no calibration scans in its stratum ({verdict.stratum}); flagged only if all other strata would flag it"
-        metadata["uncalibrated"] = note
-        reason = f"{reason}; {note}" if reason else note
+    uncalibrated = None if verdict.calibrated else Reason("uncalibrated", stratum=verdict.stratum)
+    if uncalibrated:
+        metadata["uncalibrated"] = uncalibrated
+    above_limit = Reason("flagged", p_value=verdict.p_value, limit=fpr) if flagged else None
+    reason = both_reasons(above_limit, uncalibrated)
     return replace(
         row,
         reason=reason,

@@ -12,6 +12,7 @@ from typing import Any
 
 from medood.detection.conformal import Decision
 from medood.errors import MedoodError
+from medood.output_folder import atomic_write
 from medood.scans.scan import Status
 from medood.screening.ledger.database import UNFINISHED, Ledger
 from medood.screening.ledger.run_metadata import CalibrationInfo, DetectorInfo
@@ -139,14 +140,12 @@ def _short_name(value: Any) -> Any:
 
 
 def _write(target: Path, rows: Iterator[Any]) -> None:
-    partial = target.with_name(f".{target.name}.part")
     try:
-        with partial.open("w", newline="", encoding="utf-8") as stream:
+        with atomic_write(target) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
             writer.writerow(COLUMNS)
             for row in rows:
                 plain = ["" if value is None else value for value in row]
                 writer.writerow([spreadsheet_cell(value) if isinstance(value, str) else value for value in plain])
-        partial.replace(target)
     except OSError as error:
         raise MedoodError(f"{target} cannot be written: {error.strerror or error}.") from error

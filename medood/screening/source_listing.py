@@ -12,6 +12,7 @@ from pathlib import Path
 
 from medood.config.schema import ReadConfig
 from medood.errors import MedoodError
+from medood.output_folder import atomic_write
 from medood.progress import Progress
 from medood.scans.reader import DigestStore
 from medood.scans.scan import Refusal, UnavailableError
@@ -89,18 +90,20 @@ class SourceListing:
         for source, snapshot in zip(self._sources, self._snapshots(), strict=True):
             if snapshot is None or snapshot.exists():
                 continue
-            partial, count = snapshot.with_suffix(".part"), 0
-            with partial.open("w", encoding="utf-8") as stream, progress.bar(None, "querying the PACS") as bar:
+            count = 0
+            with (
+                atomic_write(snapshot) as partial,
+                partial.open("w", encoding="utf-8") as stream,
+                progress.bar(None, "querying the PACS") as bar,
+            ):
                 for address in find_instances(str(source)):
                     stream.write(address + "\n")
                     count += 1
                     bar(1, "")
                     if stopped():
                         raise UnavailableError("Stopped while the PACS was still listing its instances")
-            if not count:
-                partial.unlink()
-                raise MedoodError(f"Nothing matches {source}.")
-            partial.replace(snapshot)
+                if not count:
+                    raise MedoodError(f"Nothing matches {source}.")
 
     def enumerate_sources(self, end: ResumePoint | None = None) -> Iterator[IndexedSource]:
         """All sources with their positions, starting where the run stopped; earlier files are not opened.

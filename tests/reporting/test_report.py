@@ -31,6 +31,8 @@ from medood.screening.run import screen
 
 HOSTILE = '#pagebreak() *b* $x$ "q" \\ <img src=x> [[ 日本語 العربية ไทย 😀'
 
+REASONS = Path(__file__).parents[2] / "medood" / "reasons.json"
+
 
 @pytest.fixture(scope="module")
 def run(tiny_detector: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -229,8 +231,13 @@ def test_patients_are_named_only_where_asked_for(run: Path) -> None:
     assert "Phantom^" not in text_of(report(run, top=1)) + (run / "report.html").read_text()
 
 
-def test_a_german_report_says_nothing_in_english_but_what_the_ledger_holds(run: Path) -> None:
+def test_a_german_report_says_nothing_in_english(run: Path) -> None:
     text = text_of(report(run, top=2, language="de"))
+    record = json.loads((run / "record.json").read_text())
+    assert record["refused"] and record["flagged"]
+    assert all(line["reason"].startswith("höchstens") for line in record["flagged"])
+    german = [texts["de"].partition("{")[0] for texts in json.loads(REASONS.read_text()).values()]
+    assert all(any(beginning and line["reason"].startswith(beginning) for beginning in german) for line in record["refused"])
     for german in (
         "PRÜFBERICHT",
         "Grenzen der Verwendung",

@@ -22,6 +22,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from medood.reasons import Reason
 from medood.scans.scan import ContradictionError
 
 _START_OF_FRAME = {
@@ -95,16 +96,18 @@ def check_bitstream(data: bytes, syntax: UID, rows: int, columns: int, samples: 
         return None
     header = describe(data)
     if header.kind not in expected:
-        raise ContradictionError(f"the header says {syntax.name}, the pixel data are {header.kind}")
+        raise ContradictionError(Reason("bitstream_of_other_kind", expected=syntax.name, actual=header.kind))
     if (header.rows, header.columns) != (rows, columns):
         raise ContradictionError(
-            f"the header says {rows} x {columns} pixels, the pixel data {header.rows} x {header.columns}"
+            Reason(
+                "bitstream_of_other_size", rows=rows, columns=columns, actual_rows=header.rows, actual_columns=header.columns
+            )
         )
     if header.components != samples:
-        raise ContradictionError(f"the header says {samples} samples per pixel, the pixel data {header.components}")
+        raise ContradictionError(Reason("bitstream_of_other_samples", expected=samples, actual=header.components))
     is_jp2 = data[4:8] == b"jP  "  # JP2 boxes may follow the codestream
     if not (_END_MARKER in data[-4096:] if is_jp2 else data.rstrip(b"\0 \xff").endswith(_END_MARKER)):
-        raise ContradictionError("the pixel data end before their end marker; the file is cut or damaged")
+        raise ContradictionError(Reason("bitstream_cut"))
     return header
 
 
@@ -128,18 +131,18 @@ def describe(data: bytes) -> BitstreamHeader:
         if start >= 0:
             header, tiles = _describe_j2k(data, start)
             if _tiles(data, start) < tiles:
-                raise ContradictionError(f"the pixel data claim {tiles:,} tiles but hold fewer")
+                raise ContradictionError(Reason("bitstream_tiles_missing", expected=tiles))
             return header
     except (struct.error, IndexError) as error:
-        raise ContradictionError("the frame header of the pixel data is cut") from error
-    raise ContradictionError(f"the pixel data begin with {data[:4].hex(' ') or 'nothing'}, which is not JPEG or JPEG 2000")
+        raise ContradictionError(Reason("bitstream_header_cut")) from error
+    raise ContradictionError(Reason("bitstream_unknown", actual=data[:4].hex(" ") or "nothing"))
 
 
 def _describe_jpeg(data: bytes) -> BitstreamHeader:
     position = 2
     while True:
         if data[position] != 0xFF:
-            raise ContradictionError("the frame header of the pixel data is damaged")
+            raise ContradictionError(Reason("bitstream_header_damaged"))
         fill = _FILL.match(data, position)
         assert fill is not None
         position = fill.end() - 1  # any number of fill bytes may precede a marker
@@ -150,7 +153,7 @@ def _describe_jpeg(data: bytes) -> BitstreamHeader:
             lossless = kind == "JPEG lossless" or (kind == "JPEG-LS" and _nearness(data, position) == 0)
             return BitstreamHeader(kind, rows, columns, components, precision, lossless=lossless)
         if marker in (0xD9, 0xDA):
-            raise ContradictionError("the pixel data hold no frame header")
+            raise ContradictionError(Reason("bitstream_without_frame_header"))
         position += 2 + struct.unpack(">H", data[position + 2 : position + 4])[0]
 
 
@@ -158,7 +161,7 @@ def _nearness(data: bytes, position: int) -> int:
     """Return the NEAR parameter of a JPEG-LS scan header (T.87 C.2.3): the largest error of a value."""
     scan = data.find(b"\xff\xda", position)
     if scan < 0:
-        raise ContradictionError("the pixel data hold no scan header")
+        raise ContradictionError(Reason("bitstream_without_scan_header"))
     return data[scan + 5 + 2 * data[scan + 4]]
 
 
@@ -167,7 +170,7 @@ def _is_reversible(data: bytes, start: int) -> bool:
     position = start + 2  # behind SOC
     while data[position : position + 2] != _J2K_CODING_STYLE:
         if data[position] != 0xFF or data[position : position + 2] == _J2K_TILE_PART[:2]:
-            raise ContradictionError("the pixel data state no coding style")
+            raise ContradictionError(Reason("bitstream_without_coding_style"))
         position += 2 + struct.unpack(">H", data[position + 2 : position + 4])[0]
     return data[position + 13] == 1
 
@@ -177,10 +180,10 @@ def _describe_j2k(data: bytes, start: int) -> tuple[BitstreamHeader, int]:
     right, bottom, left, top, tile_width, tile_height, tile_left, tile_top = struct.unpack(">8I", siz[8:40])
     components, precision, step_x, step_y = struct.unpack(">HBBB", siz[40:45])
     if not (tile_width and tile_height and step_x and step_y and components and left < right and top < bottom):
-        raise ContradictionError("the frame header of the pixel data is damaged")
+        raise ContradictionError(Reason("bitstream_header_damaged"))
     tiles = -(-(right - tile_left) // tile_width) * -(-(bottom - tile_top) // tile_height)
     if tiles > _MAX_TILES:
-        raise ContradictionError(f"the pixel data claim more than {_MAX_TILES:,} tiles")
+        raise ContradictionError(Reason("bitstream_tiles_over_limit", limit=_MAX_TILES))
     rows, columns = -(-bottom // step_y) - -(-top // step_y), -(-right // step_x) - -(-left // step_x)
     bits, signed = (precision & 0x7F) + 1, bool(precision & 0x80)
     return BitstreamHeader("JPEG 2000", rows, columns, components, bits, signed, _is_reversible(data, start)), tiles

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pydicom
 from pydicom.pixels import apply_color_lut
 
+from medood.reasons import Reason
 from medood.scans import grayscale
 from medood.scans.dicom.attributes import OptionalAttributes
 from medood.scans.dicom.pixel_data import Frame
@@ -48,7 +49,7 @@ def grey_picture(frame: Frame, header: pydicom.Dataset) -> tuple[Pixels, Graysca
     if frame.array.ndim == 3 and frame.array.shape[-1] == 3:
         return _luminance(frame, header), Grayscale(plugin=frame.plugin, ignored=_ignored_note(frame, header, optional))
     if frame.array.ndim != 2:
-        raise ContradictionError(f"a frame has the shape {frame.array.shape}; expected rows by columns, or three channels")
+        raise ContradictionError(Reason("frame_shape", shape=str(frame.array.shape)))
     levels = grayscale.Levels(frame.array)
     stored = stored_levels(levels, frame, header)
     if str(header.PhotometricInterpretation) == "PALETTE COLOR":
@@ -59,7 +60,7 @@ def grey_picture(frame: Frame, header: pydicom.Dataset) -> tuple[Pixels, Graysca
             top = 255
         unit = grayscale.luminance(colours[..., :3], float(top))[0, 0]
         if levels.words.size > 1 and _is_flat(unit, levels, None, _GREY_STEP):
-            raise ContradictionError("the palette gives all pixels one grey value")
+            raise ContradictionError(Reason("palette_uniform"))
         grayscale_record = Grayscale("palette", plugin=frame.plugin, ignored=_ignored_note(frame, header, optional))
         return levels.paint(unit.astype(np.float64)), grayscale_record
     padding = _padding(stored, header, optional)
@@ -74,7 +75,7 @@ def grey_picture(frame: Frame, header: pydicom.Dataset) -> tuple[Pixels, Graysca
     if padding is not None:
         unit = np.where(padding, 0.0, unit)
     if not np.isfinite(unit).all():
-        raise ContradictionError("some of them are not finite numbers")
+        raise ContradictionError(Reason("values_not_finite"))
     return levels.paint(unit), Grayscale(modality, voi, inverted, frame.plugin, _ignored_note(frame, header, optional))
 
 
@@ -97,10 +98,10 @@ def stored_levels(levels: grayscale.Levels, frame: Frame, header: pydicom.Datase
     if frame.precision is not None and (frame.precision <= high_bit or _fits(words, bits_stored)):
         high_bit = bits_stored - 1  # a codestream may hold the stored values in its lowest bits, whatever High Bit says
     if bits_stored > allocated or high_bit >= allocated:
-        raise ContradictionError(f"Bits Stored is {bits_stored} and High Bit is {high_bit}, Bits Allocated is {allocated}")
+        raise ContradictionError(Reason("bits_contradict_allocated", stored=bits_stored, high=high_bit, allocated=allocated))
     signed = bool(header.get("PixelRepresentation", 0))
     if frame.is_signed and not signed and int(words.max()) >= 1 << (frame.precision or 1) - 1:
-        raise ContradictionError("the header says the values are unsigned, the pixel data hold negative ones")
+        raise ContradictionError(Reason("negative_unexpected"))
     if frame.is_lossy:
         return _clip(levels, bits_stored, signed=signed)
     return grayscale.stored_values(words, bits_stored, high_bit, signed=signed)
@@ -124,7 +125,7 @@ def _clip(levels: grayscale.Levels, bits_stored: int, *, signed: bool) -> npt.ND
     slack = (1 << bits_stored) // _SLACK
     outside = (words < low - slack) | (words > high + slack)
     if outside.any() and levels.counts()[outside].sum() > _MAX_OUTSIDE * levels.counts().sum():
-        raise ContradictionError(f"Bits Stored is {bits_stored}, but too many pixels need more")
+        raise ContradictionError(Reason("bits_exceeded", stored=bits_stored))
     return np.clip(words, low, high)
 
 
@@ -132,7 +133,7 @@ def _luminance(frame: Frame, header: pydicom.Dataset) -> Pixels:
     top = 2 ** min(frame.precision or 64, _bits_stored(header)) - 1
     colours = np.minimum(frame.array, top) if frame.is_lossy else frame.array
     if header.get("PixelRepresentation", 0) or int(frame.array.max()) > top:
-        raise ContradictionError(f"the colours exceed 0 to {top}, the range by Bits Stored and Pixel Representation")
+        raise ContradictionError(Reason("colours_exceeded", top=top))
     return grayscale.luminance(colours, float(top))
 
 
@@ -187,7 +188,7 @@ def _table(item: pydicom.Dataset, *, signed: bool) -> tuple[npt.NDArray[np.float
         if bits == 8 and entries > len(data) >= entries // 2:  # two entries per word
             data = data.astype("<u2").view(np.uint8)
     if len(data) < entries or not 8 <= bits <= 16:
-        raise ContradictionError(f"a LUT holds {len(data):,} entries of {bits} bits, its descriptor says {entries:,}")
+        raise ContradictionError(Reason("lut_entries", actual=len(data), bits=bits, expected=entries))
     first = first % 65536
     return data[:entries].astype(np.float64), first - 65536 if signed and first >= 32768 else first, bits
 
@@ -201,11 +202,11 @@ def _check_palette(header: pydicom.Dataset) -> None:
         words, position, unfolded = np.frombuffer(data[: len(data) // 2 * 2], "<u2").tolist(), 0, 0
         while position + 1 < len(words):
             if words[position] > 1:
-                raise ContradictionError("the palette repeats segments, which is not supported")
+                raise ContradictionError(Reason("palette_repeats"))
             unfolded += words[position + 1]
             position += 2 + (words[position + 1] if words[position] == 0 else 1)
         if unfolded > 65536:
-            raise ContradictionError(f"the palette expands to {unfolded:,} entries, more than 65,536")
+            raise ContradictionError(Reason("palette_too_long", actual=unfolded))
 
 
 def _invert(header: pydicom.Dataset, optional: OptionalAttributes) -> str:

@@ -21,6 +21,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from medood.reasons import Reason
 from medood.scans.scan import ContradictionError
 
 PLUGIN = "imagecodecs"
@@ -60,13 +61,13 @@ def _decode_rle(src: bytes, runner: DecodeRunner) -> bytearray:
     count, *offsets = (int(v) for v in np.frombuffer(src[:64], dtype="<u4"))
     samples, width = runner.samples_per_pixel, runner.bits_allocated // 8
     if count != samples * width:
-        raise ContradictionError(f"they hold {count} RLE segments, but the header requires {samples * width}")
+        raise ContradictionError(Reason("rle_segments", actual=count, expected=samples * width))
     pixels = runner.rows * runner.columns
     planes = np.empty((samples, width, pixels), dtype=np.uint8)
     for i, (start, end) in enumerate(zip(offsets[:count], [*offsets[1:count], len(src)], strict=True)):
         plane = imagecodecs.packbits_decode(src[start:end])
         if len(plane) != pixels:
-            raise ContradictionError(f"an RLE segment holds {len(plane):,} pixels, the header says {pixels:,}")
+            raise ContradictionError(Reason("rle_segment_length", actual=len(plane), expected=pixels))
         planes[i // width, width - 1 - i % width] = np.frombuffer(plane, dtype=np.uint8)  # most significant byte first
     return bytearray(np.ascontiguousarray(planes.transpose(2, 0, 1)).tobytes())
 

@@ -19,6 +19,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 from pydicom.valuerep import VR
 
 from medood.config.schema import ReadConfig
+from medood.reasons import Reason
 from medood.scans.library_settings import library_settings
 from medood.scans.scan import RefusedError, Status
 
@@ -50,14 +51,14 @@ class DicomFile:
     Attributes:
         dataset: the data set, with ``file_meta`` if the file has any.
         is_deflated: the file was in the Deflated transfer syntax and was parsed as Explicit VR Little Endian.
-        behind: a sentence on what follows the object and was not parsed; empty if nothing does.
-        cut: a sentence on where the file is cut; empty if it is complete up to and including its pixels.
+        behind: what follows the object and was not parsed; ``None`` if nothing does.
+        cut: where the file is cut; ``None`` if it is complete up to and including its pixels.
     """
 
     dataset: pydicom.Dataset
     is_deflated: bool = False
-    behind: str = ""
-    cut: str = ""
+    behind: Reason | None = None
+    cut: Reason | None = None
 
 
 def is_dicom(content: bytes) -> bool:
@@ -84,20 +85,20 @@ def parse_dicom(content: bytes, options: ReadConfig) -> DicomFile:
     if further > 0:
         complete = _parse_whole(content[: further - _PREAMBLE])
         if complete is not None and not _missing_bytes(complete):
-            behind = f"{len(content) - further + _PREAMBLE:,} bytes follow the DICOM object and begin like another one"
-            return DicomFile(complete, behind=f"{behind}; they were not read")
+            count = len(content) - further + _PREAMBLE
+            return DicomFile(complete, behind=Reason("second_object_follows", count=count))
     inflated, is_deflated = _inflate(content, options)
     dataset = _parse(inflated)
     end = _end_of_object(inflated)
     if end < len(inflated):
-        behind = f"{len(inflated) - end:,} bytes follow the DICOM object and are not part of it; they were not read"
+        behind = Reason("bytes_after_object", count=len(inflated) - end)
         return DicomFile(_parse(inflated[:end]), is_deflated, behind=behind)
     if not any(name in dataset for name in PIXEL_KEYWORDS):
         dataset = _without_delimiter(inflated) or dataset
     expected = _missing_bytes(dataset)
-    cut = f"the file is cut after {len(inflated):,} of {expected:,} bytes" if expected else ""
+    cut = Reason("file_cut", actual=len(inflated), expected=expected) if expected else None
     if not cut and _ends_inside_an_element(dataset, len(inflated)):
-        cut = f"the file is cut after {len(inflated):,} bytes, inside its header"
+        cut = Reason("file_cut_in_header", actual=len(inflated))
     return DicomFile(dataset, is_deflated, cut=cut)
 
 
@@ -135,11 +136,11 @@ def _inflate(content: bytes, options: ReadConfig) -> tuple[bytes, bool]:
             rest = unpacker.unconsumed_tail
             size = inflated.tell()
             if size > options.max_bytes or (size > 64 * _PIECE and size > options.max_ratio * len(content)):
-                raise RefusedError(Status.TOO_LARGE, f"the deflated object unpacks to more than {size - _PIECE:,} bytes")
+                raise RefusedError(Status.TOO_LARGE, Reason("deflated_too_large", limit=size - _PIECE))
     except zlib.error as error:
-        raise RefusedError(Status.UNREADABLE, "the deflated object cannot be unpacked; it is damaged") from error
+        raise RefusedError(Status.UNREADABLE, Reason("deflated_damaged")) from error
     if not unpacker.eof:
-        raise RefusedError(Status.UNREADABLE, f"the deflated object is cut after {len(content):,} bytes")
+        raise RefusedError(Status.UNREADABLE, Reason("deflated_cut", actual=len(content)))
     return inflated.getvalue(), True
 
 
@@ -159,14 +160,14 @@ def _parse(content: bytes) -> pydicom.Dataset:
             return _in_big_endian(content)
         return pydicom.dcmread(io.BytesIO(content), force=not has_prefix)
     except InvalidDicomError as error:
-        raise RefusedError(Status.UNREADABLE, "the DICOM header is damaged at its beginning") from error
+        raise RefusedError(Status.UNREADABLE, Reason("dicom_header_damaged_at_start")) from error
     except EOFError as error:
-        raise RefusedError(Status.UNREADABLE, f"the file is cut inside its header, after {len(content):,} bytes") from error
+        raise RefusedError(Status.UNREADABLE, Reason("header_cut", actual=len(content))) from error
     except Exception as error:  # pydicom raises many exception types on damaged headers; none may stop a run
         blanked = _without_character_set(content)
         if blanked != content:
             return _parse(blanked)
-        raise RefusedError(Status.UNREADABLE, "the DICOM header is damaged") from error
+        raise RefusedError(Status.UNREADABLE, Reason("dicom_header_damaged")) from error
 
 
 def _without_character_set(content: bytes) -> bytes:
@@ -275,8 +276,8 @@ def _without_delimiter(content: bytes) -> pydicom.Dataset | None:
     while content[position : position + 4] == _ITEM and position + 8 <= len(content):
         end = position + 8 + int.from_bytes(content[position + 4 : position + 8], "little")
         if end > len(content):
-            raise RefusedError(Status.UNREADABLE, f"the file is cut after {len(content):,} of at least {end:,} bytes")
+            raise RefusedError(Status.UNREADABLE, Reason("file_cut_at_least", actual=len(content), expected=end))
         position = end
     if not _DELIMITER.startswith(content[position:]):
-        raise RefusedError(Status.UNREADABLE, f"the file is cut after {len(content):,} bytes, inside its pixel data")
+        raise RefusedError(Status.UNREADABLE, Reason("file_cut_in_pixel_data", actual=len(content)))
     return _parse(content[:position] + _DELIMITER)

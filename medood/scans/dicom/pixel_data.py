@@ -24,6 +24,7 @@ from pydicom.uid import (
     JPEGExtended12Bit,
 )
 
+from medood.reasons import Reason
 from medood.scans.dicom import imagecodecs_plugin
 from medood.scans.dicom.bitstream_header import BitstreamHeader, check_bitstream, starts_bitstream
 from medood.scans.scan import ContradictionError, RefusedError, Status, describe_error
@@ -87,9 +88,7 @@ def decode_frames(dataset: pydicom.Dataset, syntax: UID, indices: range) -> Iter
     try:
         encapsulated = syntax.is_encapsulated
     except ValueError as error:  # pydicom does not know it
-        raise RefusedError(
-            Status.UNSUPPORTED_SYNTAX, "the transfer syntax is not a standard one; convert the file with its writer"
-        ) from error
+        raise RefusedError(Status.UNSUPPORTED_SYNTAX, Reason("syntax_not_standard")) from error
     if encapsulated:
         yield from _decode_encapsulated(dataset, syntax, indices)
     else:
@@ -102,14 +101,14 @@ def _decode_native(dataset: pydicom.Dataset, syntax: UID, indices: range) -> Ite
         decoder = imagecodecs_plugin.decoder_of(syntax)
     except NotImplementedError as error:
         raise RefusedError(
-            Status.UNSUPPORTED_SYNTAX, f"the transfer syntax {syntax.name} ({syntax}) has no decoder"
+            Status.UNSUPPORTED_SYNTAX, Reason("syntax_without_decoder", syntax=syntax.name, uid=syntax)
         ) from error
     try:
         for array, _ in decoder.iter_array(dataset, indices=indices, view_only=True, **_WORDS_AS_DECODED):
             yield Frame(array, "pydicom", is_stored=array.dtype.kind not in "iu", rest=rest)
     except Exception as error:  # pydicom raises many exception types on contradictory headers
-        problem = describe_error(error, "they are damaged")
-        raise RefusedError(Status.UNREADABLE, f"the pixel data cannot be decoded: {problem}") from error
+        problem = describe_error(error, Reason("they_are_damaged"))
+        raise RefusedError(Status.UNREADABLE, Reason("pixel_data_not_decoded", problem=problem)) from error
 
 
 def _check_native(dataset: pydicom.Dataset) -> str:
@@ -119,39 +118,36 @@ def _check_native(dataset: pydicom.Dataset) -> str:
             break
     element = dataset[name]
     if element.is_undefined_length:
-        raise RefusedError(Status.UNREADABLE, "the pixel data are compressed, but the transfer syntax says they are not")
+        raise RefusedError(Status.UNREADABLE, Reason("compressed_unexpected"))
     try:
         expected = get_expected_length(dataset)
     except Exception as error:
-        problem = describe_error(error, "a required attribute is unusable")
-        raise RefusedError(Status.UNREADABLE, f"the header does not describe an image: {problem}") from error
+        problem = describe_error(error, Reason("attribute_unusable"))
+        raise RefusedError(Status.UNREADABLE, Reason("header_not_of_an_image", problem=problem)) from error
     value = element.value or b""  # None if the element is empty
     surplus = len(value) - expected
     row = int(dataset.Columns) * int(dataset.SamplesPerPixel) * max(1, int(dataset.BitsAllocated) // 8)
     padding = max(row, _SECTOR, min(_BLOCK, expected // _BLOCK_SHARE))
     if surplus < 0:
-        raise RefusedError(Status.UNREADABLE, f"the pixel data hold {len(value):,} bytes, the header describes {expected:,}")
+        raise RefusedError(Status.UNREADABLE, Reason("pixel_data_too_short", actual=len(value), expected=expected))
     column = max(1, expected // int(dataset.Columns))  # whole columns of zeros mean a wrong Columns
     if surplus > padding or (surplus > row and surplus % column == 0) or (surplus > 1 and any(value[expected:])):
         raise RefusedError(
             Status.UNREADABLE,
-            f"the pixel data hold {len(value):,} bytes, but the header describes only {expected:,}: "
-            "Rows, Columns, Bits Allocated or Number of Frames is wrong",
+            Reason("pixel_data_too_long", actual=len(value), expected=expected),
         )
     return f"{surplus} zero bytes after the pixels" if surplus > 1 else ""
 
 
 def _decode_encapsulated(dataset: pydicom.Dataset, syntax: UID, indices: range) -> Iterator[Frame]:
     if not dataset["PixelData"].is_undefined_length:
-        raise RefusedError(Status.UNREADABLE, f"the transfer syntax is {syntax.name}, but the pixel data are not compressed")
+        raise RefusedError(Status.UNREADABLE, Reason("compressed_expected", syntax=syntax.name))
     if syntax not in DECODERS:
-        raise RefusedError(Status.UNSUPPORTED_SYNTAX, f"the transfer syntax {syntax.name} ({syntax}) has no decoder")
+        raise RefusedError(Status.UNSUPPORTED_SYNTAX, Reason("syntax_without_decoder", syntax=syntax.name, uid=syntax))
     decoder = imagecodecs_plugin.decoder_of(syntax)
     plugin, packages = DECODERS[syntax]
     if plugin not in decoder.available_plugins:
-        raise RefusedError(
-            Status.UNSUPPORTED_SYNTAX, f"no installed decoder reads {syntax.name}; pip install {packages} adds one"
-        )
+        raise RefusedError(Status.UNSUPPORTED_SYNTAX, Reason("decoder_not_installed", syntax=syntax.name, packages=packages))
     count = number_of_frames(dataset)
     samples, signed = int(dataset.get("SamplesPerPixel", 1)), bool(dataset.get("PixelRepresentation", 0))
     try:
@@ -173,18 +169,18 @@ def _decode_encapsulated(dataset: pydicom.Dataset, syntax: UID, indices: range) 
             decoded += 1
             if decoded == len(indices):
                 return
-        raise ContradictionError(f"they end after {decoded} of {len(indices)} frames")
+        raise ContradictionError(Reason("frames_missing", actual=decoded, expected=len(indices)))
     except Exception as error:  # decoders are C libraries that raise many exception types
-        problem = describe_error(error, "they are damaged")
-        raise RefusedError(Status.UNREADABLE, f"the pixel data cannot be decoded: {problem}") from error
+        problem = describe_error(error, Reason("they_are_damaged"))
+        raise RefusedError(Status.UNREADABLE, Reason("pixel_data_not_decoded", problem=problem)) from error
 
 
 def _check_bits(header: BitstreamHeader, dataset: pydicom.Dataset, signed: bool) -> None:
     """Refuse samples wider than Bits Allocated, and signed samples within Bits Stored that the header calls unsigned."""
     if header.precision > int(dataset.BitsAllocated):
-        raise ContradictionError(f"they have {header.precision} bits, the header allocates {int(dataset.BitsAllocated)}")
+        raise ContradictionError(Reason("bits_over_allocated", actual=header.precision, expected=int(dataset.BitsAllocated)))
     if header.signed and not signed and header.precision <= int(dataset.get("BitsStored", dataset.BitsAllocated)):
-        raise ContradictionError("the header says the values are unsigned, the pixel data are signed")
+        raise ContradictionError(Reason("signed_unexpected"))
 
 
 def _check_fragments(pixel_data: bytes, syntax: UID, count: int) -> None:
@@ -193,7 +189,7 @@ def _check_fragments(pixel_data: bytes, syntax: UID, count: int) -> None:
     starts = sum(1 for fragment in fragments if starts_bitstream(fragment, syntax))
     frame_count = max(starts, len(parse_basic_offsets(pixel_data)))
     if frame_count > count:
-        raise ContradictionError(f"they hold {frame_count} frames, the header says {count}")
+        raise ContradictionError(Reason("frames_surplus", actual=frame_count, expected=count))
 
 
 def _offsets(dataset: pydicom.Dataset) -> tuple[bytes, bytes] | None:
@@ -212,7 +208,7 @@ def number_of_frames(dataset: pydicom.Dataset) -> int:
     try:
         count = 1 if value in (None, "") else int(value)
     except (TypeError, ValueError) as error:
-        raise RefusedError(Status.UNREADABLE, "Number of Frames is not a number") from error
+        raise RefusedError(Status.UNREADABLE, Reason("frames_not_a_number")) from error
     if count < 0:
-        raise RefusedError(Status.UNREADABLE, f"Number of Frames is {count}; it must be above 0")
+        raise RefusedError(Status.UNREADABLE, Reason("frames_not_positive", count=count))
     return count or 1

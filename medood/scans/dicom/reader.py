@@ -20,6 +20,7 @@ from pydicom.uid import (
 )
 
 from medood.config.schema import ReadConfig
+from medood.reasons import Reason
 from medood.scans.dicom.attributes import OptionalAttributes
 from medood.scans.dicom.grayscale_pipeline import SAMPLES, grey_picture
 from medood.scans.dicom.parser import PIXEL_KEYWORDS, parse_dicom
@@ -48,28 +49,28 @@ _LONGEST = 64
 _FILE_SET = "1.2.840.10008.1.3.10"
 #: SOP classes of objects that are not images, by the prefix of their UID (PS3.4 annex B), and their plain names.
 _NO_PICTURES = {
-    _FILE_SET: "the directory of a DICOM file-set",
-    "1.2.840.10008.5.1.4.1.1.88.": "a structured report",
-    "1.2.840.10008.5.1.4.1.1.104.": "an encapsulated document",
-    "1.2.840.10008.5.1.4.1.1.9.": "a waveform",
-    "1.2.840.10008.5.1.4.1.1.11.": "a presentation state",
-    "1.2.840.10008.5.1.4.1.1.481.3": "a set of radiotherapy structures",
-    **dict.fromkeys((f"1.2.840.10008.5.1.4.1.1.481.{n}" for n in (4, 5, 6, 7, 8, 9)), "a radiotherapy plan or record"),
-    "1.2.840.10008.5.1.4.1.1.66": "a registration, mesh or raw data object",
-    "1.2.840.10008.5.1.4.1.1.67": "a real world value mapping",
-    "1.2.840.10008.5.1.4.1.1.4.2": "a spectroscopy measurement",
-    "1.2.840.10008.5.1.4.34.": "a workflow or protocol object",
-    "1.2.840.10008.5.1.4.38.": "a hanging protocol",
-    "1.2.840.10008.5.1.4.39.": "a colour palette",
+    _FILE_SET: Reason("kind_file_set"),
+    "1.2.840.10008.5.1.4.1.1.88.": Reason("kind_structured_report"),
+    "1.2.840.10008.5.1.4.1.1.104.": Reason("kind_document"),
+    "1.2.840.10008.5.1.4.1.1.9.": Reason("kind_waveform"),
+    "1.2.840.10008.5.1.4.1.1.11.": Reason("kind_presentation_state"),
+    "1.2.840.10008.5.1.4.1.1.481.3": Reason("kind_structures"),
+    **dict.fromkeys((f"1.2.840.10008.5.1.4.1.1.481.{n}" for n in (4, 5, 6, 7, 8, 9)), Reason("kind_radiotherapy")),
+    "1.2.840.10008.5.1.4.1.1.66": Reason("kind_raw"),
+    "1.2.840.10008.5.1.4.1.1.67": Reason("kind_mapping"),
+    "1.2.840.10008.5.1.4.1.1.4.2": Reason("kind_spectroscopy"),
+    "1.2.840.10008.5.1.4.34.": Reason("kind_workflow"),
+    "1.2.840.10008.5.1.4.38.": Reason("kind_hanging_protocol"),
+    "1.2.840.10008.5.1.4.39.": Reason("kind_colour_palette"),
 }
 
 
 #: SOP classes whose pixel data are not an image.
 _NOT_PICTURES = {
-    UID("1.2.840.10008.5.1.4.1.1.481.2"): "a distribution of radiation dose",
-    UID("1.2.840.10008.5.1.4.1.1.66.4"): "a segmentation",
-    UID("1.2.840.10008.5.1.4.1.1.66.7"): "a segmentation",
-    UID("1.2.840.10008.5.1.4.1.1.30"): "a map of measured values",
+    UID("1.2.840.10008.5.1.4.1.1.481.2"): Reason("kind_dose"),
+    UID("1.2.840.10008.5.1.4.1.1.66.4"): Reason("kind_segmentation"),
+    UID("1.2.840.10008.5.1.4.1.1.66.7"): Reason("kind_segmentation"),
+    UID("1.2.840.10008.5.1.4.1.1.30"): Reason("kind_parametric_map"),
 }
 
 
@@ -94,7 +95,9 @@ def read_dicom(content: bytes, identity: Identity, options: ReadConfig | None = 
         if not any(name in dataset for name in PIXEL_KEYWORDS):
             raise _without_pixels(dataset, file.cut)
         if (uid := _sop_class(dataset)) in _NOT_PICTURES:
-            raise RefusedError(Status.NOT_AN_IMAGE, f"this is {_NOT_PICTURES[uid]} ({uid.name}), not an image")
+            raise RefusedError(
+                Status.NOT_AN_IMAGE, Reason("not_an_image_of_class", kind=_NOT_PICTURES[uid], sop_class=uid.name)
+            )
         if file.cut:
             raise RefusedError(Status.UNREADABLE, file.cut)
         syntax = _check(dataset, options)
@@ -114,9 +117,9 @@ def read_dicom(content: bytes, identity: Identity, options: ReadConfig | None = 
                 )
                 spacing, spacing_source, aspect = _geometry(header)
             except Exception as error:  # an attribute of the wrong type or range fails wherever it is used
-                problem = describe_error(error, "a required attribute is unusable")
+                problem = describe_error(error, Reason("attribute_unusable"))
                 raise RefusedError(
-                    Status.UNREADABLE, f"the grey values of frame {index} cannot be computed: {problem}"
+                    Status.UNREADABLE, Reason("grey_values_not_computed", frame=index, problem=problem)
                 ) from error
             yield Scan(
                 identity=Identity(identity.source, identity.member, index, identity.sha256),
@@ -135,7 +138,7 @@ def read_dicom(content: bytes, identity: Identity, options: ReadConfig | None = 
 
 def _check_selection(dataset: pydicom.Dataset, select: str) -> None:
     if not parse_selection(select).matches(dataset):
-        raise RefusedError(Status.NOT_SELECTED, f"left out by the selection {select}")
+        raise RefusedError(Status.NOT_SELECTED, Reason("not_selected", select=select))
 
 
 def _check(dataset: pydicom.Dataset, options: ReadConfig) -> UID:
@@ -143,20 +146,20 @@ def _check(dataset: pydicom.Dataset, options: ReadConfig) -> UID:
     try:
         rows, columns, samples = int(dataset.Rows), int(dataset.Columns), int(dataset.get("SamplesPerPixel") or 1)
     except (AttributeError, TypeError, ValueError) as error:
-        raise RefusedError(Status.UNREADABLE, "Rows or Columns is missing or not a number") from error
+        raise RefusedError(Status.UNREADABLE, Reason("rows_columns_missing")) from error
     if rows < 1 or columns < 1:
-        raise RefusedError(Status.UNREADABLE, f"the image is {rows} rows by {columns} columns; both must be above 0")
+        raise RefusedError(Status.UNREADABLE, Reason("rows_columns_not_positive", rows=rows, columns=columns))
     if rows * columns > options.max_pixels:
         raise RefusedError(
-            Status.TOO_LARGE, f"the image has {rows} x {columns} pixels; the limit is {options.max_pixels:,} pixels"
+            Status.TOO_LARGE, Reason("image_over_limit", rows=rows, columns=columns, limit=options.max_pixels)
         )
     photometric = str(dataset.get("PhotometricInterpretation", ""))
     if photometric not in SAMPLES:
-        raise RefusedError(Status.UNREADABLE, f"Photometric Interpretation is not one of {', '.join(SAMPLES)}")
+        raise RefusedError(Status.UNREADABLE, Reason("photometric_unknown", expected=", ".join(SAMPLES)))
     if SAMPLES[photometric] != samples:
         raise RefusedError(
             Status.UNREADABLE,
-            f"Photometric Interpretation is {photometric}, Samples per Pixel is {samples}; they contradict each other",
+            Reason("photometric_contradicts_samples", photometric=photometric, samples=samples),
         )
     dataset.SamplesPerPixel = samples
     return transfer_syntax(dataset)
@@ -166,18 +169,18 @@ def _sop_class(dataset: pydicom.Dataset) -> UID:
     return UID(str(dataset.get("SOPClassUID") or getattr(dataset, "file_meta", {}).get("MediaStorageSOPClassUID") or ""))
 
 
-def _without_pixels(dataset: pydicom.Dataset, cut: str) -> RefusedError:
+def _without_pixels(dataset: pydicom.Dataset, cut: Reason | None) -> RefusedError:
     uid = _sop_class(dataset)
-    for beginning, words in _NO_PICTURES.items():
+    for beginning, kind in _NO_PICTURES.items():
         if uid.startswith(beginning):
-            expected = (
-                f" ({uid.name})" if uid in UID_dictionary else ""
-            )  # with a damaged length, a UID may run on into other attributes
-            return RefusedError(Status.NOT_AN_IMAGE, f"this is {words}{expected}, not an image")
+            reason = Reason("not_an_image", kind=kind)
+            if uid in UID_dictionary:  # with a damaged length, a UID may run on into other attributes
+                reason = Reason("not_an_image_of_class", kind=kind, sop_class=uid.name)
+            return RefusedError(Status.NOT_AN_IMAGE, reason)
     if cut:
         return RefusedError(Status.UNREADABLE, cut)
-    kind = uid.name if uid in UID_dictionary else "of a class unknown to the standard"
-    return RefusedError(Status.NO_PIXELS, f"the DICOM object ({kind}) holds no pixel data")
+    sop_class = uid.name if uid in UID_dictionary else Reason("unknown_sop_class")
+    return RefusedError(Status.NO_PIXELS, Reason("no_pixel_data", kind=sop_class))
 
 
 def transfer_syntax(dataset: pydicom.Dataset) -> UID:
@@ -191,7 +194,7 @@ def transfer_syntax(dataset: pydicom.Dataset) -> UID:
         else:
             syntax = ImplicitVRLittleEndian if implicit in (True, None) else ExplicitVRLittleEndian
         if _is_compressed(dataset):
-            problem = "the pixel data are compressed, but the file does not state its transfer syntax"
+            problem = Reason("compressed_unstated")
             raise RefusedError(Status.UNREADABLE, problem)
         if meta is None:
             dataset.file_meta = FileMetaDataset()
@@ -224,9 +227,7 @@ def _frame_header(dataset: pydicom.Dataset, index: int) -> tuple[pydicom.Dataset
     if has_each:
         frame_groups = dataset.PerFrameFunctionalGroupsSequence
         if len(frame_groups) < number_of_frames(dataset):
-            raise ContradictionError(
-                f"functional groups cover {len(frame_groups)} frames, but Number of Frames is {number_of_frames(dataset)}"
-            )
+            raise ContradictionError(Reason("functional_groups", groups=len(frame_groups), frames=number_of_frames(dataset)))
         groups.append(frame_groups[index])
     unusable = optional.unusable
     for group in groups:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
+from medood.reasons import Reason
 from medood.scans.scan import Identity, Refusal, RefusedError, Status
 
 #: Longest name of a member, in characters; a member with a longer name is refused, and its row shows the beginning.
@@ -38,12 +39,10 @@ def check_member_name(name: str) -> None:
         RefusedError: the name is absolute, holds ``..`` or a drive, is empty or too long.
     """
     if len(name) > LONGEST_NAME:
-        raise RefusedError(
-            Status.TOO_LARGE, f"the member's name has {len(name):,} characters, the limit is {LONGEST_NAME:,}"
-        )
+        raise RefusedError(Status.TOO_LARGE, Reason("member_name_too_long", length=len(name), limit=LONGEST_NAME))
     path = PurePosixPath(name.replace("\\", "/"))
     if not path.parts or path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", name):
-        raise RefusedError(Status.UNSAFE_PATH, "the member's name points outside the archive; it was not opened")
+        raise RefusedError(Status.UNSAFE_PATH, Reason("member_name_outside"))
 
 
 def joined(member: str, name: str) -> str:

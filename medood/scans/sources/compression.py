@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from backports import zstd
 
 from medood.config.schema import ReadConfig
+from medood.reasons import Reason
 from medood.scans.scan import RefusedError, Status
 
 _GZIP, _XZ, _BZIP2, _ZSTANDARD = b"\x1f\x8b\x08", b"\xfd7zXZ\x00", b"BZh", b"\x28\xb5\x2f\xfd"
@@ -124,13 +125,13 @@ class Unpacked(io.RawIOBase):
         view[: len(content)] = content
         self._read += len(content)
         if self._read > self._options.max_unpacked:
-            raise self._over(f"it unpacks to more than {self._options.max_unpacked:,} bytes (--max-unpacked)")
+            raise self._over(Reason("unpacks_over_limit", limit=self._options.max_unpacked))
         packed = self._packed.tell()
         if self._read > RATIO_COUNTS_FROM and self._read > self._options.max_ratio * packed:
-            raise self._over(f"it unpacks to more than {self._options.max_ratio} times its size (--max-ratio)")
+            raise self._over(Reason("unpacks_over_ratio", limit=self._options.max_ratio))
         return len(content)
 
-    def _over(self, reason: str) -> RefusedError:
+    def _over(self, reason: Reason) -> RefusedError:
         self.is_over = True
         return RefusedError(Status.TOO_LARGE, reason)
 
@@ -155,9 +156,7 @@ class Unpacked(io.RawIOBase):
             if "emory" not in str(error):
                 raise
             limit = self._options.max_decoder_memory
-            raise self._over(
-                f"unpacking it needs more memory than the limit of {limit:,} bytes (--max-decoder-memory)"
-            ) from error
+            raise self._over(Reason("unpacking_needs_memory", limit=limit)) from error
 
     def _next(self, rest: bytes) -> None:
         """Begin the next packed stream after one has ended, or count the bytes that follow instead."""
@@ -226,9 +225,9 @@ def unpack(content: bytes, options: ReadConfig) -> Plain:
     except RefusedError:
         raise
     except EOFError as error:
-        raise RefusedError(Status.UNREADABLE, f"the file is cut after {len(content):,} bytes of packed data") from error
+        raise RefusedError(Status.UNREADABLE, Reason("packed_data_cut", actual=len(content))) from error
     except Exception as error:  # each decompressor fails in its own way on damaged files
-        raise RefusedError(Status.UNREADABLE, "the file cannot be unpacked; it is damaged") from error
+        raise RefusedError(Status.UNREADABLE, Reason("file_not_unpacked")) from error
     return Plain(plain, tuple(stream.starts), stream.behind)
 
 
@@ -242,5 +241,5 @@ def in_pieces(stream: Any, options: ReadConfig) -> bytes:
     while piece := stream.read(PIECE):
         content.write(piece)
         if content.tell() > options.max_bytes:
-            raise RefusedError(Status.TOO_LARGE, f"it is larger than {options.max_bytes:,} bytes (--max-bytes)")
+            raise RefusedError(Status.TOO_LARGE, Reason("file_too_large", limit=options.max_bytes))
     return content.getvalue()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from medood.reasons import Reason
 from medood.scans.scan import Identity, Refusal, Status, patient_hash
 from medood.scans.sources.csv_table import CsvTable, TableError, find_listed, why_not_there
 from medood.scans.sources.listed_file import ListedFile
@@ -31,11 +32,11 @@ def read_manifest(path: Path) -> Iterator[ListedFile | Refusal]:
             values = [table.value(row, name) for name in _COLUMNS]
             yield _listed_file(path, number, *values)
         if not number:
-            yield Refusal(where, Status.NOT_AN_IMAGE, "the manifest lists no file")
+            yield Refusal(where, Status.NOT_AN_IMAGE, Reason("manifest_empty"))
     except TableError as error:
-        yield Refusal(where, Status.NOT_AN_IMAGE, f"the manifest cannot be used: {error}")
+        yield Refusal(where, Status.NOT_AN_IMAGE, Reason("manifest_unusable", problem=str(error)))
     except OSError as error:
-        yield Refusal(where, Status.UNREADABLE, f"the manifest cannot be read: {error.strerror}")
+        yield Refusal(where, Status.UNREADABLE, Reason("manifest_not_read", problem=error.strerror or "a system error"))
 
 
 def manifest_table(path: Path) -> CsvTable:
@@ -50,12 +51,10 @@ def manifest_table(path: Path) -> CsvTable:
 
 def _listed_file(manifest: Path, number: int, name: str, patient: str, sha256: str) -> ListedFile | Refusal:
     if not name or "\0" in name:
-        return Refusal(Identity(str(manifest)), Status.UNREADABLE, f"line {number} of the manifest names no file")
+        return Refusal(Identity(str(manifest)), Status.UNREADABLE, Reason("manifest_line_without_file", line=number))
     located = find_listed(manifest.parent, name)
     if located is None:
         return Refusal(Identity(str(manifest.parent / name)), Status.UNREADABLE, why_not_there(name))
     if located.is_dir():
-        return Refusal(
-            Identity(str(located)), Status.NOT_AN_IMAGE, "the manifest lists a folder; expected a file in each row"
-        )
+        return Refusal(Identity(str(located)), Status.NOT_AN_IMAGE, Reason("manifest_lists_folder"))
     return ListedFile(located, patient_hash(patient), sha256.lower())

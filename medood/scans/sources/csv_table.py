@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from medood.reasons import Reason
+
 #: Columns and the names that each may have; case, spaces, ``_`` and ``-`` are ignored.
 COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     "file": ("file", "path", "filename", "filepath", "image", "imagepath"),
@@ -187,10 +189,10 @@ def find_listed(folder: Path, name: str) -> Path | None:
     return None
 
 
-def why_not_there(name: str) -> str:
-    """Explain in words why a row's file was not found."""
+def why_not_there(name: str) -> Reason:
+    """Explain why a row's file was not found."""
     if "://" in name:
-        return "the manifest names a URL; expected a path relative to the manifest's folder"
+        return Reason("manifest_url")
     if re.match(r"[A-Za-z]:[\\/]", name):
-        return "the manifest lists this file by another machine's path; expected a path relative to the manifest's folder"
-    return "the manifest lists this file, but it does not exist"
+        return Reason("manifest_foreign_path")
+    return Reason("manifest_file_missing")

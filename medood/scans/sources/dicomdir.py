@@ -10,6 +10,7 @@ from pathlib import Path
 import pydicom
 
 from medood.config.schema import ReadConfig
+from medood.reasons import Reason
 from medood.scans.dicom.parser import parse_dicom
 from medood.scans.scan import Identity, Refusal, Status
 from medood.scans.sources.listed_file import ListedFile
@@ -35,15 +36,15 @@ def read_file_set(path: Path) -> Iterator[ListedFile | Refusal]:
         records = parse_dicom(content, ReadConfig()).dataset.get("DirectoryRecordSequence") or []
         names = [_components(record) for record in records]
     except Exception:  # pydicom raises many exception types on damaged files
-        yield Refusal(Identity(str(path)), Status.UNREADABLE, "the DICOMDIR is damaged")
+        yield Refusal(Identity(str(path)), Status.UNREADABLE, Reason("dicomdir_damaged"))
         return
     files = [name for name in names if name]
     if not files:
-        yield Refusal(Identity(str(path)), Status.NOT_AN_IMAGE, "the DICOMDIR lists no file")
+        yield Refusal(Identity(str(path)), Status.NOT_AN_IMAGE, Reason("dicomdir_empty"))
     for name in files:
         place = path.parent.joinpath(*name)
         if any(part in ("", ".", "..") or "\0" in part for part in name):
-            yield Refusal(Identity(str(path), "/".join(name)), Status.UNSAFE_PATH, "the DICOMDIR points outside its folder")
+            yield Refusal(Identity(str(path), "/".join(name)), Status.UNSAFE_PATH, Reason("dicomdir_outside"))
             continue
         try:
             located = _ignoring_case(path.parent, name)
@@ -51,7 +52,7 @@ def read_file_set(path: Path) -> Iterator[ListedFile | Refusal]:
         except (OSError, RuntimeError):  # a name that no file system accepts, a link to itself
             located, inside = None, False
         if located is None or not inside:
-            yield Refusal(Identity(str(place)), Status.UNREADABLE, "the DICOMDIR lists this file, but it does not exist")
+            yield Refusal(Identity(str(place)), Status.UNREADABLE, Reason("dicomdir_file_missing"))
         else:
             yield ListedFile(located)
 

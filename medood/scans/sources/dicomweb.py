@@ -23,6 +23,7 @@ import pydicom
 from pydicom.datadict import keyword_dict
 
 from medood.errors import MedoodError
+from medood.reasons import Reason
 from medood.scans.scan import RefusedError, Status, UnavailableError
 
 PREFIX = "dicomweb+"
@@ -186,21 +187,23 @@ def _request(root: str, ask: Callable[[], T]) -> T:
         answer = error.last_attempt.value
         if answer.status_code in _DOWN:
             raise UnavailableError(f"{host} answers {answer.status_code} {answer.reason} to every try") from error
-        raise RefusedError(Status.UNREADABLE, f"the PACS answered {answer.status_code} {answer.reason}") from error
+        raise RefusedError(
+            Status.UNREADABLE, Reason("pacs_answer_words", code=answer.status_code, words=answer.reason)
+        ) from error
     except HTTPError as error:
         code = error.response.status_code if error.response is not None else 0
         if code in (401, 403):
             problem = f"{host} refuses access ({code}). Renew the credentials ({TOKEN}, or {USER} and {PASSWORD})"
             raise UnavailableError(problem) from error
-        raise RefusedError(Status.UNREADABLE, f"the PACS answered {code}") from error
+        raise RefusedError(Status.UNREADABLE, Reason("pacs_answer", code=code)) from error
     except ChunkedEncodingError as error:  # in all tries
-        raise RefusedError(Status.UNREADABLE, "the PACS's answer breaks off") from error
+        raise RefusedError(Status.UNREADABLE, Reason("pacs_answer_cut")) from error
     except RequestException as error:
         raise UnavailableError(f"{host} does not answer ({type(error).__name__})") from error
     except MedoodError:
         raise
     except Exception as error:  # pydicom and the client raise many exception types if the answer is not a DICOM object
-        raise RefusedError(Status.UNREADABLE, "the PACS's answer is not a complete DICOM object") from error
+        raise RefusedError(Status.UNREADABLE, Reason("pacs_answer_not_dicom")) from error
 
 
 _last = [0.0]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from medood.reasons import Reason
 from medood.scans.scan import Identity, Refusal, Status
 from medood.scans.sources.compression import PEEK
 from medood.scans.sources.csv_manifest import is_manifest, read_manifest
@@ -74,7 +75,9 @@ def find_files(source: str | Path) -> Iterator[File | Refusal]:
                 yield File(before + name, root)
         for denied in closed:
             yield Refusal(
-                Identity(str(denied.filename)), Status.UNREADABLE, f"the folder cannot be opened: {denied.strerror}"
+                Identity(str(denied.filename)),
+                Status.UNREADABLE,
+                Reason("folder_not_opened", problem=denied.strerror or "a system error"),
             )
         return
     start = b""

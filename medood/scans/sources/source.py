@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from medood.config.schema import ReadConfig
+from medood.reasons import Reason
 from medood.scans.scan import Identity, Refusal, RefusedError, Status, file_sha256
 from medood.scans.sources.archive_members import Member, joined, refused
 from medood.scans.sources.compression import (
@@ -35,7 +36,7 @@ from medood.scans.sources.zip_archive import ZippedMember, is_zip, open_zip, rea
 
 #: Disk space kept free when an archive inside an archive is copied to a temporary file.
 _RESERVE = 1024**3
-_DAMAGED = "the zip archive is damaged, or was not copied completely"
+_DAMAGED = Reason("zip_damaged")
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,11 @@ def open_file(file: File | Refusal, options: ReadConfig) -> Iterator[Source | Re
         where = Identity(str(file.path))
         try:
             if file.path.is_symlink() and (file.path.is_dir() or not _stays_inside(file.path, file.root)):
-                problem = "a link to a folder, out of the folder or to nothing, which is not followed"
+                problem = Reason("link_not_followed")
                 yield Refusal(where, Status.UNSAFE_PATH, problem)
                 return
         except OSError as error:
-            yield Refusal(where, Status.UNREADABLE, f"the file cannot be looked up: {error.strerror}")
+            yield Refusal(where, Status.UNREADABLE, Reason("file_not_looked_up", problem=error.strerror or "a system error"))
             return
         yield from _open(file.path, options)
 
@@ -138,7 +139,7 @@ def _open_listed(entry: ListedFile, options: ReadConfig) -> Iterator[Source | Re
             yield source
             continue
         if source.member and entry.sha256 and file_sha256(entry.path) != entry.sha256:
-            problem = "the bytes are not those that the manifest states (SHA-256 differs)"
+            problem = Reason("bytes_differ_from_manifest")
             yield Refusal(Identity(str(entry.path)), Status.UNREADABLE, problem)
             break
         yield replace(source, patient=entry.patient, sha256="" if source.member else entry.sha256)
@@ -148,10 +149,10 @@ def _open(path: Path, options: ReadConfig) -> Iterator[Source | Refusal]:
     where = Identity(str(path))
     try:
         if not os.path.lexists(path):
-            yield Refusal(where, Status.UNREADABLE, "the file no longer exists: it was deleted after its folder was listed")
+            yield Refusal(where, Status.UNREADABLE, Reason("file_deleted"))
             return
         if not path.is_file():
-            yield Refusal(where, Status.NOT_AN_IMAGE, "this is not a regular file (a device, a pipe, a broken link)")
+            yield Refusal(where, Status.NOT_AN_IMAGE, Reason("not_a_regular_file"))
             return
         with path.open("rb") as stream:
             start = stream.read(PACKED_PEEK)
@@ -170,7 +171,7 @@ def _open(path: Path, options: ReadConfig) -> Iterator[Source | Refusal]:
     except zipfile.BadZipFile:
         yield Refusal(where, Status.UNREADABLE, _DAMAGED)
     except OSError as error:
-        yield Refusal(where, Status.UNREADABLE, f"the file cannot be opened: {error.strerror or 'a system error'}")
+        yield Refusal(where, Status.UNREADABLE, Reason("file_not_opened", problem=error.strerror or "a system error"))
     except Exception:  # the zip parser raises many exception types on damaged archives
         yield Refusal(where, Status.UNREADABLE, _DAMAGED)
 
@@ -216,7 +217,7 @@ def _from_tar(
             if member.size > options.max_bytes:
                 raise RefusedError(
                     Status.TOO_LARGE,
-                    f"the member has {member.size:,} bytes, the limit is {options.max_bytes:,} (--max-bytes)",
+                    Reason("member_too_large", size=member.size, limit=options.max_bytes),
                 )
             content = head + in_pieces(member.stream, options)
             if len(content) != member.size:
@@ -227,15 +228,11 @@ def _from_tar(
                 raise
             yield refused(where, member.name, error)
         except Exception as error:  # damaged archives fail in tarfile and in four decompressors, each in its own way
-            raise RefusedError(
-                Status.UNREADABLE, f"the archive is damaged or cut inside a file, after {member.index} files"
-            ) from error
+            raise RefusedError(Status.UNREADABLE, Reason("archive_damaged_in_file", count=member.index)) from error
         else:
             yield leaf
     if unpacked.behind:
-        raise RefusedError(
-            Status.UNREADABLE, f"{unpacked.behind:,} uncompressed bytes follow the compressed archive and were not read"
-        )
+        raise RefusedError(Status.UNREADABLE, Reason("bytes_after_compressed_archive", count=unpacked.behind))
 
 
 def _is_archive(start: bytes, options: ReadConfig) -> bool:
@@ -270,7 +267,7 @@ def _from_archive(
     except zipfile.BadZipFile:
         yield Refusal(inside, Status.UNREADABLE, _DAMAGED)
     except Exception:  # as in _open
-        yield Refusal(inside, Status.UNREADABLE, "the archive in it cannot be opened; it is damaged")
+        yield Refusal(inside, Status.UNREADABLE, Reason("inner_archive_damaged"))
 
 
 @contextlib.contextmanager
@@ -283,9 +280,7 @@ def _temporary(stream: BinaryIO, size: int) -> Iterator[BinaryIO]:
     folder = tempfile.gettempdir()
     free = shutil.disk_usage(folder).free
     if size > free - _RESERVE:
-        raise RefusedError(
-            Status.TOO_LARGE, f"the archive in it has {size:,} bytes, too many for {folder} with {free:,} free; set TMPDIR"
-        )
+        raise RefusedError(Status.TOO_LARGE, Reason("inner_archive_too_large", size=size, folder=folder, free=free))
     with tempfile.TemporaryFile() as spooled:
         shutil.copyfileobj(stream, spooled, PIECE)
         yield spooled
@@ -314,7 +309,7 @@ class _Chained(io.RawIOBase):
 def _leaf(path: Path, content: bytes, where: Identity) -> Source | Refusal:
     """Return a source with its bytes in memory; refuse an archive, as nesting stops here."""
     if is_zip(content) or is_tar(content[:PEEK]):
-        return Refusal(where, Status.NOT_AN_IMAGE, "it is packed more than one level deep; unpack it first")
+        return Refusal(where, Status.NOT_AN_IMAGE, Reason("packed_too_deep"))
     return Source(path, where.member, content=content)
 
 
@@ -329,20 +324,20 @@ def read_bytes(source: Source, options: ReadConfig) -> bytes:
     if source.url:
         content = fetch(source.url)
         if len(content) > options.max_bytes:
-            raise RefusedError(Status.TOO_LARGE, f"the object is larger than {options.max_bytes:,} bytes")
+            raise RefusedError(Status.TOO_LARGE, Reason("object_larger_than_limit", limit=options.max_bytes))
         return content
     try:
         if source.zipped is not None:
             with source.path.open("rb") as stream:
                 return read_zip_member(stream, source.zipped, options)
         if source.path.stat().st_size > options.max_bytes:
-            raise RefusedError(Status.TOO_LARGE, f"the file is larger than {options.max_bytes:,} bytes")
+            raise RefusedError(Status.TOO_LARGE, Reason("file_larger_than_limit", limit=options.max_bytes))
         return source.path.read_bytes()
     except OSError as error:
-        raise RefusedError(Status.UNREADABLE, f"the bytes cannot be read: {error.strerror or error}") from error
+        raise RefusedError(Status.UNREADABLE, Reason("bytes_not_read", problem=error.strerror or str(error))) from error
 
 
 @lru_cache(maxsize=2)
-def _open_nested(path: Path, modified: int, max_members: int) -> tuple[zipfile.ZipFile, str]:
+def _open_nested(path: Path, modified: int, max_members: int) -> tuple[zipfile.ZipFile, Reason | None]:
     """Open an archive and keep it open while its members are read, so that its directory is parsed once."""
     return open_zip(path.open("rb"), max_members)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from medood.config.schema import ReadConfig
+from medood.reasons import Reason
 from medood.scans.scan import Identity, Refusal, RefusedError, Status
 from medood.scans.sources.archive_members import Member, check_member_name, refused
 
@@ -20,7 +21,11 @@ _BLOCK = tarfile.BLOCKSIZE
 
 
 class _DamagedError(tarfile.ReadError):
-    """A damaged archive; the message is our own."""
+    """A damaged archive."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 def tar_members(stream: BinaryIO, where: Identity, options: ReadConfig) -> Iterator[Member | Refusal]:
@@ -44,7 +49,7 @@ def tar_members(stream: BinaryIO, where: Identity, options: ReadConfig) -> Itera
                 if info.isdir():
                     continue
                 if index >= options.max_members:
-                    raise RefusedError(Status.TOO_LARGE, f"it holds more than {options.max_members:,} files (--max-members)")
+                    raise RefusedError(Status.TOO_LARGE, Reason("archive_over_members", limit=options.max_members))
                 try:
                     _check_member(info)
                 except RefusedError as error:
@@ -57,25 +62,23 @@ def tar_members(stream: BinaryIO, where: Identity, options: ReadConfig) -> Itera
     except RefusedError:
         raise
     except _DamagedError as error:
-        raise RefusedError(Status.UNREADABLE, f"{error}; {index} files were read") from error
+        raise RefusedError(Status.UNREADABLE, Reason("archive_problem", problem=error.reason, count=index)) from error
     except EOFError as error:
-        raise RefusedError(Status.UNREADABLE, f"the archive is cut after {index} files") from error
+        raise RefusedError(Status.UNREADABLE, Reason("archive_cut", count=index)) from error
     except Exception as error:  # tarfile and the four decompressors each fail in their own way on damaged archives
-        raise RefusedError(Status.UNREADABLE, f"the archive is damaged after {index} files") from error
+        raise RefusedError(Status.UNREADABLE, Reason("archive_damaged", count=index)) from error
     if not index:
-        raise RefusedError(Status.NOT_AN_IMAGE, "the archive holds no file")
+        raise RefusedError(Status.NOT_AN_IMAGE, Reason("archive_empty"))
 
 
 def _check_member(info: tarfile.TarInfo) -> None:
     check_member_name(info.name)
     if info.issym() or info.islnk():
-        raise RefusedError(Status.UNSAFE_PATH, "the member is a link; not followed")
+        raise RefusedError(Status.UNSAFE_PATH, Reason("member_is_link"))
     if info.issparse():
-        raise RefusedError(
-            Status.UNSUPPORTED_SYNTAX, "the member is a sparse file, which is not supported; pack it without --sparse"
-        )
+        raise RefusedError(Status.UNSUPPORTED_SYNTAX, Reason("member_sparse"))
     if not info.isfile():
-        raise RefusedError(Status.NOT_AN_IMAGE, "this is not a regular file (a device, a pipe)")
+        raise RefusedError(Status.NOT_AN_IMAGE, Reason("member_not_a_regular_file"))
 
 
 class _Header(tarfile.TarInfo):
@@ -97,11 +100,11 @@ class _Header(tarfile.TarInfo):
         except _ENDS_TOO_SOON:
             if has_ended:
                 raise
-            raise _DamagedError("the archive is cut: its end mark is missing") from None
+            raise _DamagedError(Reason("tar_end_missing")) from None
         except _NOT_A_HEADER as error:
             if has_ended:
-                raise _DamagedError("bytes that are not a tar follow the end of the archive and were not read") from error
-            raise _DamagedError("a header in the archive is damaged or cut") from error
+                raise _DamagedError(Reason("tar_followed")) from error
+            raise _DamagedError(Reason("tar_header_damaged")) from error
         tarfile.has_ended = False
         return header
 
@@ -113,7 +116,7 @@ class _Header(tarfile.TarInfo):
         header = super().frombuf(buf, encoding, errors)
         is_data = header.isfile() or header.isdev() or header.isdir()
         if not is_data and header.size > _MAX_HEADER:
-            raise _DamagedError("a header of the archive is too long")
+            raise _DamagedError(Reason("tar_header_too_long"))
         return header
 
     def _proc_sparse(self, tarfile: Any) -> _Header:
@@ -123,7 +126,7 @@ class _Header(tarfile.TarInfo):
         while is_extended:
             block = tarfile.fileobj.read(_BLOCK)
             if len(block) < _BLOCK:
-                raise _DamagedError("the archive is cut inside a header")
+                raise _DamagedError(Reason("tar_header_cut"))
             is_extended = bool(block[504])
         self.sparse = b""
         self.offset_data = tarfile.fileobj.tell()

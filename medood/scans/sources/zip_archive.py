@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from medood.config.schema import ReadConfig
+from medood.reasons import Reason
 from medood.scans.scan import Identity, Refusal, RefusedError, Status
 from medood.scans.sources.archive_members import Member, check_member_name, refused
 from medood.scans.sources.compression import RATIO_COUNTS_FROM, in_pieces
@@ -28,7 +29,7 @@ def is_zip(start: bytes) -> bool:
     return start.startswith(_MAGIC)
 
 
-def open_zip(stream: BinaryIO, max_members: int) -> tuple[zipfile.ZipFile, str]:
+def open_zip(stream: BinaryIO, max_members: int) -> tuple[zipfile.ZipFile, Reason | None]:
     """Open an archive after checking its directory against the limits.
 
     Args:
@@ -36,7 +37,7 @@ def open_zip(stream: BinaryIO, max_members: int) -> tuple[zipfile.ZipFile, str]:
         max_members: largest number of members.
 
     Returns:
-        the archive, and a sentence on bytes that belong to no member; empty if there are none.
+        the archive, and what is said of bytes that belong to no member; ``None`` if there are none.
 
     Raises:
         RefusedError: it has more members than the limit, or its directory is too long.
@@ -60,14 +61,11 @@ def open_zip(stream: BinaryIO, max_members: int) -> tuple[zipfile.ZipFile, str]:
         _check_directory(stream, max(0, position - directory), position, max_members)
     archive = zipfile.ZipFile(stream)
     before = min((info.header_offset for info in archive.filelist), default=0)
-    parts = [f"{count:,} bytes {place}" for count, place in ((before, "before its members"), (behind, "behind its end"))]
-    unread = [part for part, count in zip(parts, (before, behind), strict=True) if count > 0]
-    if not unread:
-        return archive, ""
-    return (
-        archive,
-        f"the archive has {' and '.join(unread)} that belong to no member, as in joined archives; they were not read",
-    )
+    if before > 0 and behind > 0:
+        return archive, Reason("zip_bytes_around", before=before, behind=behind)
+    if before > 0:
+        return archive, Reason("zip_bytes_before", before=before)
+    return archive, Reason("zip_bytes_behind", behind=behind) if behind > 0 else None
 
 
 def _check_directory(stream: BinaryIO, start: int, end: int, limit: int) -> None:
@@ -75,7 +73,7 @@ def _check_directory(stream: BinaryIO, start: int, end: int, limit: int) -> None
     if end - start > max(limit * _ENTRY_BYTES, 1024**2):
         raise RefusedError(
             Status.TOO_LARGE,
-            f"the archive was not opened: its directory has {end - start:,} bytes, too many for {limit:,} files",
+            Reason("zip_directory_too_large", size=end - start, limit=limit),
         )
     stream.seek(start)
     directory = memoryview(stream.read(end - start))
@@ -85,9 +83,7 @@ def _check_directory(stream: BinaryIO, start: int, end: int, limit: int) -> None
         position += 46 + name + extra + comment
         count += 1
         if count > limit:
-            raise RefusedError(
-                Status.TOO_LARGE, f"the archive was not opened: it holds more than {limit:,} files (--max-members)"
-            )
+            raise RefusedError(Status.TOO_LARGE, Reason("zip_over_members", limit=limit))
 
 
 def zip_members(
@@ -97,30 +93,29 @@ def zip_members(
     entries = archive.filelist
     order = sorted((i for i, info in enumerate(entries) if not _is_folder(info)), key=lambda i: entries[i].filename)
     total = sum(entries[i].file_size for i in order)
-    over = ""
+    over = None
     if total > options.max_unpacked:
-        over = f"it would unpack to {total:,} bytes, the limit is {options.max_unpacked:,}"
+        over = Reason("zip_unpacks_over_limit", total=total, limit=options.max_unpacked)
     elif total > 16 * RATIO_COUNTS_FROM and total > options.max_ratio * packed_size:
-        over = f"it would unpack from {packed_size:,} to {total:,} bytes, the limit is {options.max_ratio} times"
+        over = Reason("zip_unpacks_over_ratio", packed=packed_size, total=total, limit=options.max_ratio)
     if over or not order:
-        status = Status.TOO_LARGE if over else Status.NOT_AN_IMAGE
-        yield Refusal(where, status, f"the archive was not opened: {over}" if over else "the archive holds no file")
+        yield (
+            Refusal(where, Status.TOO_LARGE, over) if over else Refusal(where, Status.NOT_AN_IMAGE, Reason("archive_empty"))
+        )
         return
     for i in order:
         info = entries[i]
         try:
             check_member_name(info.filename)
             if info.flag_bits & 0x1:
-                raise RefusedError(Status.ENCRYPTED, "the member is encrypted; unlock the archive first")
+                raise RefusedError(Status.ENCRYPTED, Reason("member_encrypted"))
             if (info.external_attr >> 16) & 0o170000 == 0o120000:
-                raise RefusedError(Status.UNSAFE_PATH, "the member is a link; not followed")
+                raise RefusedError(Status.UNSAFE_PATH, Reason("member_is_link"))
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise RefusedError(
-                    Status.UNSUPPORTED_SYNTAX, "the member is packed with a method other than deflate; repack it"
-                )
+                raise RefusedError(Status.UNSUPPORTED_SYNTAX, Reason("member_method"))
             if info.file_size > RATIO_COUNTS_FROM and info.file_size > options.max_ratio * max(info.compress_size, 1):
-                sizes = f"from {info.compress_size:,} to {info.file_size:,} bytes"
-                raise RefusedError(Status.TOO_LARGE, f"the member would unpack {sizes}, over the limits")
+                sizes = {"packed": info.compress_size, "size": info.file_size}
+                raise RefusedError(Status.TOO_LARGE, Reason("member_over_ratio", **sizes))
         except RefusedError as error:
             yield refused(where, info.filename, error)
         else:
@@ -169,17 +164,15 @@ def read_zip_member(stream: BinaryIO, member: ZippedMember, options: ReadConfig)
         RefusedError: they cannot be read or exceed the limit.
     """
     if member.size > options.max_bytes:
-        limit = f"{options.max_bytes:,} (--max-bytes)"
-        raise RefusedError(Status.TOO_LARGE, f"the member would unpack to {member.size:,} bytes, the limit is {limit}")
+        sizes = {"size": member.size, "limit": options.max_bytes}
+        raise RefusedError(Status.TOO_LARGE, Reason("member_unpacks_over_limit", **sizes))
     try:
         with open_member(stream, member) as content:
             return in_pieces(content, options)
     except RefusedError:
         raise
     except Exception as error:  # zlib and zipfile each fail in their own way on damaged members
-        raise RefusedError(
-            Status.UNREADABLE, "the bytes of the member cannot be unpacked; the archive is damaged"
-        ) from error
+        raise RefusedError(Status.UNREADABLE, Reason("member_damaged")) from error
 
 
 def open_member(stream: BinaryIO, member: ZippedMember) -> BinaryIO:

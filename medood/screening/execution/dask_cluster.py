@@ -20,6 +20,7 @@ from medood.detection.ensemble import EnsembleNetwork
 from medood.detection.features import Features, embed
 from medood.detection.scores import ORIENTATION_SCORES
 from medood.errors import MedoodError, StoppedError
+from medood.reasons import Reason
 from medood.scans.scan import Refusal, Status, UnavailableError
 from medood.scans.sources.source import Source
 from medood.screening.execution.dask_future import DaskFuture
@@ -249,16 +250,16 @@ class DaskEngine:
                 self.check_timeouts()
             self._reads.remove(future)
             if future.overdue:
-                return [Result(source.identity, Status.TIMED_OUT, f"the file was not read within {self._timeout:g} s")]
+                return [Result(source.identity, Status.TIMED_OUT, Reason("timed_out", seconds=self._timeout))]
             try:
                 return results_from_parts(iter(future.result()).__next__)
             except MedoodError:
                 raise
             except Exception as error:  # the worker ended, memory ran out, or the reader raised
                 if not tries_left:
-                    why = f"reading this file failed {_TRIES} times: the worker ended, ran out of memory or raised an error"
+                    why = Reason("reading_failed", tries=_TRIES)
                     if isinstance(error, KilledWorker):
-                        why = f"the machine or process that read this file ended, {_TRIES} times"
+                        why = Reason("machine_ended", tries=_TRIES)
                     return [Result(source.identity, Status.WORKER_DIED, why)]
             future = self._submit_read(source)
         return None

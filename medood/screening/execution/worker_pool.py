@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from medood.detection.detector import Detector
+from medood.reasons import Reason
 from medood.scans.scan import Refusal, Status, UnavailableError
 from medood.scans.sources.source import Source
 from medood.screening.execution import fork_server
@@ -183,12 +184,15 @@ class WorkerPool:
             except (EOFError, OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError):
                 worker.process.join(1)
                 code = worker.process.exitcode
-                cause = f"signal {_signal(-code)}" if code and code < 0 else f"exit code {code}"
-                reason = f"the process that read this file ended ({cause}), {_TRIES} times"
+                reason = (
+                    Reason("process_ended_signal", signal=_signal(-code), tries=_TRIES)
+                    if code and code < 0
+                    else Reason("process_ended_exit_code", code=str(code), tries=_TRIES)
+                )
                 self._replace(worker, Status.WORKER_DIED, reason, _TRIES)
         for worker in self._workers:
             if worker.tasks and time.monotonic() - worker.since > self._timeout:
-                reason = f"the file was not read within {self._timeout:g} s"
+                reason = Reason("timed_out", seconds=self._timeout)
                 self._replace(worker, Status.TIMED_OUT, reason, 1)
 
     def _done(self, worker: _Worker, results: list[Result]) -> None:
@@ -199,7 +203,7 @@ class WorkerPool:
         task.results, task.size, task.source = results, size, _NOTHING
         worker.since = time.monotonic()
 
-    def _replace(self, worker: _Worker, status: Status, reason: str, tries: int) -> None:
+    def _replace(self, worker: _Worker, status: Status, reason: Reason, tries: int) -> None:
         """Replace a worker that died or hangs; the source it was reading is retried, or refused after ``tries`` tries."""
         worker.process.kill()
         with contextlib.suppress(OSError):

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from medood.errors import MedoodError
+from medood.output_folder import atomic_write
+from medood.reasons import Reason, both_reasons, from_stored
 from medood.scans.scan import Identity, Status
 from medood.screening.ledger.run_metadata import RunMetadata
 from medood.screening.ledger.schema import MIGRATIONS, SCHEMA_VERSION
@@ -38,7 +40,7 @@ class Row:
         frame: frame number from 0.
         sha256: of the file or member, empty where its bytes could not be read.
         status: ``scored``, or the refusal's name.
-        reason: why it was refused or flagged, in words.
+        reason: why it was refused or flagged, in words; a :class:`medood.reasons.Reason`, but in rows of old versions text.
         score: raw score; ``None`` if not scored.
         p_value: conformal p-value; ``None`` if not scored.
         decision: ``in_distribution``, ``out_of_distribution``, or empty.
@@ -91,6 +93,7 @@ class ResumePoint:
 
 
 _COLUMNS = tuple(item.name for item in fields(Row))
+_STORED = (*_COLUMNS, "reason_code", "reason_values")
 
 
 class Ledger:
@@ -167,10 +170,12 @@ class Ledger:
 
     def add(self, rows: Iterable[Row]) -> None:
         """Append rows in one transaction."""
-        marks = ", ".join("?" * len(_COLUMNS))
-        query = f"INSERT INTO scans ({', '.join(_COLUMNS)}) VALUES ({marks})"  # noqa: S608 - names of our own fields
+        marks = ", ".join("?" * len(_STORED))
+        query = f"INSERT INTO scans ({', '.join(_STORED)}) VALUES ({marks})"  # noqa: S608 - names of our own fields
         with self.writing():
-            self._database.executemany(query, ([_to_sql(getattr(row, name)) for name in _COLUMNS] for row in rows))
+            self._database.executemany(
+                query, ([*(_to_sql(getattr(row, name)) for name in _COLUMNS), *_reason_to_sql(row.reason)] for row in rows)
+            )
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
@@ -249,10 +254,13 @@ class Ledger:
     def _rows(self, where: str = "1", order: str = "id", limit: int = -1) -> Iterator[Row]:
         if limit >= 0:  # sorting whole rows is slow
             where = f"id IN (SELECT id FROM scans WHERE {where} ORDER BY {order} LIMIT {limit})"  # noqa: S608
-        query = f"SELECT {', '.join(_COLUMNS)} FROM scans WHERE {where} ORDER BY {order}"  # noqa: S608
+        query = f"SELECT {', '.join(_STORED)} FROM scans WHERE {where} ORDER BY {order}"  # noqa: S608
         for values in self._database.execute(query):
-            values_by_name = dict(zip(_COLUMNS, values, strict=True))
+            values_by_name = dict(zip(_STORED, values, strict=True))
             values_by_name["metadata"] = json.loads(values_by_name["metadata"])
+            code, reason_values = values_by_name.pop("reason_code"), values_by_name.pop("reason_values")
+            if code:
+                values_by_name["reason"] = from_stored([code, json.loads(reason_values)])
             yield Row(**values_by_name)
 
     def _columns(self, names: Sequence[str], where: str = "1") -> Iterator[tuple[Any, ...]]:
@@ -278,22 +286,34 @@ class Ledger:
         query = "SELECT COUNT(*) FROM scans WHERE status = 'scored' AND json_extract(metadata, '$.uncalibrated') IS NOT NULL"
         return int(self._database.execute(query).fetchone()[0])
 
-    def decide(self, limit: float, rule: str) -> None:
-        """Flag every scored scan whose p-value is at most ``limit``; ``rule`` completes the reason of flagged scans."""
+    def decide(self, limit: float, fdr: float, scans: int) -> None:
+        """Flag every scored scan whose p-value is at most the limit of the Benjamini-Hochberg procedure.
+
+        Args:
+            limit: the largest p-value that is flagged.
+            fdr: false-discovery rate.
+            scans: number of scored scans.
+        """
+
+        def words(p_value: float, flagged: int, note: str | None, stratum: str | None) -> str:
+            above = Reason("flagged_at_fdr", p_value=p_value, fdr=fdr, scans=scans, limit=limit) if flagged else None
+            reason = both_reasons(above, Reason("uncalibrated", stratum=stratum or "") if note is not None else None)
+            return json.dumps([reason, *_reason_to_sql(reason)])
+
+        self._database.create_function("words", 4, words)
         with self.writing():
             self._database.execute(
-                "UPDATE scans SET decision = 'in_distribution', reason = '' WHERE status = 'scored'",
+                "UPDATE scans SET decision = CASE WHEN p_value <= ? THEN 'out_of_distribution' ELSE 'in_distribution' END, "
+                "reason = '', reason_code = '', reason_values = '{}' WHERE status = 'scored'",
+                (limit,),
             )
             self._database.execute(
-                "UPDATE scans SET decision = 'out_of_distribution', "
-                "reason = printf('at most %.2g of in-distribution scans score this high; %s', p_value, :rule) "
-                "WHERE status = 'scored' AND p_value <= :limit",
-                {"limit": limit, "rule": rule},
-            )
-            self._database.execute(
-                "UPDATE scans SET reason = reason || CASE WHEN reason = '' THEN '' ELSE '; ' END || "
-                "json_extract(metadata, '$.uncalibrated') "
-                "WHERE status = 'scored' AND json_extract(metadata, '$.uncalibrated') IS NOT NULL"
+                "WITH worded AS (SELECT id, words(p_value, decision = 'out_of_distribution', "
+                "json_extract(metadata, '$.uncalibrated'), json_extract(metadata, '$.stratum')) AS words FROM scans "
+                "WHERE status = 'scored' "
+                "AND (decision = 'out_of_distribution' OR json_extract(metadata, '$.uncalibrated') IS NOT NULL)) "
+                "UPDATE scans SET reason = json_extract(words, '$[0]'), reason_code = json_extract(words, '$[1]'), "
+                "reason_values = json_extract(words, '$[2]') FROM worded WHERE worded.id = scans.id"
             )
 
     def counts(self) -> dict[tuple[str, str], int]:
@@ -311,14 +331,15 @@ class Ledger:
 
     def write_csv(self, target: Path) -> None:
         """Write ``verdicts.csv`` atomically; :func:`medood.text.spreadsheet_cell` escapes its text."""
-        partial = target.with_name(f".{target.name}.part")
         try:
-            with partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
+            with (
+                atomic_write(target) as partial,
+                partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
+            ):
                 writer = csv.writer(stream)
                 writer.writerow(VERDICT_COLUMNS)
                 for row in self._columns(VERDICT_COLUMNS):
                     writer.writerow([spreadsheet_cell(value) if isinstance(value, str) else value for value in row])
-            partial.replace(target)
         except OSError as error:
             raise MedoodError(f"{target} cannot be written: {error.strerror or error}. Give a writable location.") from error
 
@@ -357,3 +378,11 @@ def _to_sql(value: Any) -> Any:
 def escape_name(text: str) -> str:
     """Text with bytes that are not valid UTF-8 escaped, as the ledger stores it."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _reason_to_sql(reason: str) -> tuple[str, str]:
+    """The code and the values of a reason as columns."""
+    if not isinstance(reason, Reason):
+        return "", "{}"
+    code, values = reason.stored()
+    return code, json.dumps(values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 #: What brings a ledger of one schema version to the next; version 0 is an empty file.
 MIGRATIONS = {
     0: (
@@ -27,4 +27,8 @@ MIGRATIONS = {
         "CREATE TABLE patients (month TEXT NOT NULL, patient TEXT NOT NULL, PRIMARY KEY (month, patient))",
     ),
     2: ("ALTER TABLE scans RENAME COLUMN facts TO metadata",),
+    3: (
+        "ALTER TABLE scans ADD COLUMN reason_code TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE scans ADD COLUMN reason_values TEXT NOT NULL DEFAULT '{}'",
+    ),
 }
