@@ -12,7 +12,6 @@ import mkdocs_gen_files
 
 import medood
 from medood.config.loader import config_keys
-from medood.errors import ExitCode
 from medood.screening.ledger.database import VERDICT_COLUMNS, Row
 
 ROOT = Path(__file__).parent.parent
@@ -65,17 +64,11 @@ def verdicts() -> str:
     )
 
 
-def exit_codes() -> str:
-    rows = [f"| {int(code)} | {code.meaning} |" for code in ExitCode]
-    return "\n".join(["# Exit codes", "", "| code | meaning |", "|---|---|", *rows]) + "\n"
-
-
 for page, text in {
     "reference/api.md": api(),
     "reference/command_line.md": command_line(),
     "reference/configuration.md": configuration(),
     "reference/verdicts.md": verdicts(),
-    "reference/exit_codes.md": exit_codes(),
 }.items():
     write(page, text)
 for folder, target in ((ROOT / "reports", "reports"), (ROOT / "medood" / "detectors", "detectors")):

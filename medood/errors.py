@@ -21,7 +21,11 @@ class ExitCode(IntEnum):
     FAULT = 1, "A fault of medood itself. Please report it with its traceback."
     USAGE = 2, "Something that the user can put right; standard error says what in one sentence."
     COLLAPSED = 3, "Training collapsed: the network gives the same output for every image, or the loss is not a number."
-    INCOMPLETE = 4, "A run finished, but no scan got a score, or a named source could not be read to its end."
+    INCOMPLETE = (
+        4,
+        "Done in part: no scan got a score, a named source could not be read to its end (not checked with "
+        "--watch or --shard), or a PACS did not take every object.",
+    )
     INTERRUPTED = 130, "Interrupted by Ctrl-C (SIGINT). Training and screening resume with --resume."
     TERMINATED = 143, "Asked to stop (SIGTERM). Training and screening resume with --resume."
 

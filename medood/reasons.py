@@ -49,7 +49,7 @@ def sentence(stored: Stored, language: str) -> str:
 
     Args:
         stored: what :meth:`Reason.stored` gave.
-        language: ``en`` or ``de``.
+        language: one of ``medood.reporting.i18n.language.LANGUAGES``.
     """
     code, values = stored
     words = {name: sentence(value, language) if isinstance(value, list) else value for name, value in values.items()}

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from medood.reasons import Reason, both_reasons, from_stored, sentence
+from medood.reporting.i18n.language import LANGUAGES
+from medood.reporting.i18n.language import LANGUAGES
 
 ROOT = Path(__file__).parents[1]
 SENTENCES = json.loads((files("medood") / "reasons.json").read_text(encoding="utf-8"))
@@ -37,8 +39,9 @@ def test_either_of_two_reasons_may_be_missing() -> None:
 
 def test_every_sentence_takes_the_same_values_in_every_language() -> None:
     for code, texts in SENTENCES.items():
+        assert list(texts) == list(LANGUAGES), code
         fields = [sorted((f, s) for _, f, s, _ in string.Formatter().parse(text) if f) for text in texts.values()]
-        assert fields[0] == fields[1], code
+        assert all(placed == fields[0] for placed in fields), code
         assert texts["en"] != texts["de"] or code == "both"
 
 

@@ -21,7 +21,7 @@ def calibrate_command(
     to: Annotated[
         Path | None, typer.Option("--to", help="Copy the detector into this folder first and calibrate the copy.")
     ] = None,
-    fpr: Annotated[float, typer.Option("--fpr", help="The least rate that every stratum must be able to state.")] = 0.05,
+    fpr: Annotated[float, typer.Option("--fpr", help="Lowest false-alarm rate that every stratum must support.")] = 0.05,
     select: Select = DEFAULTS.select,
     frames: Frames = DEFAULTS.frames,
     plane: Plane = DEFAULTS.plane,

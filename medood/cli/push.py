@@ -19,7 +19,7 @@ def push_command(
     """
     import pydicom
 
-    from medood.errors import MedoodError
+    from medood.errors import ExitCode, MedoodError
     from medood.progress import Progress
     from medood.scans.sources.dicomweb import is_dicomweb, store
 
@@ -36,4 +36,4 @@ def push_command(
         stored += not reason
     print(f"{stored} of {len(files)} objects stored")
     if stored < len(files):
-        raise typer.Exit(1)
+        raise typer.Exit(ExitCode.INCOMPLETE)

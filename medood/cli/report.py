@@ -25,7 +25,7 @@ def report_command(
     training_scans: Annotated[
         Path | None, typer.Option("--training-scans", help="The detector's training scans; the nearest ones are shown.")
     ] = None,
-    language: Annotated[str, typer.Option("--language", help="en or de.")] = "en",
+    language: Annotated[str, typer.Option("--language", help="Of the report: en or de.")] = "en",
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the paths.")] = False,
 ) -> None:
     """Write report.pdf, report.html and record.json into a run's folder."""

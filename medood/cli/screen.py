@@ -39,7 +39,7 @@ def screen_command(
         list[str],
         typer.Argument(help="Files, folders, zip and tar archives, DICOMDIRs, CSV manifests, dicomweb+https:// addresses."),
     ],
-    out: Annotated[Path, typer.Option("--out", help="The run's folder; it must not hold a run yet, but with --resume.")],
+    out: Annotated[Path, typer.Option("--out", help="The run's folder; it must not hold a run yet, unless --resume is given.")],
     detector: Annotated[
         str, typer.Option("--detector", help="The folder that medood train wrote, or the name of a shipped detector.")
     ] = DEFAULT,
@@ -51,10 +51,10 @@ def screen_command(
     ] = None,
     calibration: Annotated[str, typer.Option("--calibration", help="Name given to medood calibrate.")] = "training",
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --out, or begin it where there is none.")
+        bool, typer.Option("--resume", help="Resume the run in --out, or start one.")
     ] = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Take files that come later too, once they are complete, until interrupted.")
+        bool, typer.Option("--watch", help="Also screen files that arrive later, once they are complete, until interrupted.")
     ] = False,
     shard: Annotated[
         str, typer.Option("--shard", help="Screen one part alone, such as 2/8; medood merge puts them together.")
@@ -152,7 +152,7 @@ def screen_command(
 
 
 def incomplete(out: Path, summary: Summary) -> str:
-    """What went wrong of a run that has finished; empty where nothing did."""
+    """What went wrong in a finished run; empty if nothing did."""
     from medood.screening.ledger.database import Ledger
 
     with contextlib.closing(Ledger(out)) as ledger:
@@ -161,7 +161,7 @@ def incomplete(out: Path, summary: Summary) -> str:
         more = f" and {len(unread) - 1} other sources" if len(unread) > 1 else ""
         return f"{unread[0]}{more} could not be read, or not to the end; verdicts.csv says why."
     if not summary.flagged + summary.accepted:
-        return "No scan got a score; verdicts.csv says why of every file."
+        return "No scan got a score; verdicts.csv gives the reason for each file."
     return ""
 
 

@@ -78,7 +78,7 @@ class Trainer:
         auxiliary: uint8 ``[M, S, S]`` images to make negatives from, if ``negatives.sources`` requires them.
 
     Attributes:
-        config: the configuration with all data-dependent settings resolved; ``resolved`` lists them.
+        config: the configuration with all data-dependent settings resolved; ``resolved_defaults`` lists them.
 
     Raises:
         MedoodError: there are too few images for a batch of 2, or the configuration does not fit the device.
@@ -89,7 +89,7 @@ class Trainer:
     ) -> None:
         if len(images) < 2:
             raise MedoodError(f"Training needs at least 2 images, got {len(images)}; give data.root more scans.")
-        config, self.resolve_defaults = resolve_defaults(config, len(images))
+        config, self.resolved_defaults = resolve_defaults(config, len(images))
         self.config = config
         self.images = images
         self.folder = folder

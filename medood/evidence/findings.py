@@ -62,14 +62,14 @@ class Correction:
 
 
 @dataclass(frozen=True)
-class Distances:
+class CalibrationCosines:
     """Nearness of the calibration scans to the bank: the largest cosine ``[n]`` of each."""
 
     best: npt.NDArray[np.float64]
 
     @classmethod
-    def of(cls, detector: Detector) -> Distances:
-        """Distances of the detector's calibration scans; those without finite features are left out."""
+    def of(cls, detector: Detector) -> CalibrationCosines:
+        """Those of the detector's calibration scans; scans without finite features are left out."""
         features = detector.calibration.features
         features = features[features.isfinite().all(dim=1)]
         if not len(features):
@@ -146,7 +146,7 @@ def findings(
     shown_share: float,
     fits: Correction | None,
     cosine: float | None,
-    distances: Distances,
+    distances: CalibrationCosines,
     attributes: dict[str, str],
 ) -> list[Finding]:
     """Findings that support the decision.

@@ -39,7 +39,6 @@ MAX_LINES = 1000
 MAX_ROWS, MAX_OTHERS = 10_000, 20
 #: Number of nearest scans shown as thumbnails.
 NEAREST = 3
-#: Rows listed as files without a score; those that ``--select`` left out are counted, not listed.
 #: DICOM attributes in display order, with their names in a report.
 _SHOWN = {
     "Modality": "Modality",
@@ -63,7 +62,7 @@ def detector_of(run: Path, folder: str | Path | None = None) -> tuple[RunMetadat
     """
     metadata = Ledger.read_metadata(run)
     if not metadata.finished:
-        raise MedoodError(f"{run} was not finished. Screen again before reporting.")
+        raise MedoodError(f"{run} was not finished. Finish it with the same medood screen command and --resume.")
     folder = folder or metadata.detector.folder or ""
     if not folder or not find_detector(folder).is_dir():
         raise MedoodError(f"The detector of {run} is no longer at {folder or 'any known place'}. Give --detector.")

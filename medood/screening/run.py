@@ -226,8 +226,8 @@ class _Run:
     ) -> None:
         self._ledger, self._detector, self._fpr, self._bar = ledger, detector, fpr, bar
         self._engine, self._options = engine, options
-        self._whole = ArchiveStatistics(ledger)
-        self._met: dict[str, str] = {}  # SHA-256 to name, for rows not yet in the ledger
+        self._statistics = ArchiveStatistics(ledger)
+        self._pending_names: dict[str, str] = {}  # SHA-256 to name, for rows not yet in the ledger
         self._embedding: deque[tuple[list[tuple[ListingPosition, Result]], Future[Embedded] | None]] = deque()
         self._throughput = Throughput()
 
@@ -268,11 +268,11 @@ class _Run:
         if not results or not (sha256 := results[0].identity.sha256):
             return results
         identity = results[0].identity
-        first = self._met.get(sha256) or self._ledger.first_occurrence(sha256)
+        first = self._pending_names.get(sha256) or self._ledger.first_occurrence(sha256)
         if first is not None:
             return [Result(identity, Status.DUPLICATE, Reason("same_bytes", first=first), host=results[0].host)]
         if results[0].status != Status.UNREADABLE:
-            self._met[sha256] = identity.name
+            self._pending_names[sha256] = identity.name
         return results
 
     def _embed(self, pending: list[tuple[ListingPosition, Result]]) -> None:
@@ -296,7 +296,7 @@ class _Run:
         with self._ledger.writing():
             for i, (result, verdict) in enumerate(zip(scored, verdicts, strict=True)):
                 row = features.features[i]
-                self._whole.add(result.identity.sha256, result.patient, row, result.month, verdict.p_value)
+                self._statistics.add(result.identity.sha256, result.patient, row, result.month, verdict.p_value)
             rows = [
                 _row(place, result, next(remaining_verdicts) if result.image is not None else None, self._fpr, share)
                 for place, result in pending
@@ -304,7 +304,7 @@ class _Run:
             self._ledger.add(rows)
         self._options.metrics.rows(rows, self._throughput)
         for _, result in pending:
-            self._met.pop(result.identity.sha256, None)
+            self._pending_names.pop(result.identity.sha256, None)
 
 
 def _remaining(results: list[Result], end: ResumePoint) -> list[Result]:

@@ -24,8 +24,8 @@ from medood.scans.sources.source import count_sources, open_file
 from medood.screening.ledger.database import ResumePoint, escape_name
 from medood.screening.read_worker import IndexedSource, ListingPosition, NextSource
 
-#: Minimum interval between two scans of a watched folder, in seconds.
-_LOOK = 1.0
+#: Minimum interval between two listings of a watched folder, in seconds.
+_MIN_INTERVAL = 1.0
 
 
 class SourceListing:
@@ -38,7 +38,7 @@ class SourceListing:
         digested: compute a digest of the files found.
 
     Attributes:
-        digest: number of files and SHA-256 of their names and sizes, set when :meth:`placed` is exhausted; empty before.
+        digest: number of files and SHA-256 of their names and sizes, set when :meth:`enumerate_sources` is exhausted; empty before.
     """
 
     def __init__(self, sources: Sequence[str | Path], out: Path, options: ReadConfig, *, digested: bool = False) -> None:
@@ -137,13 +137,13 @@ class SourceListing:
             end: the source in which the run stopped; the rest of its file comes first.
             has_rows: whether a file is in the ledger.
         """
-        number, yielded, unstable, last_scan = end.file + 1 if end else 0, DigestStore(), dict[str, tuple[int, int]](), 0.0
+        number, yielded, unstable, next_listing = end.file + 1 if end else 0, DigestStore(), dict[str, tuple[int, int]](), 0.0
         if end:
             for file in self._files():
                 if _name(file) == end.source:
                     yield from self._resume_file(file, end)
         while True:
-            if time.monotonic() < last_scan:
+            if time.monotonic() < next_listing:
                 yield None
                 continue
             began, sizes, handing = time.monotonic(), dict[str, tuple[int, int]](), 0.0
@@ -166,8 +166,8 @@ class SourceListing:
                     yield ListingPosition(number, item), source
                 handing += time.monotonic() - since  # the consumer's time, not part of the scan
                 number += 1
-            scan_seconds = time.monotonic() - began - handing
-            unstable, last_scan = sizes, time.monotonic() + max(_LOOK, 10 * scan_seconds)
+            listing_seconds = time.monotonic() - began - handing
+            unstable, next_listing = sizes, time.monotonic() + max(_MIN_INTERVAL, 10 * listing_seconds)
 
     def _resume_file(self, file: File | Refusal, end: ResumePoint) -> Iterator[IndexedSource]:
         """The remaining sources of the file in which the run stopped, starting with the source it stopped in."""

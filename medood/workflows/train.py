@@ -74,7 +74,7 @@ def _train(config: RunConfig, out: Path, keep: Callable[[], None], *, resume: bo
     auxiliary = _auxiliary(config, data.source, progress)
     trainer = Trainer(config, RowSubset(data.source.images, training), out, fingerprint(training_keys), auxiliary)
     config = trainer.config
-    for line in trainer.resolve_defaults:
+    for line in trainer.resolved_defaults:
         progress.say(line)
     progress.say(f"device {trainer.device}, precision {trainer.precision}")
     if resume:

@@ -13,7 +13,7 @@ from medood.config.schema import PreprocessConfig
 from medood.detection.calibration import Calibration
 from medood.detection.detector import Detector
 from medood.detection.features import Features
-from medood.evidence.findings import CORRECTIONS, Correction, Distances, corrections, findings, trim_border
+from medood.evidence.findings import CORRECTIONS, CalibrationCosines, Correction, corrections, findings, trim_border
 from medood.reporting.i18n.language import ENGLISH, Language
 from medood.reporting.sentences import finding_sentence
 
@@ -126,7 +126,7 @@ def test_a_correction_that_explains_most_of_the_score_fits_though_few_calibratio
 
 
 def test_findings_say_where_how_far_and_what_the_header_says() -> None:
-    distances = Distances(np.linspace(0.8, 1.0, 1000))
+    distances = CalibrationCosines(np.linspace(0.8, 1.0, 1000))
     heat = np.zeros((30, 30), np.float32)
     heat[2:6, 2:6] = 2.0
 

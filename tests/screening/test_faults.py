@@ -388,7 +388,7 @@ def test_the_folder_that_one_is_in_is_resumed_and_watched(
     screen(["."], tiny_detector, tmp_path / "run", fpr=0.1, options=RunOptions(resume=True))
     assert rows(tmp_path / "run") == rows(tmp_path / "whole")
     assert [row[0] for row in rows(tmp_path / "run")][-2:] == ["39.png", "below/a.png"]
-    monkeypatch.setattr(listing, "_LOOK", 0.1)
+    monkeypatch.setattr(listing, "_MIN_INTERVAL", 0.1)
     for calls in (60, 12):
         work = RunOptions(watch=True, resume=True, stopped=stopping_after(calls))
         screen(["."], tiny_detector, tmp_path / "seen", fpr=0.1, options=work)
@@ -396,7 +396,7 @@ def test_the_folder_that_one_is_in_is_resumed_and_watched(
 
 
 def test_reading_what_a_look_found_does_not_put_off_the_next_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "_LOOK", 0.0)
+    monkeypatch.setattr(listing, "_MIN_INTERVAL", 0.0)
     found = listing.SourceListing([tmp_path], tmp_path, ReadConfig()).watch_sources(None, lambda _: False)
     for i in range(3):
         (tmp_path / f"{i}.png").write_bytes(b"")
@@ -468,7 +468,7 @@ def test_a_crash_at_the_very_end_loses_nothing(
 def test_a_watched_folder_is_screened_as_files_come(
     tiny_detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    monkeypatch.setattr(listing, "_LOOK", 0.2)
+    monkeypatch.setattr(listing, "_MIN_INTERVAL", 0.2)
     root, out = tmp_path / "in", tmp_path / "run"
     root.mkdir()
     seen: list[int] = []
@@ -566,7 +566,7 @@ def test_a_file_that_cannot_be_read_again_where_the_run_stopped_in_it_keeps_its_
 def test_a_watched_archive_goes_on_before_what_came_since(
     tiny_detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listing, "_LOOK", 0.05)
+    monkeypatch.setattr(listing, "_MIN_INTERVAL", 0.05)
     root, out = tmp_path / "in", tmp_path / "run"
     root.mkdir()
 
