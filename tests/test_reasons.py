@@ -12,7 +12,6 @@ import pytest
 
 from medood.reasons import Reason, both_reasons, from_stored, sentence
 from medood.reporting.i18n.language import LANGUAGES
-from medood.reporting.i18n.language import LANGUAGES
 
 ROOT = Path(__file__).parents[1]
 SENTENCES = json.loads((files("medood") / "reasons.json").read_text(encoding="utf-8"))

@@ -39,7 +39,7 @@ def screen_command(
         list[str],
         typer.Argument(help="Files, folders, zip and tar archives, DICOMDIRs, CSV manifests, dicomweb+https:// addresses."),
     ],
-    out: Annotated[Path, typer.Option("--out", help="The run's folder; it must not hold a run yet, unless --resume is given.")],
+    out: Annotated[Path, typer.Option("--out", help="The run's folder; it must not hold a run yet, except with --resume.")],
     detector: Annotated[
         str, typer.Option("--detector", help="The folder that medood train wrote, or the name of a shipped detector.")
     ] = DEFAULT,
@@ -50,9 +50,7 @@ def screen_command(
         float | None, typer.Option("--fdr", help="Instead: share of the flagged scans that may be in-distribution.")
     ] = None,
     calibration: Annotated[str, typer.Option("--calibration", help="Name given to medood calibrate.")] = "training",
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Resume the run in --out, or start one.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out, or start one.")] = False,
     watch: Annotated[
         bool, typer.Option("--watch", help="Also screen files that arrive later, once they are complete, until interrupted.")
     ] = False,

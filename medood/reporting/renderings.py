@@ -16,7 +16,15 @@ from medood.config.schema import ReadConfig
 from medood.detection.detector import Detector
 from medood.detection.perceptual_hash import difference_hashes
 from medood.evidence.evidence_maps import DRAWN, evidence_maps
-from medood.evidence.findings import CORRECTIONS, Correction, CalibrationCosines, Finding, corrections, findings, standing_out
+from medood.evidence.findings import (
+    CORRECTIONS,
+    CalibrationCosines,
+    Correction,
+    Finding,
+    corrections,
+    findings,
+    standing_out,
+)
 from medood.reporting.original_scans import OriginalScan, read_original_scans
 from medood.scans.scan import Scan
 from medood.scans.transforms import square_shape

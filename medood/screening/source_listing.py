@@ -38,7 +38,7 @@ class SourceListing:
         digested: compute a digest of the files found.
 
     Attributes:
-        digest: number of files and SHA-256 of their names and sizes, set when :meth:`enumerate_sources` is exhausted; empty before.
+        digest: number of files and SHA-256 of their names and sizes, set once :meth:`enumerate_sources` is exhausted.
     """
 
     def __init__(self, sources: Sequence[str | Path], out: Path, options: ReadConfig, *, digested: bool = False) -> None:
@@ -137,7 +137,12 @@ class SourceListing:
             end: the source in which the run stopped; the rest of its file comes first.
             has_rows: whether a file is in the ledger.
         """
-        number, yielded, unstable, next_listing = end.file + 1 if end else 0, DigestStore(), dict[str, tuple[int, int]](), 0.0
+        number, yielded, unstable, next_listing = (
+            end.file + 1 if end else 0,
+            DigestStore(),
+            dict[str, tuple[int, int]](),
+            0.0,
+        )
         if end:
             for file in self._files():
                 if _name(file) == end.source:

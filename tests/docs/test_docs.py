@@ -14,7 +14,6 @@ import yaml
 
 from medood import __version__
 from medood.errors import ExitCode
-from medood.errors import ExitCode
 from tests.conftest import ROOT
 
 
@@ -89,11 +88,6 @@ def test_the_tutorial_runs(tmp_path: Path) -> None:
     rows = dict(re.findall(r"^(\S+-\d+)\.dcm +(\w+)", printed, re.M))
     assert sum(decision == "out_of_distribution" for name, decision in rows.items() if "chest" not in name) >= 6
     assert rows["broken-000"] == "unreadable"
-
-
-def test_exit_codes_are_one_table() -> None:
-    page = (ROOT / "docs" / "howto" / "screening.md").read_text()
-    assert "\n".join(f"| {int(code)} | {code.meaning} |" for code in ExitCode) in page
 
 
 def test_exit_codes_are_one_table() -> None:
