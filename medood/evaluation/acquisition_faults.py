@@ -1,4 +1,4 @@
-"""Synthetic acquisition faults in in-distribution images, which every detector must flag.
+"""Synthetic faults in in-distribution images, which every detector must flag.
 
 They are written here anew, and not taken from :mod:`medood.negatives`: a benchmark that planted the training negatives with
 their own code would also reward a network that recognises that code, such as its resampling or its borders.
@@ -10,8 +10,19 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Generator, Tensor
+
+from medood.negatives.shift import column, coordinates, uniform
 
 Pixels = npt.NDArray[np.float32]
+Masks = npt.NDArray[np.bool_]
+#: Kinds of fault that :func:`plant` puts at a place.
+KINDS = ("opacity", "foreign_patch", "device")
+#: Diameter of such a fault, as a share of the width.
+DIAMETER = (0.1, 0.25)
+#: Cells per side of the grid on which darkness is measured.
+_GRID = 16
 
 
 def _permute_quarters(pixels: Pixels, rng: np.random.Generator) -> Pixels:
@@ -36,3 +47,44 @@ FAULTS: dict[str, Callable[[Pixels, np.random.Generator], Pixels]] = {
     "perm4": _permute_quarters,
     "crop_quarter": lambda pixels, rng: pixels[: pixels.shape[0] // 2, : pixels.shape[1] // 2],
 }
+
+
+def plant(kind: str, images: Tensor, generator: Generator, diameter: tuple[float, float] = DIAMETER) -> tuple[Tensor, Masks]:
+    """Plant one fault in each image, preferably where the radiograph is dark.
+
+    Args:
+        kind: ``opacity``: soft, lifts the grey value towards 0.7 or above; ``foreign_patch``: a disc from another place in
+            another image; ``device``: a metal disc, all white.
+        images: float32 ``[N, 1, S, S]`` in [0, 1].
+        generator: generator of the places and sizes.
+        diameter: range of the fault's diameter, as a share of the width.
+
+    Returns:
+        the images with the faults, and their masks: bool ``[N, S, S]``. An opacity's mask ends at 14 % of its peak.
+    """
+    count, row, col = len(images), *coordinates(images)
+    radius = column(uniform(count, *diameter, generator) / 2)
+    dark = 1.0 - torch.nn.functional.adaptive_avg_pool2d(images, _GRID)[:, 0]
+    axis = (torch.arange(_GRID) + 0.5) / _GRID
+    frame = ((axis > 0.2) & (axis < 0.75))[:, None] & ((axis > 0.15) & (axis < 0.85))[None]
+    weight = ((dark + 0.05) ** 4 * frame).flatten(1)
+    place = torch.multinomial(weight, 1, generator=generator)[:, 0]
+    wander = (torch.rand(2, count, generator=generator) - 0.5) / _GRID
+    middle_row, middle_col = column(axis[place // _GRID] + wander[0]), column(axis[place % _GRID] + wander[1])
+    distance = ((row - middle_row) ** 2 + (col - middle_col) ** 2).sqrt() / radius
+    if kind == "opacity":
+        strength = column(uniform(count, 0.5, 0.9, generator))
+        planted = torch.lerp(images, images.clamp(min=0.7), strength * torch.exp(-2.0 * distance**2))
+    elif kind == "device":
+        planted = torch.where(distance < 1.0, torch.ones_like(images), images)
+    else:
+        side = images.shape[-1]
+        other = images.roll((1, side // 3, side // 2), dims=(0, 2, 3))
+        planted = torch.where(distance < 1.0, other, images)
+    return planted, (distance[:, 0] < 1.0).numpy()
+
+
+def opacity(pixels: Pixels, rng: np.random.Generator) -> Pixels:
+    """Plant one soft opacity in ``[H, W]`` pixels."""
+    generator = Generator().manual_seed(int(rng.integers(2**31)))
+    return plant("opacity", torch.from_numpy(np.ascontiguousarray(pixels))[None, None], generator)[0][0, 0].numpy()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.ndimage import laplace
 from sklearn.covariance import LedoitWolf
 from sklearn.decomposition import PCA
 
@@ -17,7 +18,7 @@ from medood.scans.transforms import ResizeTo
 #: Side of the images that the pixel baselines compare.
 SIDE = 32
 _COMPONENTS = 64
-_shrink = ResizeTo(SIDE)
+_shrink, _coarse = ResizeTo(SIDE), ResizeTo(64)
 
 Matrix = npt.NDArray[np.float32]
 Scores = npt.NDArray[np.float64]
@@ -32,15 +33,17 @@ class Trivial:
         grey: ``[N, 10]``: quantiles 5, 25, 50, 75 and 95 %, mean, standard deviation, mean and standard deviation of the
             outer tenth, mean gradient.
         file: ``[N, 4]``: logarithms of rows, columns, their ratio, and bytes of the file.
+        sharpness: ``[N, 2]``: logarithms of the standard deviations of the Laplacian at full size and at 64 x 64 pixels.
     """
 
     small: Matrix
     grey: Matrix
     file: Matrix
+    sharpness: Matrix
 
 
-def trivial(scan: Scan, size: int) -> tuple[Matrix, Matrix, Matrix]:
-    """The three rows of trivial features of one scan; ``size`` is the size of its file in bytes."""
+def trivial(scan: Scan, size: int) -> tuple[Matrix, Matrix, Matrix, Matrix]:
+    """The four rows of trivial features of one scan; ``size`` is the size of its file in bytes."""
     pixels = scan.pixels[0]
     small = _shrink(torch.from_numpy(np.ascontiguousarray(scan.pixels)))
     height, width = pixels.shape
@@ -50,10 +53,12 @@ def trivial(scan: Scan, size: int) -> tuple[Matrix, Matrix, Matrix]:
     quantiles = np.quantile(pixels, [0.05, 0.25, 0.5, 0.75, 0.95])
     grey = np.r_[quantiles, pixels.mean(), pixels.std(), border.mean(), border.std(), gradient]
     file = np.log([height, width, height / width, max(size, 1)])
-    return np.asarray(small, dtype=np.float32)[0], grey.astype(np.float32), file.astype(np.float32)
+    coarse = np.asarray(_coarse(torch.from_numpy(np.ascontiguousarray(scan.pixels))))[0]
+    sharpness = np.log([max(float(laplace(image).std()), 1e-6) for image in (pixels, coarse)])
+    return np.asarray(small, dtype=np.float32)[0], *(row.astype(np.float32) for row in (grey, file, sharpness))
 
 
-def stack(rows: Sequence[tuple[Matrix, Matrix, Matrix]]) -> Trivial:
+def stack(rows: Sequence[tuple[Matrix, Matrix, Matrix, Matrix]]) -> Trivial:
     """Stack rows of :func:`trivial` into arrays."""
     return Trivial(*(np.stack(column) for column in zip(*rows, strict=True)))
 

@@ -8,24 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from medood.detection.detector import Detector
 from medood.detection.scores import SCORES, scores_of
 from medood.errors import MedoodError
-from medood.evaluation.baselines import Trivial, baseline_scores
+from medood.evaluation.baselines import baseline_scores
+from medood.evaluation.cross_site.measure import RATES, CrossSite, measure_cross_site
 from medood.evaluation.external_baselines import fit_peer, nearest_to
-from medood.evaluation.manifest import missing_files, read_manifest
-from medood.evaluation.metrics import Difference, Draws, Figure, Separation, Vector, difference, draw, mean, separation
+from medood.evaluation.manifest import missing_files, read_manifest, with_pairs
+from medood.evaluation.metrics import Difference, Draws, Figure, Separation, Vector, difference, draw, separation, share
 from medood.evaluation.scan_features import Embedder, Key, Leak, ScanFeatures, Set, collect
 from medood.evaluation.shortcuts import Shortcut, shortcut
+from medood.evaluation.sides import Side, pool
 from medood.progress import Progress
 
 _TEST, _SHIFT, _NEAR = "in_distribution", "id_shift", "near"
 #: Baselines whose AUROC is reported beside the detector's.
 BASELINES = ("pixel_knn", "pca_mahalanobis", "pca_residual", "grey_statistics", "file_facts")
 MAIN, OTHER = "detector", "against"
-_RATES = (0.01, 0.05)
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ class Benchmark:
         missing: a sentence for each file that could not be read.
         scores: raw scores of the detector by set, for figures.
         metadata: detector, manifest and settings.
+        cross_site: how the detectors do on other sources.
     """
 
     comparisons: list[Comparison]
@@ -89,15 +90,7 @@ class Benchmark:
     missing: list[str]
     scores: dict[Key, Vector]
     metadata: dict[str, object]
-
-
-@dataclass(frozen=True)
-class _Side:
-    """Scans of one side of a comparison: scores by scorer, trivial facts, patients."""
-
-    scores: dict[str, Vector]
-    trivial: Trivial
-    patients: npt.NDArray[np.str_]
+    cross_site: CrossSite
 
 
 def benchmark(
@@ -134,7 +127,7 @@ def benchmark(
         progress.say(
             f"{len(missing)} of the {len(entries)} files of {manifest} are not there and are left out, such as {missing[0]}"
         )
-    features = collect(entries, manifest.parent, detectors, backbones or {}, seed, progress)
+    features = collect(with_pairs(entries), manifest.parent, detectors, backbones or {}, seed, progress)
     if features.reference is None or not any(group == _TEST for group, _ in features.sets):
         example = f" ({features.missing[0]})" if features.missing else ""
         tests, trains = (sum(e.split == split and e.group == _TEST for e in entries) for split in ("test", "train"))
@@ -166,12 +159,13 @@ def benchmark(
             "repeats": repeats,
             "seed": seed,
         },
+        measure_cross_site(features, detectors, repeats, seed, progress),
     )
 
 
 def _score_all(
     features: ScanFeatures, detectors: dict[str, Detector], backbones: list[str], peers: Sequence[str], progress: Progress
-) -> dict[Key, _Side]:
+) -> dict[Key, Side]:
     """Scores of every scorer on every set."""
     assert features.reference is not None
     main = detectors[MAIN]
@@ -195,37 +189,28 @@ def _score_all(
             table.setdefault(name, {})[key] = np.nan_to_num(score(value.features[embedder].features), nan=np.inf)
     order = [MAIN, *(f"score:{name}" for name in SCORES), OTHER, *BASELINES, *(name for name, _, _ in fitted)]
     return {
-        key: _Side({name: table[name][key] for name in order if name in table}, value.trivial, value.patients)
+        key: Side({name: table[name][key] for name in order if name in table}, value.trivial, value.patients)
         for key, value in features.sets.items()
     }
 
 
-def _pairs(scored: dict[Key, _Side]) -> Iterator[tuple[str, str, _Side, str, _Side]]:
+def _pairs(scored: dict[Key, Side]) -> Iterator[tuple[str, str, Side, str, Side]]:
     """Pairs of sets to compare; ``same source`` pairs a near and an id_shift set whose names begin with the same word."""
-    test = _pool([value for (group, _), value in scored.items() if group == _TEST])
+    test = pool([value for (group, _), value in scored.items() if group == _TEST])
     shifted = {name: value for (group, name), value in scored.items() if group == _SHIFT}
     for group, name in sorted(scored):
         if group != _TEST:
             yield group, name, scored[group, name], "in_distribution test", test
     for group, name in sorted(scored):
         if group == _NEAR and shifted:
-            yield "near vs id_shift", name, scored[group, name], "id_shift, pooled", _pool(list(shifted.values()))
+            yield "near vs id_shift", name, scored[group, name], "id_shift, pooled", pool(list(shifted.values()))
     for group, name in sorted(scored):
         for other, value in shifted.items():
             if group == _NEAR and name.split("_")[0] == other.split("_")[0]:
                 yield "same source", name, scored[group, name], other, value
 
 
-def _pool(parts: list[_Side]) -> _Side:
-    columns = [np.concatenate([getattr(part.trivial, name) for part in parts]) for name in ("small", "grey", "file")]
-    return _Side(
-        {name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores},
-        Trivial(*columns),
-        np.concatenate([part.patients for part in parts]),
-    )
-
-
-def _compare(kind: str, name: str, positives: _Side, other: str, negatives: _Side, repeats: int, seed: int) -> Comparison:
+def _compare(kind: str, name: str, positives: Side, other: str, negatives: Side, repeats: int, seed: int) -> Comparison:
     draws = draw(positives.patients, negatives.patients, repeats, seed)
     both = {scorer: (positives.scores[scorer], negatives.scores[scorer]) for scorer in positives.scores}
     return Comparison(
@@ -247,6 +232,6 @@ def _differences(both: dict[str, tuple[Vector, Vector]], draws: Draws) -> dict[s
 def _decide(key: Key, scans: Set, scores: Vector, detector: Detector, repeats: int, seed: int) -> Decision:
     p = detector.calibration.p_values(scores, scans.strata)
     least = 1.0 / (min(detector.calibration.counts().values()) + 1)
-    shares = {rate: np.where(p <= rate, 1.0, 0.0) if rate >= least else np.full(len(p), np.nan) for rate in _RATES}
-    flagged = {rate: mean(share, scans.patients, repeats, seed) for rate, share in shares.items()}
+    unknown = Figure(float("nan"), float("nan"), float("nan"))
+    flagged = {rate: share(p <= rate, scans.patients, repeats, seed) if rate >= least else unknown for rate in RATES}
     return Decision(*key, len(p), flagged)

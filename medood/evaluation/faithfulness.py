@@ -24,26 +24,21 @@ from torch import Generator, Tensor, nn
 from medood.detection.conformal import Decision
 from medood.detection.detector import Detector
 from medood.errors import MedoodError
+from medood.evaluation.acquisition_faults import DIAMETER, KINDS, Masks, plant
 from medood.evidence.evidence_maps import evidence_maps
 from medood.evidence.grad_cam import Maps, grad_cam
 from medood.evidence.score_map import score_maps
-from medood.negatives.shift import column, coordinates, uniform
+from medood.negatives.shift import coordinates
 from medood.progress import Progress
 from medood.scans.reader import read_scans
 from medood.scans.scan import Scan
 
-Masks = npt.NDArray[np.bool_]
-#: Kinds of planted fault.
-KINDS = ("opacity", "foreign_patch", "device")
 #: Shares of the image that are deleted.
 SHARES = (0.025, 0.05, 0.1, 0.2)
-#: Diameter of a planted fault, as a share of the width; and narrower ranges for which opacities are reported separately.
-DIAMETER = (0.1, 0.25)
+#: Ranges of diameters for which opacities are reported separately, as shares of the width.
 SIZES = ((0.1, 0.15), (0.2, 0.25))
 #: Number of scans for deletion, which solves a system of equations for each.
 _DELETED = 30
-#: Cells per side of the grid on which darkness is measured.
-_GRID = 16
 
 
 @dataclass(frozen=True)
@@ -86,41 +81,6 @@ class Deletion:
 
     order: str
     left: dict[float, float]
-
-
-def plant(kind: str, images: Tensor, generator: Generator, diameter: tuple[float, float] = DIAMETER) -> tuple[Tensor, Masks]:
-    """Plant one fault in each image, preferably where the radiograph is dark.
-
-    Args:
-        kind: ``opacity``: soft, lifts the grey value towards 0.7 or above; ``foreign_patch``: a disc from another place in
-            another image; ``device``: a metal disc, all white.
-        images: float32 ``[N, 1, S, S]`` in [0, 1].
-        generator: generator of the places and sizes.
-        diameter: range of the fault's diameter, as a share of the width.
-
-    Returns:
-        the images with the faults, and their masks: bool ``[N, S, S]``. An opacity's mask ends at 14 % of its peak.
-    """
-    count, row, col = len(images), *coordinates(images)
-    radius = column(uniform(count, *diameter, generator) / 2)
-    dark = 1.0 - torch.nn.functional.adaptive_avg_pool2d(images, _GRID)[:, 0]
-    axis = (torch.arange(_GRID) + 0.5) / _GRID
-    frame = ((axis > 0.2) & (axis < 0.75))[:, None] & ((axis > 0.15) & (axis < 0.85))[None]
-    weight = ((dark + 0.05) ** 4 * frame).flatten(1)
-    place = torch.multinomial(weight, 1, generator=generator)[:, 0]
-    wander = (torch.rand(2, count, generator=generator) - 0.5) / _GRID
-    middle_row, middle_col = column(axis[place // _GRID] + wander[0]), column(axis[place % _GRID] + wander[1])
-    distance = ((row - middle_row) ** 2 + (col - middle_col) ** 2).sqrt() / radius
-    if kind == "opacity":
-        strength = column(uniform(count, 0.5, 0.9, generator))
-        planted = torch.lerp(images, images.clamp(min=0.7), strength * torch.exp(-2.0 * distance**2))
-    elif kind == "device":
-        planted = torch.where(distance < 1.0, torch.ones_like(images), images)
-    else:
-        side = images.shape[-1]
-        other = images.roll((1, side // 3, side // 2), dims=(0, 2, 3))
-        planted = torch.where(distance < 1.0, other, images)
-    return planted, (distance[:, 0] < 1.0).numpy()
 
 
 def localisation(

@@ -18,7 +18,7 @@ import torch
 from medood.detection.perceptual_hash import NEAR, Hashes, difference_hashes, near_pairs
 from medood.errors import MedoodError
 from medood.evaluation.data_cards import Card, Table
-from medood.evaluation.manifest import COLUMNS, Entry, read_manifest
+from medood.evaluation.manifest import COLUMNS, OPTIONAL_COLUMNS, Entry, read_manifest
 from medood.output_folder import atomic_write
 from medood.progress import Progress
 from medood.scans.reader import read_source
@@ -30,7 +30,7 @@ from medood.scans.transforms import ResizeTo
 #: Shares of an in-distribution set's patients for training, calibration and testing.
 SPLITS = {"train": 0.7, "calibration": 0.15, "test": 0.15}
 _SIDE = 64
-_FIELDS = (*COLUMNS, "patient_id")
+_FIELDS = (*COLUMNS, *OPTIONAL_COLUMNS)
 
 
 @dataclass(frozen=True)

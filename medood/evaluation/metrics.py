@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
+from scipy.stats import binomtest
 
 Vector = npt.NDArray[np.float64]
 Groups = npt.NDArray[np.str_]
@@ -133,6 +134,55 @@ def difference(first: tuple[Vector, Vector], second: tuple[Vector, Vector], draw
     return Difference(_figure(gap, draws.patients), float(min(1.0, 2.0 * (tail + 1) / (repeats + 1))))
 
 
+def auroc_within(
+    positives: Vector,
+    negatives: Vector,
+    positive_strata: npt.NDArray[np.int64],
+    negative_strata: npt.NDArray[np.int64],
+    draws: Draws,
+) -> Figure:
+    """The AUROC over pairs of the same stratum only, which what defines the strata cannot explain.
+
+    Args:
+        positives: ``[P]`` scores of out-of-distribution scans.
+        negatives: ``[N]`` scores of in-distribution scans.
+        positive_strata: ``[P]`` strata of the positives.
+        negative_strata: ``[N]`` strata of the negatives.
+        draws: bootstrap draws of the same scans.
+
+    Returns:
+        the share of such pairs in which the positive has the higher score, ties counted as half; NaN if there is no pair.
+
+    Source: Janes and Pepe, Biometrika 96 (2009), the covariate-adjusted ROC curve.
+    """
+    won, total = np.zeros(len(draws.positives)), np.zeros(len(draws.positives))
+    for stratum in np.intersect1d(positive_strata, negative_strata):
+        p, n = positive_strata == stratum, negative_strata == stratum
+        order = np.sort(negatives[n])
+        ranks = np.argsort(negatives[n], kind="stable")
+        counts_p, counts_n = draws.positives[:, p].astype(float), draws.negatives[:, n].astype(float)
+        below = np.concatenate([np.zeros((len(counts_n), 1)), counts_n[:, ranks].cumsum(axis=1)], axis=1)
+        left, right = (np.searchsorted(order, positives[p], side=side) for side in ("left", "right"))
+        won += (counts_p * 0.5 * (below[:, left] + below[:, right])).sum(axis=1)
+        total += counts_p.sum(axis=1) * counts_n.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        return _figure(won / total, draws.patients)
+
+
+def share(chosen: npt.NDArray[np.bool_], groups: Groups, repeats: int, seed: int) -> Figure:
+    """Share of ``[N]`` scans that are chosen, with an interval from bootstrapping whole groups.
+
+    Where none or all are chosen, which no resampling can vary, it is Wilson's interval for as many trials as groups.
+    """
+    if chosen.all() or not chosen.any():
+        number = len(np.unique(groups))
+        if number < FEWEST:
+            return Figure(float(chosen.mean()), float("nan"), float("nan"))
+        interval = binomtest(number if chosen.all() else 0, number).proportion_ci(method="wilson")
+        return Figure(float(chosen.mean()), float(interval.low), float(interval.high))
+    return mean(chosen.astype(np.float64), groups, repeats, seed)
+
+
 def mean(values: Vector, groups: Groups, repeats: int, seed: int) -> Figure:
     """Mean of ``[N]`` values, with an interval from bootstrapping whole groups."""
     rng = np.random.default_rng(seed)
@@ -145,9 +195,9 @@ def mean(values: Vector, groups: Groups, repeats: int, seed: int) -> Figure:
 
 def _figure(values: Vector, patients: int) -> Figure:
     """The sample's own value (the first one), with the percentile interval of the draws."""
-    if patients < FEWEST:
+    if patients < FEWEST or np.isnan(values[0]):
         return Figure(float(values[0]), float("nan"), float("nan"))
-    low, high = np.quantile(values[1:], [0.025, 0.975])
+    low, high = np.nanquantile(values[1:], [0.025, 0.975])
     return Figure(float(values[0]), float(low), float(high))
 
 

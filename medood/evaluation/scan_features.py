@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,9 +17,11 @@ from medood.detection.detector import Detector
 from medood.detection.ensemble import EnsembleNetwork
 from medood.detection.features import Features, concatenate_features, embed
 from medood.detection.perceptual_hash import NEAR, HashIndex, difference_hashes
-from medood.evaluation.acquisition_faults import FAULTS
+from medood.detection.scores import ORIENTATION_SCORES
+from medood.evaluation.acquisition_faults import FAULTS, Pixels, opacity
 from medood.evaluation.baselines import Matrix, Trivial, stack, trivial
 from medood.evaluation.manifest import Entry
+from medood.evaluation.shortcuts import CommonHistogram
 from medood.progress import Progress
 from medood.scans.reader import read_source
 from medood.scans.scan import Scan
@@ -48,14 +50,14 @@ class Set:
         trivial: trivial features.
         patients: ``[N]``; see :attr:`medood.evaluation.manifest.Entry.patient`.
         strata: ``[N]`` strata of the detector's calibration.
-        files: ``[N]`` files of the manifest.
+        entries: ``[N]`` rows of the manifest.
     """
 
     features: dict[str, Features]
     trivial: Trivial
     patients: npt.NDArray[np.str_]
     strata: list[str]
-    files: list[str]
+    entries: list[Entry]
 
 
 @dataclass
@@ -81,12 +83,15 @@ class ScanFeatures:
 
     Attributes:
         sets: sets by group and name; faults made from in-distribution test scans are in the group ``acquisition``.
+        copies: changed copies of scans, in the order of the scans: in the group ``matched`` with matched histograms, by data
+            set, and in the group ``planted`` with a fault, by ``DATASET/FAULT``. They have the deciding score only.
         reference: scans of the split ``train``.
         missing: a sentence for each file that could not be read, or only in part.
         leaks: leaks by group and name.
     """
 
     sets: dict[Key, Set]
+    copies: dict[Key, Set]
     reference: Set | None
     missing: list[str]
     leaks: dict[Key, Leak]
@@ -99,10 +104,10 @@ class _Gathering:
         self._embedders = embedders
         self._waiting: dict[str, list[Tensor]] = {name: [] for name in embedders}
         self._rows: dict[str, list[Features]] = {name: [] for name in embedders}
-        self._trivial: list[tuple[Matrix, Matrix, Matrix]] = []
+        self._trivial: list[tuple[Matrix, Matrix, Matrix, Matrix]] = []
         self._patients: list[str] = []
         self._strata: list[str] = []
-        self._files: list[str] = []
+        self._entries: list[Entry] = []
 
     def add(self, scan: Scan, images: dict[str, Tensor], entry: Entry, size: int, by: tuple[str, ...]) -> None:
         for name, image in images.items():
@@ -110,14 +115,14 @@ class _Gathering:
         self._trivial.append(trivial(scan, size))
         self._patients.append(entry.patient)
         self._strata.append(stratum(scan.attributes, by))
-        self._files.append(entry.file)
-        if len(self._files) % _BATCH == 0:
+        self._entries.append(entry)
+        if len(self._entries) % _BATCH == 0:
             self._embed()
 
     def done(self) -> Set:
         self._embed()
         features = {name: concatenate_features(parts) for name, parts in self._rows.items()}
-        return Set(features, stack(self._trivial), np.array(self._patients), self._strata, self._files)
+        return Set(features, stack(self._trivial), np.array(self._patients), self._strata, self._entries)
 
     def _embed(self) -> None:
         for name, embedder in self._embedders.items():
@@ -129,7 +134,7 @@ class _Gathering:
 
 
 def collect(
-    entries: Iterable[Entry],
+    entries: Sequence[Entry],
     root: Path,
     detectors: dict[str, Detector],
     backbones: dict[str, Embedder],
@@ -147,18 +152,30 @@ def collect(
         progress: progress display.
     """
     main = next(iter(detectors.values()))
-    chosen = [entry for entry in entries if entry.split in ("train", "test")]
+    chosen = sorted(
+        (entry for entry in entries if entry.split in ("train", "test")), key=lambda entry: entry.split == "test"
+    )
     own = {name: Embedder(detector.prepare, detector.network) for name, detector in detectors.items()}
     learned_scans = {name: _LearnedIndex(detector) for name, detector in detectors.items()}
     gathering: dict[Key, _Gathering] = {}
     reference = _Gathering(backbones)
     read_any = False
-    collected = ScanFeatures({}, None, [], {})
-
+    collected = ScanFeatures({}, {}, None, [], {})
+    copies: dict[Key, _Gathering] = {}
+    common = CommonHistogram()
     embedders = own | backbones
+    deciding = {
+        name: Embedder(detector.prepare, detector.network, detector.score_name in ORIENTATION_SCORES)
+        for name, detector in detectors.items()
+    }
 
     def keep(key: Key, scan: Scan, images: dict[str, Tensor], entry: Entry, size: int) -> None:
         gathering.setdefault(key, _Gathering(embedders)).add(scan, images, entry, size, main.calibration.by)
+
+    def keep_copy(key: Key, scan: Scan, pixels: Pixels, entry: Entry, size: int) -> None:
+        copy = dataclasses.replace(scan, pixels=np.ascontiguousarray(pixels, dtype=np.float32)[None])
+        images = {name: embedder.prepare(copy) for name, embedder in deciding.items()}
+        copies.setdefault(key, _Gathering(deciding)).add(copy, images, entry, size, main.calibration.by)
 
     for entry in progress.track(iter(chosen), len(chosen), "reading and embedding"):
         path = root / entry.file
@@ -173,6 +190,7 @@ def collect(
         if entry.split == "train":
             images = {name: embedder.prepare(result) for name, embedder in backbones.items()}
             reference.add(result, images, entry, size, ())
+            common.add(result.pixels[0])
             read_any = True
             continue
         key = (entry.group, entry.dataset)
@@ -182,6 +200,12 @@ def collect(
             collected.leaks[key].files.append(entry.file)
             continue
         keep(key, result, images, entry, size)
+        if entry.pair:
+            keep_copy(("matched", entry.dataset), result, common.match(result.pixels[0]), entry, size)
+        if is_healthy(entry):
+            rng = np.random.default_rng([seed, int(result.identity.sha256[:15], 16)])
+            for name, fault in (FAULTS | {"opacity": opacity}).items():
+                keep_copy(("planted", f"{entry.dataset}/{name}"), result, fault(result.pixels[0], rng), entry, size)
         if entry.group == "in_distribution":
             rng = np.random.default_rng([seed, int(result.identity.sha256[:15], 16)])
             for name, fault in FAULTS.items():
@@ -190,8 +214,14 @@ def collect(
                 images = {which: embedder.prepare(scan) for which, embedder in embedders.items()}
                 keep(("acquisition", name), scan, images, entry, size)
     collected.sets = {key: value.done() for key, value in gathering.items()}
+    collected.copies = {key: value.done() for key, value in copies.items()}
     collected.reference = reference.done() if read_any else None
     return collected
+
+
+def is_healthy(entry: Entry) -> bool:
+    """Whether a scan is a healthy one that the detector should accept after calibration, of another source or of a pair."""
+    return entry.group == "id_shift" or "normal" in entry.roles.values()
 
 
 class _LearnedIndex:

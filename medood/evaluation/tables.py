@@ -11,6 +11,7 @@ from typing import Any
 
 from medood.detection.scores import SCORES
 from medood.evaluation.benchmark import BASELINES, MAIN, OTHER, Benchmark, Comparison
+from medood.evaluation.cross_site.tables import cross_site_markdown, write_cross_site
 from medood.evaluation.metrics import FIGURES, Figure
 
 SCHEMA_VERSION = 1
@@ -38,6 +39,7 @@ def write_benchmark(results: Benchmark, folder: Path, heading: str) -> None:
                 stem = [line.kind, line.positives, line.negatives, line.positive_count, line.negative_count, scorer]
                 writer.writerow([*stem, *("" if math.isnan(value) else f"{value:.4f}" for value in values)])
     (folder / "benchmark.json").write_text(json.dumps(as_json(results), indent=1, allow_nan=False) + "\n")
+    write_cross_site(results.cross_site, folder)
     page = f"# {heading}\n\n" + markdown(results)
     (folder / "benchmark.md").write_text(page, encoding="utf-8", errors="backslashreplace")
 
@@ -54,6 +56,7 @@ def as_json(results: Benchmark) -> dict[str, Any]:
         ],
         "leaks": {f"{group}/{name}": asdict(leak) for (group, name), leak in results.leaks.items()},
         "missing": results.missing,
+        "cross_site": {name: [_plain(asdict(line)) for line in lines] for name, lines in vars(results.cross_site).items()},
     }
 
 
@@ -68,6 +71,8 @@ def markdown(results: Benchmark) -> str:
     ]
     if results.metadata.get("against"):
         parts.append(_section(f"Against {results.metadata['against']}", _against(results), _AGAINST_NOTE))
+    if cross_site := cross_site_markdown(results.cross_site):
+        parts.append(cross_site)
     peers = [name for name in results.comparisons[0].figures if ":" in name and not name.startswith("score:")]
     if peers:
         parts.append(_section("Other libraries' detectors", _columns(results, peers, peers), "AUROC."))

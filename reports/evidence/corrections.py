@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from medood.detection.detector import Detector
-from medood.evaluation.faithfulness import KINDS, plant
+from medood.evaluation.acquisition_faults import KINDS, plant
 from medood.evidence.findings import corrections
 from medood.scans.reader import read_scans
 from medood.scans.scan import Scan

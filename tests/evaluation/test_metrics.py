@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from medood.evaluation.acquisition_faults import FAULTS
 from medood.evaluation.baselines import pixel_knn
-from medood.evaluation.metrics import FEWEST, FIGURES, Separation, difference, draw, draw_statistics, mean, separation
+from medood.evaluation.metrics import FEWEST, FIGURES, Separation, difference, draw, draw_statistics, mean, separation, share
 
 values = st.lists(st.integers(0, 6).map(float), min_size=1, max_size=20)
 
@@ -141,3 +141,15 @@ def test_rot90_is_counter_clockwise_and_crop_is_the_upper_left_quarter() -> None
     assert FAULTS["rot90"](pixels, rng)[0, 0] == 3
     np.testing.assert_array_equal(FAULTS["crop_quarter"](pixels, rng), pixels[:2, :2])
     assert sorted(FAULTS["perm4"](pixels, rng).ravel()) == sorted(pixels.ravel())
+
+
+def test_none_and_all_have_an_interval() -> None:
+    groups = np.array([f"p{i}" for i in range(50)])
+    none, everything = share(np.zeros(50, bool), groups, 20, 0), share(np.ones(50, bool), groups, 20, 0)
+    assert (none.value, none.low) == (0.0, 0.0)
+    assert none.high == pytest.approx(1.96**2 / (50 + 1.96**2), abs=1e-4)
+    assert (everything.value, everything.high) == (1.0, 1.0)
+    assert everything.low == pytest.approx(1 - none.high)
+    assert np.isnan(share(np.zeros(4, bool), groups[:4], 20, 0).high)
+    half = np.arange(50) < 25
+    assert share(half, groups, 200, 0) == mean(half.astype(float), groups, 200, 0)

@@ -21,6 +21,8 @@ COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {
     "split": ("split",),
     "group": ("group",),
     "dataset": ("dataset",),
+    "pair": ("pair",),
+    "severity": ("severity",),
 }
 _DELIMITERS = ",;\t|"
 #: Characters stripped around a value; Ctrl-Z once marked the end of files.
