@@ -29,6 +29,9 @@ def calibrate_command(
         Path | None,
         typer.Option("--sheet", help="A PNG for the scans that lie farthest out. [default: beside the detector's folder]"),
     ] = None,
+    exclude: Annotated[
+        Path | None, typer.Option("--exclude", help="SHA-256 of scans to leave out: a CSV with that column, or one a line.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the path of the calibration.")] = False,
 ) -> None:
     """Calibrate a detector for another hospital without training; its other calibrations are kept."""
@@ -44,10 +47,12 @@ def calibrate_command(
     folder = Path(to or detector)
     place = folder.resolve()
     sheet = sheet or place.with_name(f"{place.name}-{name}.png")
-    calibrated = calibrate(detector, data, name, by=attributes, to=to, fpr=fpr, sheet=sheet, read=read, progress=progress)
+    calibrated = calibrate(
+        detector, data, name, by=attributes, to=to, fpr=fpr, sheet=sheet, exclude=exclude, read=read, progress=progress
+    )
     for status, count in sorted((calibrated.left_out or {}).items()):
         progress.say(f"left out: {count} {status}")
-    for stratum, count in calibrated.counts().items():
+    for stratum, count in calibrated.counts().items() if calibrated.by else ():
         low, high = fpr_interval(count, fpr)
         progress.say(
             f"{stratum or 'all scans'}: {count} scans; at --fpr {fpr:g} the true rate lies between {low:.2%} and {high:.2%} "

@@ -64,6 +64,10 @@ class FarthestScans:
             self._rows.append((entry.score, identity))
             (heapq.heappush if len(self._kept) < MAX_SHOWN else heapq.heappushpop)(self._kept, entry)
 
+    def highest(self, count: int) -> list[tuple[str, float]]:
+        """Names and scores of the ``count`` highest-scoring scans, the highest first."""
+        return [(visible(entry.identity.name), entry.score) for entry in sorted(self._kept, reverse=True)[:count]]
+
     def write(self, sheet: Path, p_values: Sequence[float]) -> None:
         """Write a PNG of the highest-scoring scans, and beside it a CSV of all scans.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,11 +23,22 @@ from medood.detection.features import Features, concatenate_features
 from medood.detection.perceptual_hash import NEAR, Hashes, HashIndex, difference_hashes
 from medood.errors import MedoodError
 from medood.progress import Progress
+from medood.reasons import Reason
 from medood.scans.dicom.reader import KEPT_ATTRIBUTES
 from medood.scans.reader import DigestStore, check_options, read_source
 from medood.scans.scan import Identity, Refusal, Status
+from medood.scans.sources.csv_table import CsvTable, TableError
 from medood.scans.sources.folder import check_there
 from medood.scans.sources.source import count_sources, find_sources
+from medood.text import visible
+from medood.workflows.calibration_check import (
+    MAX_PLANTED,
+    NAMED,
+    CalibrationCheck,
+    planted_shares,
+    tail_test,
+    write_page,
+)
 
 _BATCH = 64
 #: A scan lies far out if at most this share of the detector's own calibration scans scores as high.
@@ -37,6 +49,7 @@ _FAR = 0.01
 class _Prepared:
     identity: Identity
     stratum: str
+    patient: str
     image: Tensor
 
 
@@ -49,6 +62,7 @@ def calibrate(
     to: str | Path | None = None,
     fpr: float = 0.05,
     sheet: str | Path | None = None,
+    exclude: str | Path | None = None,
     read: ReadConfig | None = None,
     progress: Progress | None = None,
 ) -> Calibration:
@@ -63,7 +77,9 @@ def calibrate(
         by: DICOM attributes; each combination of their values is a stratum with its own calibration.
         to: copy the detector to this folder and calibrate the copy; required for a shipped detector.
         fpr: the lowest false-alarm rate that every stratum must support.
-        sheet: contact sheet (PNG) of the farthest-out scans, with a CSV of all scans beside it; ``None`` writes neither.
+        sheet: contact sheet (PNG) of the farthest-out scans, with a CSV of all scans and a page (Markdown) on what the
+            calibration still finds beside it; ``None`` writes none of them and plants no faults.
+        exclude: a CSV with the column ``sha256``, or a text file with one SHA-256 per line, of scans to leave out.
         read: which frames and objects become scans, and the limits.
         progress: progress display; ``None`` is quiet.
 
@@ -82,18 +98,24 @@ def calibrate(
     loaded, target = Detector.load(folder), _place(detector, folder, to)
     if (folder / CALIBRATIONS / f"{name}.json").exists():
         raise MedoodError(f"{folder} already has a calibration {name!r}. Give another name; existing ones are kept.")
+    excluded = _read_excluded(Path(exclude)) if exclude is not None else set()
     keys: list[str] = []
+    patients: list[str] = []
     strata: list[str] = []
+    refused: list[str] = []
+    planted_in: list[Tensor] = []
     parts: list[Features] = []
     left_out: Counter[str] = Counter()
     hashes: list[Tensor] = []
     farthest = FarthestScans()
-    for batch in _batches(_prepare_scans(Path(data), loaded, tuple(by), read, left_out, progress)):
+    for batch in _batches(_prepare_scans(Path(data), loaded, tuple(by), read, excluded, refused, left_out, progress)):
         images = torch.stack([item.image for item in batch])
         parts.append(loaded.embed(images))
         hashes.append(torch.from_numpy(difference_hashes(images)))
         keys += [item.identity.key for item in batch]
         strata += [item.stratum for item in batch]
+        patients += [item.patient for item in batch]
+        planted_in += [item.image for item in batch][: MAX_PLANTED - len(planted_in)]
         farthest.add([item.identity for item in batch], images, loaded.raw_scores(parts[-1]).tolist())
     if not keys:
         counts = ", ".join(f"{n} {status}" for status, n in left_out.items()) or "no file at all"
@@ -118,13 +140,48 @@ def calibrate(
     )
     _check_strata(calibration, fpr)
     before = loaded.calibration
-    if sheet is not None:
-        farthest.write(Path(sheet), before.p_values(calibration.scores, [""] * len(calibration.scores)).tolist())
     if target != folder:
         _copy(folder, target)
     calibration = calibration.save(target / CALIBRATIONS, loaded.sha256)
-    progress.say(_far_out(calibration, before) + (f" The farthest are in {sheet}: check that all belong." if sheet else ""))
+    progress.say(_far_out(calibration, before))
+    if sheet is not None:
+        farthest.write(Path(sheet), before.p_values(calibration.scores, [""] * len(calibration.scores)).tolist())
+        planted = planted_shares(loaded, torch.stack(planted_in), calibration.scores, fpr, progress)
+        count = len(set(patients)) if all(patients) else 0
+        check = CalibrationCheck(len(keys), count, fpr, planted, tail_test(calibration.scores, before.scores))
+        page = Path(sheet).with_suffix(".md")
+        write_page(page, name, check, farthest.highest(NAMED), refused, Path(sheet))
+        for sentence in check.sentences():
+            progress.say(sentence)
+        progress.say(f"The highest scans are in {sheet} and {page}: confirm that all belong.")
+        for rank, (scan, score) in enumerate(farthest.highest(NAMED), start=1):
+            progress.say(f"{rank:>4}  {score:.4g}  {scan}")
+    for line in refused:
+        progress.say(f"without a score: {line}")
     return calibration
+
+
+def _read_excluded(path: Path) -> set[str]:
+    """SHA-256 digests of the scans to leave out.
+
+    Raises:
+        MedoodError: the file cannot be read, or a line is no SHA-256.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split()
+        if lines and len(lines[0]) != 64:  # a table
+            table = CsvTable(path, ("sha256",), needed=("sha256",))
+            lines = [table.value(row, "sha256") for _, row in table.rows()]
+    except TableError as error:
+        raise MedoodError(f"--exclude: {path} cannot be used: {error}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise MedoodError(
+            f"--exclude: {path} cannot be read: {getattr(error, 'strerror', '') or 'not a text file'}."
+        ) from error
+    wrong = next((line for line in lines if not re.fullmatch("[0-9a-fA-F]{64}", line)), None)
+    if wrong is not None or not lines:
+        raise MedoodError(f"--exclude: {path} holds {wrong!r}; expected SHA-256 digests of 64 hexadecimal digits.")
+    return {line.lower() for line in lines}
 
 
 def _far_out(added: Calibration, before: Calibration) -> str:
@@ -157,7 +214,14 @@ def _copy(folder: Path, target: Path) -> None:
 
 
 def _prepare_scans(
-    data: Path, detector: Detector, by: tuple[str, ...], read: ReadConfig, left_out: Counter[str], progress: Progress
+    data: Path,
+    detector: Detector,
+    by: tuple[str, ...],
+    read: ReadConfig,
+    excluded: set[str],
+    refused: list[str],
+    left_out: Counter[str],
+    progress: Progress,
 ) -> Iterator[_Prepared]:
     digests = DigestStore()
     try:
@@ -168,13 +232,19 @@ def _prepare_scans(
         for result in [item] if isinstance(item, Refusal) else read_source(item, read, digests):
             if isinstance(result, Refusal):
                 left_out[str(result.status)] += 1
+                if result.status != Status.NOT_SELECTED:
+                    refused.append(f"{visible(result.identity.name)}: {result.reason}")
+                continue
+            if result.identity.sha256 in excluded:
+                left_out["excluded"] += 1
                 continue
             try:
                 image = detector.prepare(result)
             except (RuntimeError, ValueError):
                 left_out[str(Status.UNREADABLE)] += 1
+                refused.append(f"{visible(result.identity.name)}: {Reason('image_not_resized')}")
                 continue
-            yield _Prepared(result.identity, stratum(result.attributes, by), image)
+            yield _Prepared(result.identity, stratum(result.attributes, by), result.patient, image)
 
 
 def _batches(items: Iterator[_Prepared]) -> Iterator[list[_Prepared]]:

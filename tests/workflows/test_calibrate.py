@@ -29,6 +29,7 @@ from medood.scans.scan import Scan
 from medood.screening.ledger.database import Ledger
 from medood.screening.run import screen
 from medood.workflows.calibrate import calibrate
+from medood.workflows.calibration_check import tail_test
 from tests.cli.test_commands import medood
 
 HASHES = torch.zeros(0, 32, dtype=torch.uint8)
@@ -250,7 +251,12 @@ def test_calibrate_says_how_many_lie_far_out_and_shows_them(
     assert far >= 1
     said = " ".join(capsys.readouterr().err.split())
     assert f"{far} of 25 scans lie farther out than 94.1% of the detector's own calibration scans" in said
-    assert "check that all belong" in said
+    assert "confirm that all belong" in said
+    assert "Faults planted in these scans that are found at 0.05, before -> after calibration: rot90" in said
+    assert "Fewer than 100 patients" in said, "each synthetic file has a patient of its own"
+    page = (tmp_path / "look" / "sheet.md").read_text()
+    assert page.count("/here/") >= 10
+    assert "| opacity |" in page
     with (tmp_path / "look" / "sheet.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 25
@@ -325,3 +331,46 @@ def test_the_command_puts_the_sheet_beside_the_detector(detector: Path, tmp_path
     assert (tmp_path / "copy-here.csv").is_file()
     assert str(tmp_path / "copy-here.png") in done.stderr
     assert not list((tmp_path / "copy").rglob("*.png"))
+
+
+def test_scans_are_left_out_by_their_digests_and_refused_files_are_named(
+    detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = films(tmp_path / "here", {"Acme": 22})
+    (source / "cut.dcm").write_bytes((source / "Acme-00.dcm").read_bytes()[:900])
+    everything = calibrate(detector, source, "all", sheet=tmp_path / "all.png", progress=Progress())
+    assert "cut.dcm: the file is cut" in " ".join(capsys.readouterr().err.split())
+    assert "cut.dcm: the file is cut" in (tmp_path / "all.md").read_text()
+    with (tmp_path / "all.csv").open(newline="") as stream:
+        highest = [row["sha256"] for row in csv.DictReader(stream)][:2]
+    (tmp_path / "lines.txt").write_text("\n".join(highest))
+    (tmp_path / "table.csv").write_text("rank,sha256\n" + "".join(f"{i},{digest}\n" for i, digest in enumerate(highest)))
+    for number, name in enumerate(("lines.txt", "table.csv")):
+        fewer = calibrate(detector, source, f"fewer{number}", exclude=tmp_path / name)
+        assert len(fewer.scores) == len(everything.scores) - 2
+        assert fewer.left_out is not None
+        assert fewer.left_out["excluded"] == 2
+        assert sorted(fewer.scores) == sorted(everything.scores)[:-2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "holds None"), ("abc", "column"), ("a" * 63 + "z", "64 hexadecimal"), ("g" * 64, "64 hexadecimal")],
+)
+def test_mistakes_in_a_list_of_scans_to_leave_out(detector: Path, tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "list").write_text(text)
+    with pytest.raises(MedoodError, match=message):
+        calibrate(detector, tmp_path, "x", exclude=tmp_path / "list")
+    with pytest.raises(MedoodError, match="cannot be read"):
+        calibrate(detector, tmp_path, "x", exclude=tmp_path / "none")
+
+
+def test_the_tail_test_finds_outliers_and_is_quiet_without() -> None:
+    rng = np.random.default_rng(0)
+    own = rng.gamma(4.0, 1.0, 851)
+    alarms = [tail_test(10 + 3 * rng.gamma(4.0, 1.0, 100), own).heavy for _ in range(400)]
+    assert np.mean(alarms) < 0.03, "a site whose scores are shifted and wider, without outliers"
+    found = [tail_test(np.r_[rng.gamma(4.0, 1.0, 95), rng.gamma(4.0, 1.0, 5) + 12], own).heavy for _ in range(100)]
+    assert np.mean(found) > 0.95, "5 of 100"
+    assert not tail_test(np.ones(3), own).heavy
+    assert not tail_test(np.ones(100), own).heavy
