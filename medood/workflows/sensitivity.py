@@ -28,7 +28,7 @@ from medood.negatives.mixture import SHIFTS, Mixture
 from medood.progress import Progress
 from medood.workflows.train import to_input, train, training_data
 
-#: Maximum number of held-out images to which the shifts are applied.
+#: Maximum number of development images to which the shifts are applied; calibration images choose nothing.
 PROBES = 200
 _NEIGHBOURS = {"rot": {"rot_360", "upside_down"}, "rot_360": {"rot", "upside_down"}, "upside_down": {"rot", "rot_360"}}
 _NEIGHBOURS |= {"perm4": {"perm16"}, "perm16": {"perm4"}}
@@ -96,7 +96,8 @@ def sensitivity(config: RunConfig, names: list[str], out: Path, progress: Progre
 
 def react(detector: Detector, config: RunConfig, progress: Progress) -> dict[str, float]:
     """AUROC between held-out images and the same images under each shift."""
-    images = to_input(training_data(config, Progress(quiet=True)).calibration[:PROBES])
+    data = training_data(config, Progress(quiet=True))
+    images = to_input(data.inputs.images[data.development[:PROBES]])
     plain = detector.score(detector.embed(images)).numpy()
     truth = np.r_[np.zeros(len(plain)), np.ones(len(plain))]
     reactions = {}
