@@ -1,8 +1,8 @@
 """The manifest of the cross-site benchmark: that of the real images, with pairs of one source and severity.
 
-Pairs: ``nih`` and ``paediatric``, normal against pneumonia; ``nih_pa_adults``, the pneumonia films taken standing (PA) of adults,
-against the same normals without the patients who are under 18 on every film whose age is known (the view of the normal films
-is not known). Severity: the senior reader's Brixia score of ``covid_cohen`` films.
+Pairs: ``nih`` and ``paediatric``, normal against pneumonia; ``nih_pa_adults``, the pneumonia radiographs of standing
+(PA) adults against the same normals without the patients who are under 18 on every radiograph whose age is known (the
+view of the normals is not known). Severity: the senior reader's Brixia score of ``covid_cohen`` radiographs.
 
 Usage: MEDOOD_DATA=FOLDER python -m reports.cross_site.manifest MANIFEST.csv
 """

@@ -30,7 +30,7 @@ from medood.screening.run import RunOptions
 
 @pytest.fixture(autouse=True)
 def storescu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "_LOOK", 0.3)
+    monkeypatch.setattr(listing, "_MIN_INTERVAL", 0.3)
     if shutil.which("storescu") is None:
         if os.environ.get("MEDOOD_REQUIRE_PACS"):
             pytest.fail("MEDOOD_REQUIRE_PACS is set, and storescu is not installed (Debian: dcmtk)")
