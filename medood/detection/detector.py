@@ -49,6 +49,7 @@ class Verdict:
         nearest_keys: their scan keys.
         stratum: calibration stratum of the scan; empty if the calibration has no strata.
         calibrated: whether that stratum was calibrated; if not, the largest p-value over all strata is used.
+        finding: what is wrong with the scan, see :mod:`medood.evidence.fault_names`, which sets it.
     """
 
     score: float
@@ -58,6 +59,7 @@ class Verdict:
     nearest_keys: list[str]
     stratum: str = ""
     calibrated: bool = True
+    finding: str = ""
 
 
 @dataclass(frozen=True)

@@ -12,31 +12,22 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from medood.detection.detector import Detector
-from medood.detection.features import embed
 from medood.detection.knn import largest_cosine
-from medood.detection.scores import ORIENTATION_SCORES
+from medood.evidence.positions import POSITIONS, positions
 
 Map = npt.NDArray[np.float32]
 
+_BORDER = "without its even border"
 #: Faults that an image may have, and the functions that undo them.
-CORRECTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "turned by 90 degrees clockwise": lambda image: torch.rot90(image, -1, (-2, -1)),
-    "turned by 90 degrees counter-clockwise": lambda image: torch.rot90(image, 1, (-2, -1)),
-    "turned by 180 degrees": lambda image: image.flip(-2, -1),
-    "mirrored": lambda image: image.flip(-1),
-    "flipped upside down": lambda image: image.flip(-2),
-    "inverted": lambda image: 1.0 - image,
-    "without its even border": lambda image: trim_border(image),
-}
+CORRECTIONS: dict[str, Callable[[Tensor], Tensor]] = POSITIONS | {_BORDER: lambda image: trim_border(image)}
 #: Largest range of grey values in a row or column of an even border.
 _EVEN = 0.02
 #: Share of the image above which the area that stands out is no longer one place.
 _LOCAL = 0.2
 #: The same for the area at half strength.
 _WIDE = 0.4
-#: A correction fits if it removes at least this share of the score's excess over the median calibration score. Set on 100
-#: calibration radiographs: turned, mirrored and inverted ones lost all of the excess in the median; other faults and
-#: photographs, which are odd in every orientation and by chance slightly less so in one, lost at most 0.6.
+#: Without an appearance model, a correction fits if it removes at least this share of the score's excess over the median
+#: calibration score: photographs, which are odd in every position and by chance slightly less so in one, lost at most 0.6.
 _FITS = 0.7
 #: Share of the score from which a map counts as showing all of it.
 _MOSTLY = 0.95
@@ -82,39 +73,35 @@ class CalibrationCosines:
 
 
 def corrections(detector: Detector, images: Tensor, scores: Sequence[float]) -> list[Correction | None]:
-    """Best correction of each flagged image, or None: the score must lose most of its excess over the median calibration
-    score, and more than the calibration scores' interquartile range.
+    """Best correction of each flagged image, or None: the score must fall by more than the interquartile range of the
+    calibration scores, and the image must be one of the domain in that position.
 
     Args:
         detector: the detector.
         images: float32 ``[N, 1, S, S]`` as the detector prepares them.
         scores: ``[N]`` scores of the images.
     """
-    plain = (
-        "head_logit" if detector.score_name in ORIENTATION_SCORES else detector.score_name
-    )  # turned copies take six times as long
-    # The even border of a letterboxed image was added by medood itself.
-    own_bars = "without its even border" if detector.preprocess.fit == "letterbox" else ""
-    candidates = [(i, "", image) for i, image in enumerate(images)]
-    for i, image in enumerate(images):
-        corrected = ((i, name, undo(image)) for name, undo in CORRECTIONS.items() if name != own_bars)
-        candidates += [candidate for candidate in corrected if not torch.equal(candidate[2], image)]
-    rows = embed(detector.network, torch.stack([image for _, _, image in candidates]), orientations=False)
-    cheap = detector.raw_scores(rows, plain)
-    best = list(range(len(images)))
-    for place, (i, _, _) in enumerate(candidates):
-        best[i] = place if cheap[place] < cheap[best[i]] else best[i]
-    better = [place for i, place in enumerate(best) if place != i]
-    best_corrections: list[Correction | None] = [None] * len(images)
-    if better:
-        after = detector.raw_scores(detector.embed(torch.stack([candidates[place][2] for place in better])))
-        for place, score in zip(better, after, strict=True):
-            i, name, image = candidates[place]
-            best_corrections[i] = _fitting(detector, name, image, scores[i], float(score))
-    return best_corrections
+    seen = positions(detector, images)
+    best: dict[int, tuple[str, Tensor]] = {
+        i: (name, CORRECTIONS[name](images[i]))
+        for i, (name, foreign) in enumerate(zip(seen.corrections, seen.foreign, strict=True))
+        if name and not foreign
+    }
+    certain = set(best) if seen.appearance is not None else set[int]()
+    if detector.preprocess.fit != "letterbox":  # whose even border medood itself adds
+        trimmed = {i: trim_border(image) for i, image in enumerate(images) if i not in certain}
+        best |= {i: (_BORDER, image) for i, image in trimmed.items() if i not in best and not torch.equal(image, images[i])}
+    found: list[Correction | None] = [None] * len(images)
+    if best:
+        after = detector.raw_scores(detector.embed(torch.stack([image for _, image in best.values()])))
+        for (i, (name, image)), score in zip(best.items(), after, strict=True):
+            found[i] = _fitting(detector, name, image, scores[i], float(score), least=0.0 if i in certain else _FITS)
+    return found
 
 
-def _fitting(detector: Detector, name: str, corrected: Tensor, before: float, after: float) -> Correction | None:
+def _fitting(
+    detector: Detector, name: str, corrected: Tensor, before: float, after: float, least: float
+) -> Correction | None:
     scores = detector.calibration.scores[np.isfinite(detector.calibration.scores)]
     if not len(scores) or not np.isfinite(after):
         return None
@@ -122,7 +109,7 @@ def _fitting(detector: Detector, name: str, corrected: Tensor, before: float, af
     share = (before - after) / max(before - middle, 1e-9) if np.isfinite(before) else 1.0
     strata = list(detector.calibration.counts())
     p_value = float(detector.calibration.p_values(np.full(len(strata), after), strata).min())
-    if not before - after > high - low or share < _FITS:
+    if not before - after > high - low or share < least:
         return None
     return Correction(name, p_value, min(float(share), 1.0), corrected)
 

@@ -110,7 +110,10 @@ def _row(row: Row, place: dict[str, int], language: Language) -> list[Any]:
     if row.frame:
         name += ", " + language.say("frame", number=row.frame)
     key = key_of(row)
-    return [key, name, row.status, row.decision, row.score, row.p_value, language.reason(row.reason), place.get(key, -1)]
+    reason = language.reason(row.reason)
+    if row.finding:
+        reason = f"{language.say(row.finding)}; {reason}"
+    return [key, name, row.status, row.decision, row.score, row.p_value, reason, place.get(key, -1)]
 
 
 def _page_fields(page: dict[str, Any], work: Path) -> dict[str, Any]:

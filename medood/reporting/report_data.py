@@ -31,7 +31,7 @@ from medood.screening.finalize import summary
 from medood.screening.ledger.database import Ledger, Row
 from medood.screening.ledger.run_metadata import RunMetadata
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 _BINS = 40
 #: Maximum number of rows of a table in the report; verdicts.csv has them all.
 MAX_LINES = 1000
@@ -277,11 +277,13 @@ def _page(
     metadata.append(("Inverted", grey.get("inverted", "")))
     if grey.get("ignored"):
         metadata.append(("Left out", grey["ignored"]))
+    pictures = write_pictures(content.drawn[rank - 1], folder, rank, language)
     nearest = zip(row.metadata.get("nearest", []), row.metadata.get("nearest_keys", []), strict=True)
     return {
         **_line(rank, row, review, language),
         **_group_fields(entry, content.thumbnails),
-        **write_pictures(content.drawn[rank - 1], folder, rank, language),
+        **pictures,
+        "reasons": [*([f"{language.say(row.finding)}."] if row.finding else []), *pictures["reasons"]],
         "nearest": [
             {
                 "cosine": round(cosine, 4),
@@ -326,6 +328,7 @@ def _line(rank: int, row: Row, review: Review | None, language: Language) -> dic
         "score": row.score,
         "p_value": row.p_value,
         "reason": language.reason(row.reason),
+        "finding": row.finding,
         "review": review.verdicts.get(key, "") if review else "",
         "note": review.notes.get(key, "") if review else "",
     }

@@ -13,7 +13,7 @@ from medood.output_folder import atomic_write
 from medood.screening.ledger.database import VERDICT_COLUMNS, Ledger, Row
 
 #: Version of the columns, stored in the Parquet metadata and in each JSON line; new columns raise the minor number.
-VERDICTS_VERSION = "1.0"
+VERDICTS_VERSION = "1.1"
 _BATCH = 10_000
 
 

@@ -23,6 +23,7 @@ from medood.detection.conformal import Decision, check_rate, fpr_interval, thres
 from medood.detection.detector import Detector, Verdict
 from medood.detection.detector_folder import TRAINING, calibration_names
 from medood.errors import MedoodError, StoppedError
+from medood.evidence.fault_names import name_faults
 from medood.output_folder import new_folder
 from medood.progress import Bar, Progress
 from medood.reasons import Reason, both_reasons
@@ -174,7 +175,7 @@ def screen(
                 listing.freeze(progress, options.stopped)
                 keep()
                 with progress.bar(total, "screening") as bar:
-                    _Run(ledger, loaded, fpr, engine, options, bar).process(listing)
+                    _Run(ledger, loaded, fpr, max(fpr, fdr or 0.0), engine, options, bar).process(listing)
             except UnavailableError as error:
                 raise UnavailableError(f"{error}. Then resume with the same command and --resume.") from error
             finally:
@@ -216,15 +217,24 @@ class _Run:
         ledger: where rows go.
         detector: scores and judges images.
         fpr: the limit on p-values.
+        named_to: the largest p-value that may be flagged in the end, up to which faults are named.
         engine: reads sources and embeds batches.
         options: execution options.
         bar: progress bar, advanced by one per source.
     """
 
     def __init__(
-        self, ledger: Ledger, detector: Detector, fpr: float, engine: Engine, options: RunOptions, bar: Bar
+        self,
+        ledger: Ledger,
+        detector: Detector,
+        fpr: float,
+        named_to: float,
+        engine: Engine,
+        options: RunOptions,
+        bar: Bar,
     ) -> None:
         self._ledger, self._detector, self._fpr, self._bar = ledger, detector, fpr, bar
+        self._named_to = named_to
         self._engine, self._options = engine, options
         self._statistics = ArchiveStatistics(ledger)
         self._pending_names: dict[str, str] = {}  # SHA-256 to name, for rows not yet in the ledger
@@ -286,12 +296,15 @@ class _Run:
         """Judge the oldest batch and commit its rows."""
         pending, future = self._embedding.popleft()
         verdicts: list[Verdict] = []
+        named: list[str] = []
         scored = [result for _, result in pending if result.image is not None]
         seconds = 0.0
         if future is not None:
             features, seconds = self._throughput.embedded(future)
             verdicts = self._detector.judge(features, self._fpr, [result.stratum for result in scored])
-        remaining_verdicts = iter(verdicts)
+            images = torch.stack([result.network_input for result in scored])
+            named = name_faults(self._detector, images, [verdict.p_value <= self._named_to for verdict in verdicts])
+        remaining_verdicts = iter([replace(verdict, finding=name) for verdict, name in zip(verdicts, named, strict=True)])
         share = seconds / max(1, len(scored))
         with self._ledger.writing():
             for i, (result, verdict) in enumerate(zip(scored, verdicts, strict=True)):
@@ -360,6 +373,7 @@ def _row(place: ListingPosition, result: Result, verdict: Verdict | None, fpr: f
         score=min(verdict.score, 1e308),
         p_value=verdict.p_value,
         decision=verdict.decision,
+        finding=verdict.finding,
         metadata=metadata,
         score_seconds=round(seconds, 6),
     )

@@ -27,7 +27,7 @@ from medood.text import spreadsheet_cell
 #: Folder in which ``medood merge`` assembles a run; not a valid run until the merge is complete.
 UNFINISHED = ".merging"
 #: Columns of ``verdicts.csv``; new ones are only ever added at the end.
-VERDICT_COLUMNS = ("source", "member", "frame", "sha256", "status", "score", "p_value", "decision", "reason")
+VERDICT_COLUMNS = ("source", "member", "frame", "sha256", "status", "score", "p_value", "decision", "reason", "finding")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Row:
         file: the file's number in the listing, from 0.
         item: number of the source in that file, from 0; an archive holds several.
         host: the machine that read it.
+        finding: what is wrong with a flagged scan, one of ``FaultName``; empty in runs of before 0.3.
     """
 
     source: str
@@ -67,6 +68,7 @@ class Row:
     file: int = 0
     item: int = 0
     host: str = ""
+    finding: str = ""
 
 
 @dataclass(frozen=True)
@@ -304,8 +306,9 @@ class Ledger:
         with self.writing():
             self._database.execute(
                 "UPDATE scans SET decision = CASE WHEN p_value <= ? THEN 'out_of_distribution' ELSE 'in_distribution' END, "
+                "finding = CASE WHEN p_value <= ? THEN finding ELSE '' END, "
                 "reason = '', reason_code = '', reason_values = '{}' WHERE status = 'scored'",
-                (limit,),
+                (limit, limit),
             )
             self._database.execute(
                 "WITH worded AS (SELECT id, words(p_value, decision = 'out_of_distribution', "

@@ -30,5 +30,6 @@ MIGRATIONS = {
     3: (
         "ALTER TABLE scans ADD COLUMN reason_code TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE scans ADD COLUMN reason_values TEXT NOT NULL DEFAULT '{}'",
+        "ALTER TABLE scans ADD COLUMN finding TEXT NOT NULL DEFAULT ''",
     ),
 }

@@ -1,0 +1,73 @@
+"""Name what is wrong with a flagged scan, in a fixed vocabulary.
+
+The deciding score itself tells how a scan was changed: it is computed again with the scan rotated, mirrored and inverted,
+and the lowest wins. A scan that is no frontal chest radiograph scores about the same in every position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+import numpy as np
+from torch import Tensor
+
+from medood.detection.detector import Detector
+from medood.evidence.findings import standing_out
+from medood.evidence.padim import place_maps
+from medood.evidence.positions import positions
+
+
+class FaultName(StrEnum):
+    """What is wrong with a flagged scan."""
+
+    ROTATED_90_CW = "rotated_90_cw"
+    ROTATED_90_CCW = "rotated_90_ccw"
+    ROTATED_180 = "rotated_180"
+    MIRRORED = "mirrored"
+    UPSIDE_DOWN = "upside_down"
+    INVERTED = "inverted"
+    NOT_A_FRONTAL_CHEST_RADIOGRAPH = "not_a_frontal_chest_radiograph"
+    LOCAL_ABNORMALITY = "local_abnormality"
+    GLOBAL_ABNORMALITY = "global_abnormality"
+
+
+#: The fault that each correction undoes.
+UNDOES = {
+    "turned by 90 degrees clockwise": FaultName.ROTATED_90_CCW,
+    "turned by 90 degrees counter-clockwise": FaultName.ROTATED_90_CW,
+    "turned by 180 degrees": FaultName.ROTATED_180,
+    "mirrored": FaultName.MIRRORED,
+    "flipped upside down": FaultName.UPSIDE_DOWN,
+    "inverted": FaultName.INVERTED,
+}
+
+
+def name_faults(detector: Detector, images: Tensor, flagged: Sequence[bool]) -> list[str]:
+    """What is wrong with each flagged image, one of ``FaultName``; empty for the others.
+
+    Args:
+        detector: the detector.
+        images: float32 ``[N, 1, S, S]`` as the detector prepares them.
+        flagged: ``[N]``, which to name.
+    """
+    names = [""] * len(images)
+    chosen = [i for i, is_flagged in enumerate(flagged) if is_flagged]
+    if not chosen:
+        return names
+    seen = positions(detector, images[chosen])
+    unclear: list[int] = []
+    for place, (i, correction, is_foreign) in enumerate(zip(chosen, seen.corrections, seen.foreign, strict=True)):
+        if is_foreign:
+            names[i] = FaultName.NOT_A_FRONTAL_CHEST_RADIOGRAPH
+        elif correction and np.isfinite(seen.scores[place]).all():
+            names[i] = UNDOES[correction]
+        else:
+            unclear.append(i)
+    if unclear:
+        heats = place_maps(detector, images[unclear]) if detector.places else np.zeros((len(unclear), 1, 1), np.float32)
+        scale = float(detector.places["places_scale"]) if detector.places else 1.0
+        for i, heat in zip(unclear, heats, strict=True):
+            is_local = standing_out(heat / scale)[0] == "one place"
+            names[i] = FaultName.LOCAL_ABNORMALITY if is_local else FaultName.GLOBAL_ABNORMALITY
+    return names

@@ -1,0 +1,83 @@
+"""Scores of a scan as it is and after each correction of its position and grey scale."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from medood.detection.detector import Detector
+from medood.detection.features import embed
+from medood.detection.scores import ORIENTATION_SCORES, Ensemble
+
+#: Corrections of the position and the grey scale of ``[..., H, W]`` images.
+POSITIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "turned by 90 degrees clockwise": lambda image: torch.rot90(image, -1, (-2, -1)),
+    "turned by 90 degrees counter-clockwise": lambda image: torch.rot90(image, 1, (-2, -1)),
+    "turned by 180 degrees": lambda image: image.flip(-2, -1),
+    "mirrored": lambda image: image.flip(-1),
+    "flipped upside down": lambda image: image.flip(-2),
+    "inverted": lambda image: 1.0 - image,
+}
+#: A correction must lower the score by this many interquartile ranges of the calibration scores.
+LEAST_DROP = 1.0
+#: A scan is no frontal chest radiograph if its median score over positions is less than this many interquartile ranges above
+#: its lowest one, and even its lowest appearance part is at least as many standard deviations out. Both were set on training
+#: radiographs, whole and under shifting transformations, and on photographs, synthetic outliers and textures.
+FLAT, UNLIKE = 4.0, 3.0
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Scores of scans as they are and after each correction of ``POSITIONS``.
+
+    Attributes:
+        scores: ``[N, 1 + 6]``, the first as the scans are.
+        appearance: ``[N, 1 + 6]``, the appearance part of the score; ``None`` if the detector has none.
+        unit: interquartile range of the calibration scores.
+    """
+
+    scores: npt.NDArray[np.float64]
+    appearance: npt.NDArray[np.float64] | None
+    unit: float
+
+    @property
+    def corrections(self) -> list[str]:
+        """The correction with the lowest score of each scan; empty if none lowers it enough."""
+        best = self.scores.argmin(axis=1)
+        drop = self.scores[:, 0] - self.scores.min(axis=1)
+        names = ["", *POSITIONS]
+        return [names[place] if fall > LEAST_DROP * self.unit else "" for place, fall in zip(best, drop, strict=True)]
+
+    @property
+    def foreign(self) -> npt.NDArray[np.bool_]:
+        """Which scans ``[N]`` are no frontal chest radiograph in any position; none without an appearance model."""
+        if self.appearance is None:
+            return np.zeros(len(self.scores), dtype=np.bool_)
+        flat = np.median(self.scores, axis=1) - self.scores.min(axis=1) < FLAT * self.unit
+        return np.asarray(flat & (self.appearance.min(axis=1) >= UNLIKE))
+
+
+def positions(detector: Detector, images: Tensor) -> Positions:
+    """Score images as they are and after each correction.
+
+    Args:
+        detector: the detector.
+        images: float32 ``[N, 1, S, S]`` as the detector prepares them.
+    """
+    copies = torch.cat([images, *(correct(images) for correct in POSITIONS.values())])
+    rows = embed(detector.network, copies, orientations=False)
+    # Turned copies of turned copies would take six times as long.
+    plain = "head_logit" if detector.score_name in ORIENTATION_SCORES else detector.score_name
+    scores = detector.raw_scores(rows, plain).reshape(1 + len(POSITIONS), len(images)).T
+    appearance = None
+    if plain == "ensemble" and detector.network.appearance is not None:
+        parts = Ensemble.parts(rows, detector.fitted["ensemble"])[:, -1].double().numpy()
+        appearance = parts.reshape(1 + len(POSITIONS), len(images)).T
+    calibration = detector.calibration.scores[np.isfinite(detector.calibration.scores)]
+    low, high = np.quantile(calibration, [0.25, 0.75]) if len(calibration) else (0.0, 0.0)
+    return Positions(scores, appearance, float(high - low))
