@@ -110,10 +110,9 @@ def _row(row: Row, place: dict[str, int], language: Language) -> list[Any]:
     if row.frame:
         name += ", " + language.say("frame", number=row.frame)
     key = key_of(row)
+    finding = language.say(row.finding) if row.finding else ""
     reason = language.reason(row.reason)
-    if row.finding:
-        reason = f"{language.say(row.finding)}; {reason}"
-    return [key, name, row.status, row.decision, row.score, row.p_value, reason, place.get(key, -1)]
+    return [key, name, row.status, row.decision, row.score, row.p_value, reason, finding, place.get(key, -1)]
 
 
 def _page_fields(page: dict[str, Any], work: Path) -> dict[str, Any]:

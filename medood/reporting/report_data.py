@@ -283,7 +283,7 @@ def _page(
         **_line(rank, row, review, language),
         **_group_fields(entry, content.thumbnails),
         **pictures,
-        "reasons": [*([f"{language.say(row.finding)}."] if row.finding else []), *pictures["reasons"]],
+        "reasons": [*([language.say("finding", name=language.say(row.finding))] if row.finding else []), *pictures["reasons"]],
         "nearest": [
             {
                 "cosine": round(cosine, 4),

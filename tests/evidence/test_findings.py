@@ -149,7 +149,7 @@ def test_findings_say_where_how_far_and_what_the_header_says() -> None:
     )
     found = Correction("inverted", 0.5, 0.95, torch.zeros(1, 2, 2))
     german = words(heat, True, 0.8, found, 0.3, distances, {"BodyPartExamined": "CHEST"}, language=Language("de"))
-    assert german[0].startswith("Passt, wenn invertiert: Das nimmt 95% dessen weg")
+    assert german[0].startswith("Passt am besten, wenn invertiert: Das nimmt 95% dessen weg")
     assert german[0].endswith("(p-Wert dann 0.5). Grauskala prüfen.")
     assert german[1].startswith("Der Header sagt CHEST")
     assert german[2] == "Was auffällt, bedeckt 2% des Bildes, oben links in der Darstellung."

@@ -15,8 +15,9 @@
   const figure = (value, digits) => (value === null ? "" : Number(value.toPrecision(digits)).toString());
   const share = (value) => `${Number((100 * value).toFixed(2))} %`;
 
-  const rows = data.rows.map(([key, name, status, decision, score, p, reason, page], i) => ({
-    key, name, status, decision, score, p, reason, page, rank: status === "scored" ? i + 1 : null, text: `${name} ${status} ${reason}`.toLowerCase(),
+  const rows = data.rows.map(([key, name, status, decision, score, p, reason, finding, page], i) => ({
+    key, name, status, decision, score, p, reason, finding, page, rank: status === "scored" ? i + 1 : null,
+    text: `${name} ${status} ${reason} ${finding}`.toLowerCase(),
   }));
   const byKey = new Map(rows.filter((row) => row.status === "scored").map((row) => [row.key, row]));
   const told = new Map(); // what is told with an entry, by its key
@@ -69,8 +70,10 @@
     const others = toldWith(row).length;
     if (others) name.append(make("span", { class: "others" }, say("html told with", { count: others })));
     const status = row.decision ? words[row.decision] : row.status;
+    const statusCell = make("td", { class: "status" }, status);
+    if (row.finding) statusCell.append(make("span", { class: "others" }, row.finding));
     tr.append(
-      make("td", { class: "number" }, row.rank ?? ""), name, make("td", { class: "status" }, status),
+      make("td", { class: "number" }, row.rank ?? ""), name, statusCell,
       make("td", { class: "number" }, figure(row.score, 4)), make("td", { class: "number" }, figure(row.p, 4)),
       make("td", {}, verdictOf(row) && words[verdictOf(row)]),
     );
@@ -122,7 +125,7 @@
     const missing = evidence ? evidence.missing && say("No image", { why: evidence.missing }) : row.status === "scored" && words["html no evidence"];
     at("missing").textContent = missing || "";
     const others = toldWith(row);
-    const reasons = [...(evidence ? evidence.reasons : []), ...(row.reason ? [row.reason] : [])];
+    const reasons = [...(evidence ? evidence.reasons : row.finding ? [say("finding", { name: row.finding })] : []), ...(row.reason ? [row.reason] : [])];
     if (others.length) reasons.push(say("html judged with", { count: others.length, names: others.slice(0, 20).map((r) => r.name).join(", ") }));
     list(at("reasons"), reasons.map((text) => make("li", {}, text)));
     const small = evidence && evidence.corrected ? [captioned(evidence.corrected, evidence.correction)] : [];
