@@ -25,13 +25,14 @@ from medood.cli.read_options import (
     Plane,
     Select,
 )
-from medood.config.resources import DEFAULT
+from medood.config.resources import DEFAULT, find_detector, is_shipped
 from medood.config.schema import ReadConfig
 from medood.errors import ExitCode, MedoodError, StoppedError
 
 if TYPE_CHECKING:
     from medood.progress import Progress
     from medood.screening.finalize import Summary
+    from medood.screening.ledger.run_metadata import RunMetadata
 
 
 def screen_command(
@@ -180,7 +181,24 @@ def tell(summary: Summary, out: Path, progress: Progress) -> None:
     )
     for sentence in run_sentences(metadata):
         progress.say(sentence)
+    if advice := calibration_advice(metadata):
+        progress.say(advice)
     print(out / "verdicts.csv")
+
+
+def calibration_advice(metadata: RunMetadata) -> str:
+    """What to run if the archive as a whole differs from the calibration scans; empty if that was not shown."""
+    from medood.reporting.sentences import DIFFERS
+
+    shift = metadata.archive.shift if metadata.archive else None
+    if shift is None or shift.p_value > DIFFERS:
+        return ""
+    detector = metadata.detector.folder or metadata.detector.name or "DETECTOR"
+    copy = " --to NEW_FOLDER" if is_shipped(find_detector(detector)) else ""
+    return (
+        "The false-alarm rate need not hold for these scans. If they are of a hospital or device that the detector was not "
+        f"calibrated for: medood calibrate {detector} --data SCANS_THAT_BELONG --name NAME{copy}"
+    )
 
 
 def cores() -> int:

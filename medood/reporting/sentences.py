@@ -6,6 +6,9 @@ from medood.evidence.findings import Finding
 from medood.reporting.i18n.language import ENGLISH, Language
 from medood.screening.ledger.run_metadata import RunMetadata
 
+#: Largest p-value at which an archive is said to differ from the calibration scans.
+DIFFERS = 0.01
+
 
 def run_sentences(metadata: RunMetadata, language: Language = ENGLISH) -> list[str]:
     """Sentences on the calibration of a run and on the archive as a whole."""
@@ -25,7 +28,7 @@ def run_sentences(metadata: RunMetadata, language: Language = ENGLISH) -> list[s
             lines.append(language.say(sentence, count=screened_before[name]))
     shift, trend = (metadata.archive.shift, metadata.archive.drift) if metadata.archive else (None, None)
     if shift:
-        name = "archive differs" if shift.p_value <= 0.01 else "archive does not differ"
+        name = "archive differs" if shift.p_value <= DIFFERS else "archive does not differ"
         values = {"statistic": shift.statistic, "archive": shift.archive, "reference": shift.reference}
         lines.append(language.say(name, p=shift.p_value, **values))
     if trend:

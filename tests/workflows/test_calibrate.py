@@ -14,10 +14,12 @@ import torch
 from PIL import Image
 from pydicom import dcmread
 
+from medood.cli.screen import calibration_advice
 from medood.config import resources
 from medood.detection.calibration import Calibration
 from medood.detection.conformal import p_values
 from medood.detection.detector import Detector
+from medood.detection.distribution_tests import Shift
 from medood.errors import MedoodError
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
@@ -27,6 +29,7 @@ from medood.reporting.sentences import run_sentences
 from medood.scans.reader import read_scans
 from medood.scans.scan import Scan
 from medood.screening.ledger.database import Ledger
+from medood.screening.ledger.run_metadata import ArchiveFindings
 from medood.screening.run import screen
 from medood.workflows.calibrate import calibrate
 from medood.workflows.calibration_check import tail_test
@@ -374,3 +377,19 @@ def test_the_tail_test_finds_outliers_and_is_quiet_without() -> None:
     assert np.mean(found) > 0.95, "5 of 100"
     assert not tail_test(np.ones(3), own).heavy
     assert not tail_test(np.ones(100), own).heavy
+
+
+def test_an_archive_unlike_the_calibration_names_the_command_to_run(detector: Path, tmp_path: Path) -> None:
+    screen([films(tmp_path / "new", {"Acme": 3})], detector, tmp_path / "run", fpr=0.1)
+    metadata = Ledger.read_metadata(tmp_path / "run")
+    for p_value, detector_folder, expected in (
+        (0.001, str(detector), f"medood calibrate {detector} --data SCANS_THAT_BELONG --name NAME"),
+        (0.001, "cxr-small", "--name NAME --to NEW_FOLDER"),
+        (0.5, str(detector), ""),
+    ):
+        archive = ArchiveFindings(Shift(0.1, p_value, 100, 100))
+        told = calibration_advice(
+            replace(metadata, archive=archive, detector=replace(metadata.detector, folder=detector_folder))
+        )
+        assert told.endswith(expected)
+        assert bool(told) == bool(expected)
