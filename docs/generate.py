@@ -49,10 +49,13 @@ def configuration() -> str:
 
 def verdicts() -> str:
     meaning = dict(re.findall(r"^\s+(\w+): (.+)$", Row.__doc__ or "", re.M))
-    rows = [f"| `{name}` | {meaning[name]} |" for name in Row.__dataclass_fields__]
+    rows = [
+        f"| `{name}` | {meaning[name].replace(':class:', '').replace(':mod:', '')} |" for name in Row.__dataclass_fields__
+    ]
     table = "\n".join(["| column | meaning |", "|---|---|", *rows])
     sentences = json.loads((ROOT / "medood" / "reasons.json").read_text(encoding="utf-8"))
-    lines = [f"| `{code}` | {texts['en']} |" for code, texts in sentences.items()]
+    plain = {code: re.sub(r"{(\w+)[^}]*}", r"{\1}", texts["en"]) for code, texts in sentences.items()}
+    lines = [f"| `{code}` | {text} |" for code, text in plain.items()]
     reasons = "\n".join(["| code | sentence |", "|---|---|", *lines])
     return (
         "# Verdicts and ledger\n\n"

@@ -50,7 +50,7 @@ class Row:
         file: the file's number in the listing, from 0.
         item: number of the source in that file, from 0; an archive holds several.
         host: the machine that read it.
-        finding: what is wrong with a flagged scan, one of ``FaultName``; empty in runs of before 0.3.
+        finding: what is wrong with a flagged scan, see :mod:`medood.evidence.fault_names`; empty in runs of old versions.
     """
 
     source: str
