@@ -277,14 +277,14 @@ def _page(
     metadata.append(("Inverted", grey.get("inverted", "")))
     if grey.get("ignored"):
         metadata.append(("Left out", grey["ignored"]))
-    pictures = write_pictures(content.drawn[rank - 1], folder, rank, language)
+    images = write_pictures(content.drawn[rank - 1], folder, rank, language)
     finding = [language.say("finding", name=language.say(row.finding))] if row.finding else []
     nearest = zip(row.metadata.get("nearest", []), row.metadata.get("nearest_keys", []), strict=True)
     return {
         **_line(rank, row, review, language),
         **_group_fields(entry, content.thumbnails),
-        **pictures,
-        "reasons": finding + pictures["reasons"],
+        **images,
+        "reasons": finding + images["reasons"],
         "nearest": [
             {
                 "cosine": round(cosine, 4),

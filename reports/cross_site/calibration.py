@@ -1,7 +1,7 @@
 """What a site that calibrates the shipped detector still finds, and how often it is warned of outliers. Prints CSV.
 
-``flagged``: mean share flagged at 5 % over random splits by patient, with 5th and 95th percentile. ``warned``: share of random
-samples of 100 normal scans for which the test of the upper tail warns.
+``flagged``: mean share flagged at 5 % over random splits by patient, with 5th and 95th percentile. ``warned``: share of
+random samples of 100 normal scans for which the test of the upper tail warns.
 
 Usage: python -m reports.cross_site.calibration FOLDER > reports/cross_site/calibration.csv
 """

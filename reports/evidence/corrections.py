@@ -1,6 +1,6 @@
 """How often a report names the right correction of a fault, and one where there is none. Prints CSV.
 
-Flagged scans alone count. The share at which a correction is named (``_FITS``) was set on calibration radiographs; test
+Flagged scans alone count. The thresholds of ``medood.evidence.positions`` were set on training radiographs; test
 radiographs and those of other hospitals were looked at once, afterwards.
 
 Usage: MEDOOD_DATA=FOLDER python -m reports.evidence.corrections > reports/evidence/corrections.csv
