@@ -52,7 +52,7 @@ def listen_command(
     from medood.screening.run import RunOptions
 
     progress = Progress(quiet=quiet)
-    doors = ScpConfig(port, bind, title, caller or (), peer or (), associations, max_bytes, reserve, health_port)
+    scp = ScpConfig(port, bind, title, caller or (), peer or (), associations, max_bytes, reserve, health_port)
 
     def on_open(port: int, health: int) -> None:
         progress.say(f"{title} listens on {bind}:{port}" + (f", health on {bind}:{health}" if health else ""))
@@ -61,5 +61,5 @@ def listen_command(
         options = RunOptions(cores() if workers is None else workers, timeout, stopped=lambda: bool(interrupts))
         read = ReadConfig(select=select, max_bytes=max_bytes)
         settings = {"fpr": fpr, "calibration": calibration, "read": read}
-        summary = listen(doors, detector, out, options=options, progress=progress, on_open=on_open, **settings)
+        summary = listen(scp, detector, out, options=options, progress=progress, on_open=on_open, **settings)
     tell(summary, out, progress)

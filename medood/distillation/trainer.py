@@ -189,7 +189,7 @@ class Trainer:
         if self.fabric.world_size > 1:
             self._leave_group()
         if stop_after:
-            raise TerminatedError(f"Asked to end after step {stop_after} of {self.steps}; go on with --resume.")
+            raise TerminatedError(f"Stopped after step {stop_after} of {self.steps}; go on with --resume.")
         return self.teacher
 
     def _leave_group(self) -> None:

@@ -77,7 +77,7 @@ class _Counts:
 
 
 def listen(
-    doors: ScpConfig,
+    scp: ScpConfig,
     detector: str | Path,
     out: Path,
     *,
@@ -89,7 +89,7 @@ def listen(
     """Receive DICOM objects and screen them until ``options.stopped`` returns true.
 
     Args:
-        doors: addresses, access rules and limits.
+        scp: addresses, access rules and limits.
         detector: as in :func:`medood.screening.run.screen`.
         out: the run's folder.
         options: as in :func:`medood.screening.run.screen`; ``watch`` and ``resume`` are always set.
@@ -113,35 +113,35 @@ def listen(
                 leftover.unlink()
         counts = _Counts()
         try:
-            entity = AE(doors.title)
-            entity.require_calling_aet = list(doors.callers)
+            entity = AE(scp.title)
+            entity.require_calling_aet = list(scp.callers)
         except ValueError as error:
             raise MedoodError(f"--title and --caller must be 1 to 16 characters each: {error}.") from error
         entity.require_called_aet = True
-        entity.maximum_associations = doors.associations
+        entity.maximum_associations = scp.associations
         entity.add_supported_context(Verification)
         for context in AllStoragePresentationContexts:
             entity.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES)
 
         def store(event: Any) -> int:
-            status = _store(event, incoming, doors)
+            status = _store(event, incoming, scp)
             if status == _STORED:
                 keep()
             return counts.note(status)
 
         def admit(event: Any) -> None:
-            if doors.peers and event.assoc.requestor.address not in doors.peers:
+            if scp.peers and event.assoc.requestor.address not in scp.peers:
                 event.assoc.acse.send_reject(*_NOT_YOU)
 
         handlers = [(evt.EVT_C_STORE, store), (evt.EVT_REQUESTED, admit), (evt.EVT_C_ECHO, lambda event: _STORED)]
         try:
-            server = entity.start_server((doors.bind, doors.port), block=False, evt_handlers=handlers)
+            server = entity.start_server((scp.bind, scp.port), block=False, evt_handlers=handlers)
         except (OSError, ValueError) as error:
-            raise MedoodError(f"Cannot listen on {doors.bind}:{doors.port}: {error}.") from error
+            raise MedoodError(f"Cannot listen on {scp.bind}:{scp.port}: {error}.") from error
         health = None
         try:
-            if doors.health_port is not None:
-                health = _health(doors, incoming, counts, options.metrics)
+            if scp.health_port is not None:
+                health = _health(scp, incoming, counts, options.metrics)
             assert server is not None
             on_open(server.server_address[1], health.server_port if health else 0)
             return screen(
@@ -154,13 +154,13 @@ def listen(
                 health.server_close()
 
 
-def _store(event: Any, incoming: Path, doors: ScpConfig) -> int:
+def _store(event: Any, incoming: Path, scp: ScpConfig) -> int:
     """Store an object under the SHA-256 of its bytes, so that resending it overwrites the same file."""
     try:
         content = event.encoded_dataset()
     except Exception:  # malformed data can raise anything
         return _CANNOT_UNDERSTAND
-    if len(content) > doors.largest or shutil.disk_usage(incoming).free < doors.reserve + len(content):
+    if len(content) > scp.largest or shutil.disk_usage(incoming).free < scp.reserve + len(content):
         return _OUT_OF_RESOURCES
     target = incoming / f"{hashlib.sha256(content).hexdigest()}.dcm"
     try:
@@ -179,7 +179,7 @@ def _store(event: Any, incoming: Path, doors: ScpConfig) -> int:
     return _STORED
 
 
-def _health(doors: ScpConfig, incoming: Path, counts: _Counts, metrics: Metrics) -> ThreadingHTTPServer:
+def _health(scp: ScpConfig, incoming: Path, counts: _Counts, metrics: Metrics) -> ThreadingHTTPServer:
     """Start an HTTP server: ``/health`` returns 200, or 503 when disk space is short; ``/metrics`` returns the metrics."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -189,7 +189,7 @@ def _health(doors: ScpConfig, incoming: Path, counts: _Counts, metrics: Metrics)
             if self.path == "/metrics":
                 self._answer(200, "text/plain; version=0.0.4", metrics.text())
             elif self.path == "/health":
-                code, word = (200, "ok") if free > doors.reserve else (503, "no space")
+                code, word = (200, "ok") if free > scp.reserve else (503, "no space")
                 self._answer(code, "application/json", json.dumps({"status": word, **body}).encode())
             else:
                 self._answer(404, "text/plain", b"/health or /metrics\n")
@@ -205,8 +205,8 @@ def _health(doors: ScpConfig, incoming: Path, counts: _Counts, metrics: Metrics)
             pass
 
     try:
-        server = ThreadingHTTPServer((doors.bind, doors.health_port or 0), Handler)
+        server = ThreadingHTTPServer((scp.bind, scp.health_port or 0), Handler)
     except OSError as error:
-        raise MedoodError(f"Cannot listen on {doors.bind}:{doors.health_port}: {error.strerror}.") from error
+        raise MedoodError(f"Cannot listen on {scp.bind}:{scp.health_port}: {error.strerror}.") from error
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server

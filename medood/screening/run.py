@@ -183,7 +183,7 @@ def screen(
                 options.metrics.write()
             if options.stopped() and not options.watch:
                 raise StoppedError(
-                    f"Asked to end; {out} holds {ledger.count()} rows. Go on with the same command and --resume."
+                    f"Stopped; {out} holds {ledger.count()} rows. Go on with the same command and --resume."
                 )
             if options.shard:
                 ledger.set_metadata(listing=listing.digest)
