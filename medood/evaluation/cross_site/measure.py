@@ -70,9 +70,7 @@ def measure_cross_site(
     for (_, name), side in progress.track(iter(sorted(healthy.items())), len(healthy), "other sources"):
         for scorer, scores in side.scores.items():
             auroc = source_auroc(scores, test.scores[scorer], (side.patients, test.patients), repeats, seed)
-            masks = (
-                _flagged(detectors[scorer], scores) if scorer in detectors and not detectors[scorer].calibration.by else {}
-            )
+            masks = _flagged(detectors[scorer], scores) if scorer in detectors else {}
             shares = {rate: share(mask, side.patients, repeats, seed) for rate, mask in masks.items()}
             result.sources.append(SourceFigures(name, len(scores), scorer, auroc, shares))
     sites = [key for key, scans in sets.items() if any(is_healthy(entry) for entry in scans.entries)]
