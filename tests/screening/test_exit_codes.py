@@ -40,7 +40,7 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["whole.zip"], 0, ""),
         (["films", "cut.zip"], 4, "cut.zip could not be read, or not to the end; verdicts.csv says why."),
         (["films", "texts/note.dcm"], 4, "note.dcm could not be read"),
-        (["texts"], 4, "No scan got a score; verdicts.csv says why of every file."),
+        (["texts"], 4, "No scan got a score; verdicts.csv gives the reason for each file."),
     ],
 )
 def test_the_exit_code_says_whether_all_that_was_named_was_read(

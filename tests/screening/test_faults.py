@@ -437,7 +437,7 @@ def test_a_ledger_of_the_first_schema_is_brought_up(whole_run: Path, tmp_path: P
             database.execute(f"DROP TABLE {table}")
         for index in ("scans_by_sha256", "scans_by_place", "scans_by_source"):
             database.execute(f"DROP INDEX {index}")
-        for column in ("file", "item", "host"):
+        for column in ("file", "item", "host", "reason_code", "reason_values", "finding"):
             database.execute(f"ALTER TABLE scans DROP COLUMN {column}")
         database.execute("ALTER TABLE scans RENAME COLUMN metadata TO facts")
         database.execute("PRAGMA user_version=1")
