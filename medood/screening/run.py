@@ -182,9 +182,7 @@ def screen(
                 engine.close()
                 options.metrics.write()
             if options.stopped() and not options.watch:
-                raise StoppedError(
-                    f"Stopped; {out} holds {ledger.count()} rows. Go on with the same command and --resume."
-                )
+                raise StoppedError(f"Stopped; {out} holds {ledger.count()} rows. Go on with the same command and --resume.")
             if options.shard:
                 ledger.set_metadata(listing=listing.digest)
             result = finalize(ledger, loaded, fdr, progress, is_shard=bool(options.shard), resumable=options.watch)
