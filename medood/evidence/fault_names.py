@@ -13,8 +13,8 @@ import numpy as np
 from torch import Tensor
 
 from medood.detection.detector import Detector
+from medood.evidence.evidence_maps import evidence_maps
 from medood.evidence.findings import standing_out
-from medood.evidence.padim import place_maps
 from medood.evidence.positions import positions
 
 
@@ -64,10 +64,8 @@ def name_faults(detector: Detector, images: Tensor, flagged: Sequence[bool]) -> 
             names[i] = UNDOES[correction]
         else:
             unclear.append(i)
-    if unclear:
-        heats = place_maps(detector, images[unclear]) if detector.places else np.zeros((len(unclear), 1, 1), np.float32)
-        scale = float(detector.places["places_scale"]) if detector.places else 1.0
-        for i, heat in zip(unclear, heats, strict=True):
-            is_local = standing_out(heat / scale)[0] == "one place"
-            names[i] = FaultName.LOCAL_ABNORMALITY if is_local else FaultName.GLOBAL_ABNORMALITY
+    for i in unclear:  # one at a time, so that no map depends on the others
+        heat = evidence_maps(detector, images[i : i + 1]).joint[0]
+        is_local = standing_out(heat)[0] == "one place"
+        names[i] = FaultName.LOCAL_ABNORMALITY if is_local else FaultName.GLOBAL_ABNORMALITY
     return names

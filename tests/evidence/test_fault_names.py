@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Generator
 
 from medood.config.resources import find_detector
 from medood.detection.detector import Detector
+from medood.evaluation.acquisition_faults import plant
 from medood.evidence.fault_names import UNDOES, FaultName, name_faults
 from medood.evidence.positions import FLAT, POSITIONS, UNLIKE, Positions
 from medood.phantom.chest import frontal_chest
@@ -75,6 +77,18 @@ def test_faults_of_real_radiographs_are_named(medood_data: Path, folder: str, le
         right += [named == fault for named in name_faults(detector, faulty, [True] * len(faulty))]
     assert np.mean(right) >= least
     assert name_faults(detector, upright, [False] * 12) == [""] * 12
+
+
+@pytest.mark.data
+def test_a_planted_opacity_is_a_local_abnormality(medood_data: Path) -> None:
+    detector = Detector.load(find_detector("cxr-small"))
+    planted, _ = plant(
+        "opacity", radiographs(detector, medood_data / "in_distribution/test", 24), Generator().manual_seed(0)
+    )
+    flagged = detector.p_values(planted) <= 0.05
+    named = [name for name in name_faults(detector, planted, flagged.tolist()) if name]
+    assert len(named) == flagged.sum() >= 5
+    assert named.count(FaultName.LOCAL_ABNORMALITY) >= len(named) / 2
 
 
 def test_other_objects_are_no_frontal_chest() -> None:
