@@ -100,7 +100,7 @@ def separation(positives: Vector, negatives: Vector, draws: Draws) -> Separation
         draws: bootstrap draws of the same scans.
     """
     values = draw_statistics(positives, negatives, draws)
-    return Separation(*(_figure(values[:, i], draws.patients) for i in range(len(FIGURES))))
+    return Separation(*(bootstrap_figure(values[:, i], draws.patients) for i in range(len(FIGURES))))
 
 
 def draw_statistics(positives: Vector, negatives: Vector, draws: Draws) -> Vector:
@@ -131,7 +131,13 @@ def difference(first: tuple[Vector, Vector], second: tuple[Vector, Vector], draw
     gap = draw_statistics(*first, draws)[:, 0] - draw_statistics(*second, draws)[:, 0]
     repeats = len(gap) - 1
     tail = min((gap[1:] <= 0).sum(), (gap[1:] >= 0).sum())
-    return Difference(_figure(gap, draws.patients), float(min(1.0, 2.0 * (tail + 1) / (repeats + 1))))
+    return Difference(bootstrap_figure(gap, draws.patients), float(min(1.0, 2.0 * (tail + 1) / (repeats + 1))))
+
+
+def auroc(positives: Vector, negatives: Vector, draws: Draws) -> Figure:
+    """The AUROC of ``[P]`` and ``[N]`` scores, without the other figures of :func:`separation`."""
+    strata = [np.zeros(len(scores), dtype=np.int64) for scores in (positives, negatives)]
+    return auroc_within(positives, negatives, strata[0], strata[1], draws)
 
 
 def auroc_within(
@@ -166,7 +172,7 @@ def auroc_within(
         won += (counts_p * 0.5 * (below[:, left] + below[:, right])).sum(axis=1)
         total += counts_p.sum(axis=1) * counts_n.sum(axis=1)
     with np.errstate(invalid="ignore"):
-        return _figure(won / total, draws.patients)
+        return bootstrap_figure(won / total, draws.patients)
 
 
 def share(chosen: npt.NDArray[np.bool_], groups: Groups, repeats: int, seed: int) -> Figure:
@@ -190,11 +196,16 @@ def mean(values: Vector, groups: Groups, repeats: int, seed: int) -> Figure:
     number = int(member.max()) + 1
     counts = rng.multinomial(number, np.full(number, 1.0 / number), size=repeats)[:, member]
     means = counts @ values / counts.sum(axis=1)
-    return _figure(np.r_[values.mean(), means], number)
+    return bootstrap_figure(np.r_[values.mean(), means], number)
 
 
-def _figure(values: Vector, patients: int) -> Figure:
-    """The sample's own value (the first one), with the percentile interval of the draws."""
+def bootstrap_figure(values: Vector, patients: int) -> Figure:
+    """The sample's own value (the first one), with the percentile interval of the draws.
+
+    Args:
+        values: ``[1 + R]``.
+        patients: number of patients; there is no interval with fewer than ``FEWEST``.
+    """
     if patients < FEWEST or np.isnan(values[0]):
         return Figure(float(values[0]), float("nan"), float("nan"))
     low, high = np.nanquantile(values[1:], [0.025, 0.975])

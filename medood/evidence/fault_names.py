@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 
-import numpy as np
 from torch import Tensor
 
 from medood.detection.detector import Detector
@@ -57,10 +56,10 @@ def name_faults(detector: Detector, images: Tensor, flagged: Sequence[bool]) -> 
         return names
     seen = positions(detector, images[chosen])
     unclear: list[int] = []
-    for place, (i, correction, is_foreign) in enumerate(zip(chosen, seen.corrections, seen.foreign, strict=True)):
+    for i, correction, is_foreign in zip(chosen, seen.corrections, seen.foreign, strict=True):
         if is_foreign:
             names[i] = FaultName.NOT_A_FRONTAL_CHEST_RADIOGRAPH
-        elif correction and np.isfinite(seen.scores[place]).all():
+        elif correction:
             names[i] = UNDOES[correction]
         else:
             unclear.append(i)

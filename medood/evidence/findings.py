@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medood.detection.detector import Detector
 from medood.detection.knn import largest_cosine
-from medood.evidence.positions import POSITIONS, positions
+from medood.evidence.positions import LEAST_SHARE, POSITIONS, positions
 
 Map = npt.NDArray[np.float32]
 
@@ -26,9 +26,6 @@ _EVEN = 0.02
 _LOCAL = 0.2
 #: The same for the area at half strength.
 _WIDE = 0.4
-#: Without an appearance model, a correction fits if it removes at least this share of the score's excess over the median
-#: calibration score: photographs, which are odd in every position and by chance slightly less so in one, lost at most 0.6.
-_FITS = 0.7
 #: Share of the score from which a map counts as showing all of it.
 _MOSTLY = 0.95
 #: A scan is far if at most this share of the calibration scans lies at least as far.
@@ -81,27 +78,20 @@ def corrections(detector: Detector, images: Tensor, scores: Sequence[float]) -> 
         images: float32 ``[N, 1, S, S]`` as the detector prepares them.
         scores: ``[N]`` scores of the images.
     """
-    seen = positions(detector, images)
-    best: dict[int, tuple[str, Tensor]] = {
-        i: (name, CORRECTIONS[name](images[i]))
-        for i, (name, foreign) in enumerate(zip(seen.corrections, seen.foreign, strict=True))
-        if name and not foreign
-    }
-    certain = set(best) if seen.appearance is not None else set[int]()
+    names = positions(detector, images).corrections
+    best = {i: (name, CORRECTIONS[name](images[i])) for i, name in enumerate(names) if name}
     if detector.preprocess.fit != "letterbox":  # whose even border medood itself adds
-        trimmed = {i: trim_border(image) for i, image in enumerate(images) if i not in certain}
-        best |= {i: (_BORDER, image) for i, image in trimmed.items() if i not in best and not torch.equal(image, images[i])}
-    found: list[Correction | None] = [None] * len(images)
+        trimmed = {i: trim_border(image) for i, image in enumerate(images) if not names[i]}
+        best |= {i: (_BORDER, image) for i, image in trimmed.items() if not torch.equal(image, images[i])}
+    fitting: list[Correction | None] = [None] * len(images)
     if best:
         after = detector.raw_scores(detector.embed(torch.stack([image for _, image in best.values()])))
         for (i, (name, image)), score in zip(best.items(), after, strict=True):
-            found[i] = _fitting(detector, name, image, scores[i], float(score), least=0.0 if i in certain else _FITS)
-    return found
+            fitting[i] = _fitting(detector, name, image, scores[i], float(score))
+    return fitting
 
 
-def _fitting(
-    detector: Detector, name: str, corrected: Tensor, before: float, after: float, least: float
-) -> Correction | None:
+def _fitting(detector: Detector, name: str, corrected: Tensor, before: float, after: float) -> Correction | None:
     scores = detector.calibration.scores[np.isfinite(detector.calibration.scores)]
     if not len(scores) or not np.isfinite(after):
         return None
@@ -109,7 +99,7 @@ def _fitting(
     share = (before - after) / max(before - middle, 1e-9) if np.isfinite(before) else 1.0
     strata = list(detector.calibration.counts())
     p_value = float(detector.calibration.p_values(np.full(len(strata), after), strata).min())
-    if not before - after > high - low or share < least:
+    if name == _BORDER and not (before - after > high - low and share >= LEAST_SHARE):
         return None
     return Correction(name, p_value, min(float(share), 1.0), corrected)
 

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from medood.detection.detector import Detector
-from medood.detection.features import embed
-from medood.detection.scores import ORIENTATION_SCORES, Ensemble
+from medood.detection.scores import Ensemble
 
 #: Corrections of the position and the grey scale of ``[..., H, W]`` images.
 POSITIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -25,6 +24,9 @@ POSITIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 #: A correction must lower the score by this many interquartile ranges of the calibration scores.
 LEAST_DROP = 1.0
+#: Without an appearance model, it must also remove this share of the score's excess over the median calibration score:
+#: photographs, which are odd in every position and by chance slightly less so in one, lost at most 0.6.
+LEAST_SHARE = 0.7
 #: A scan is no frontal chest radiograph if its median score over positions is less than this many interquartile ranges above
 #: its lowest one, and even its lowest appearance part is at least as many standard deviations out. Both were set on training
 #: radiographs, whole and under shifting transformations, and on photographs, synthetic outliers and textures.
@@ -38,20 +40,24 @@ class Positions:
     Attributes:
         scores: ``[N, 1 + 6]``, the first as the scans are.
         appearance: ``[N, 1 + 6]``, the appearance part of the score; ``None`` if the detector has none.
-        unit: interquartile range of the calibration scores.
+        middle: median of the calibration scores.
+        unit: their interquartile range.
     """
 
     scores: npt.NDArray[np.float64]
     appearance: npt.NDArray[np.float64] | None
+    middle: float
     unit: float
 
     @property
     def corrections(self) -> list[str]:
-        """The correction with the lowest score of each scan; empty if none lowers it enough."""
-        best = self.scores.argmin(axis=1)
+        """The correction with the lowest score of each scan; empty if it lowers it too little, or the scan is foreign."""
         drop = self.scores[:, 0] - self.scores.min(axis=1)
+        enough = (drop > LEAST_DROP * self.unit) & np.isfinite(self.scores).all(axis=1) & ~self.foreign
+        if self.appearance is None:
+            enough &= drop >= LEAST_SHARE * (self.scores[:, 0] - self.middle)
         names = ["", *POSITIONS]
-        return [names[place] if fall > LEAST_DROP * self.unit else "" for place, fall in zip(best, drop, strict=True)]
+        return [names[place] if fits else "" for place, fits in zip(self.scores.argmin(axis=1), enough, strict=True)]
 
     @property
     def foreign(self) -> npt.NDArray[np.bool_]:
@@ -70,14 +76,12 @@ def positions(detector: Detector, images: Tensor) -> Positions:
         images: float32 ``[N, 1, S, S]`` as the detector prepares them.
     """
     copies = torch.cat([images, *(correct(images) for correct in POSITIONS.values())])
-    rows = embed(detector.network, copies, orientations=False)
-    # Turned copies of turned copies would take six times as long.
-    plain = "head_logit" if detector.score_name in ORIENTATION_SCORES else detector.score_name
-    scores = detector.raw_scores(rows, plain).reshape(1 + len(POSITIONS), len(images)).T
+    rows = detector.embed(copies)
+    scores = detector.raw_scores(rows).reshape(1 + len(POSITIONS), len(images)).T
     appearance = None
-    if plain == "ensemble" and detector.network.appearance is not None:
+    if detector.score_name == "ensemble" and detector.network.appearance is not None:
         parts = Ensemble.parts(rows, detector.fitted["ensemble"])[:, -1].double().numpy()
         appearance = parts.reshape(1 + len(POSITIONS), len(images)).T
     calibration = detector.calibration.scores[np.isfinite(detector.calibration.scores)]
-    low, high = np.quantile(calibration, [0.25, 0.75]) if len(calibration) else (0.0, 0.0)
-    return Positions(scores, appearance, float(high - low))
+    low, middle, high = np.quantile(calibration, [0.25, 0.5, 0.75]) if len(calibration) else (0.0, 0.0, 0.0)
+    return Positions(scores, appearance, float(middle), float(high - low))

@@ -41,6 +41,8 @@ from medood.workflows.calibration_check import (
 )
 
 _BATCH = 64
+#: Refused files that are named on the terminal.
+_TOLD = 20
 #: A scan lies far out if at most this share of the detector's own calibration scans scores as high.
 _FAR = 0.01
 
@@ -156,8 +158,10 @@ def calibrate(
         progress.say(f"The highest scans are in {sheet} and {page}: confirm that all belong.")
         for rank, (scan, score) in enumerate(farthest.highest(NAMED), start=1):
             progress.say(f"{rank:>4}  {score:.4g}  {scan}")
-    for line in refused:
+    for line in refused[:_TOLD]:
         progress.say(f"without a score: {line}")
+    if len(refused) > _TOLD:
+        progress.say(f"without a score: {len(refused) - _TOLD} further files" + (", which the page names" if sheet else ""))
     return calibration
 
 

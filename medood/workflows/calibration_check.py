@@ -15,6 +15,7 @@ from medood.detection.conformal import Vector, fpr_interval, p_values
 from medood.detection.detector import Detector
 from medood.evaluation.acquisition_faults import FAULTS, opacity
 from medood.progress import Progress
+from medood.scans.transforms import ResizeTo
 
 #: Largest number of scans in which faults are planted.
 MAX_PLANTED = 100
@@ -121,11 +122,11 @@ def planted_shares(
         progress: progress display.
     """
     faults = FAULTS | {"opacity": opacity}
-    shares = {}
+    shares, resize = {}, ResizeTo(images.shape[-1])
     for name, fault in progress.track(iter(faults.items()), len(faults), "planting faults"):
         rng = np.random.default_rng(0)
         planted = [np.ascontiguousarray(fault(image[0].numpy(), rng), dtype=np.float32) for image in images]
-        resized = torch.stack([_to_side(torch.from_numpy(pixels)[None], images.shape[-1]) for pixels in planted])
+        resized = torch.stack([torch.from_numpy(np.asarray(resize(torch.from_numpy(pixels)[None]))) for pixels in planted])
         scores = detector.raw_scores(detector.embed(resized))
         found = [
             float((p_values(scores, reference) <= fpr).mean()) for reference in (detector.calibration.scores, calibrated)
@@ -152,13 +153,13 @@ def write_page(
         "Confirm that each belongs. List the SHA-256 of those that do not (the CSV has them) in a file for `--exclude`.",
         "",
     ]
-    lines += [f"{rank}. {scan}, score {score:.4g}" for rank, (scan, score) in enumerate(highest, start=1)]
+    lines += [f"{rank}. {_literal(scan)}, score {score:.4g}" for rank, (scan, score) in enumerate(highest, start=1)]
     lines += ["", f"![The highest scans]({sheet.name})", ""]
     if check.planted:
         lines += ["## Planted faults", "", "| fault | found before | found after |", "|---|---|---|"]
         lines += [f"| {fault} | {before:.0%} | {after:.0%} |" for fault, (before, after) in check.planted.items()]
         lines.append("")
-    lines += ["## Files without a score", "", *(f"- {line}" for line in refused or ["None."]), ""]
+    lines += ["## Files without a score", "", *(f"- {_literal(line)}" for line in refused or ["none"]), ""]
     page.write_text("\n".join(lines), encoding="utf-8", errors="backslashreplace")
 
 
@@ -167,8 +168,6 @@ def _standardised(scores: Vector) -> Vector:
     return np.asarray((scores - middle) / max(float(high - low), 1e-12))
 
 
-def _to_side(image: Tensor, side: int) -> Tensor:
-    if image.shape[-2:] == (side, side):
-        return image
-    resized = torch.nn.functional.interpolate(image[None], (side, side), mode="bilinear", antialias=True)
-    return resized[0]
+def _literal(text: str) -> str:
+    """Text as a code span, in which a name of a file can be no markup."""
+    return "`" + text.replace("`", "'") + "`"

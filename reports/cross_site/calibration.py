@@ -17,14 +17,14 @@ import numpy as np
 from medood.evaluation.acquisition_faults import FAULTS
 from medood.evaluation.cross_site.site_calibration import after_calibration
 from medood.workflows.calibration_check import tail_test
-from reports.cross_site.choose import HEALTHY, PAIRS, PARTS, Candidate, Study
+from reports.cross_site.choose import HEALTHY, PAIRS, Study
 
 SAMPLE, REPEATS = 100, 200
 
 
 def main() -> None:
     study = Study(Path(sys.argv[1]))
-    scores = study.scores(Candidate(tuple(range(len(PARTS))), "as it is", "sum"))
+    scores = study.shipped
     own = scores("calibration")
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["source", "calibration_scans", "target", "flagged", "low", "high"])

@@ -88,6 +88,10 @@ class Study:
 
         return of
 
+    def shipped(self, name: str) -> Vector:
+        """The score that decides in the detector: the sum of the parts as it standardises them."""
+        return np.asarray(self[name]["parts"].sum(axis=1))
+
     def trivial(self, name: str) -> Trivial:
         rows, count = self[name], len(self[name]["grey"])
         empty = np.zeros((count, 1), dtype=np.float32)
@@ -101,6 +105,10 @@ def _style(rows: dict[str, Vector]) -> Vector:
 def auroc(positives: Vector, negatives: Vector) -> float:
     truth = np.r_[np.ones(len(positives)), np.zeros(len(negatives))]
     return float(roc_auc_score(truth, np.r_[positives, negatives]))
+
+
+#: The four figures of each candidate by source.
+Table = dict[Candidate, dict[str, dict[str, float]]]
 
 
 def figures(study: Study, candidate: Candidate) -> dict[str, dict[str, float]]:
@@ -133,7 +141,7 @@ def value(found: dict[str, dict[str, float]], without: str = "") -> float:
     return float(np.mean([np.mean(values) for values in means]))
 
 
-def choose(table: dict[Candidate, dict[str, dict[str, float]]], without: str = "") -> Candidate:
+def choose(table: Table, without: str = "") -> Candidate:
     """The candidate with the highest value; of those within the margin the one with the fewest parts."""
     values = {candidate: value(found, without) for candidate, found in table.items()}
     best = max(values.values())
@@ -141,9 +149,32 @@ def choose(table: dict[Candidate, dict[str, dict[str, float]]], without: str = "
     return min(close, key=lambda candidate: (len(candidate.parts), -values[candidate]))
 
 
+def write_choices(table: Table, allowed: Table, extra: dict[Candidate, dict[str, float]]) -> None:
+    """Print all candidates with their figures, and the choice among the allowed ones without each source.
+
+    Args:
+        table: the figures of each candidate.
+        allowed: those that may be chosen.
+        extra: further columns of each candidate.
+    """
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    first = next(iter(table))
+    columns = [(figure, source) for figure, by_source in table[first].items() for source in by_source]
+    writer.writerow(["candidate", "value", *extra[first], *(f"{figure}, {source}" for figure, source in columns)])
+    for candidate in sorted(table, key=lambda candidate: -value(table[candidate])):
+        cells = [table[candidate][figure][source] for figure, source in columns]
+        row = [value(table[candidate]), *extra[candidate].values(), *cells]
+        writer.writerow([candidate.name, *(f"{cell:.4f}" for cell in row)])
+    writer.writerow([])
+    writer.writerow(["without", "chosen", *(f"{figure}, there" for figure in table[first])])
+    for source in ("", *HEALTHY):
+        best = choose(allowed, source)
+        there = [f"{by_source[source]:.4f}" if source in by_source else "" for by_source in table[best].values()]
+        writer.writerow([source or "none", best.name, *there])
+
+
 def main() -> None:
     study = Study(Path(sys.argv[1]))
-    writer = csv.writer(sys.stdout, lineterminator="\n")
     subsets = [parts for count in (1, 2, 3) for parts in itertools.combinations(range(len(PARTS)), count)]
     candidates = [
         Candidate(parts, form, rule)
@@ -157,19 +188,8 @@ def main() -> None:
         scores = study.scores(candidate)
         plain = scores("id_test")
         worst[candidate] = min(auroc(scores(f"f_id_test_{fault}"), plain) for fault in FAULTS)
-    columns = [(figure, source) for figure, by_source in table[candidates[0]].items() for source in by_source]
-    writer.writerow(["candidate", "value", "worst fault", *(f"{figure}, {source}" for figure, source in columns)])
-    for candidate in sorted(candidates, key=lambda candidate: -value(table[candidate])):
-        cells = [table[candidate][figure][source] for figure, source in columns]
-        row = [value(table[candidate]), worst[candidate], *cells]
-        writer.writerow([candidate.name, *(f"{cell:.4f}" for cell in row)])
     allowed = {candidate: table[candidate] for candidate in candidates if worst[candidate] >= FLOOR}
-    writer.writerow([])
-    writer.writerow(["without", "chosen", *(f"{figure}, there" for figure in table[candidates[0]])])
-    for source in ("", *HEALTHY):
-        best = choose(allowed, source)
-        there = [f"{by_source[source]:.4f}" if source in by_source else "" for by_source in table[best].values()]
-        writer.writerow([source or "none", best.name, *there])
+    write_choices(table, allowed, {candidate: {"worst fault": worst[candidate]} for candidate in candidates})
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ FOLDER is that of reports.cross_site.embed, which comes first.
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from medood.detection.registration import equalize_histogram
 from medood.evaluation.acquisition_faults import opacity
 from medood.evaluation.manifest import Entry, read_manifest
 from medood.evidence.padim import _describe_places, _distances, fit_places
-from reports.cross_site.choose import HEALTHY, PAIRS, PARTS, Candidate, Study, Vector, choose, figures, value
+from reports.cross_site.choose import HEALTHY, PAIRS, PARTS, Candidate, Study, Table, Vector, figures, write_choices
 from reports.cross_site.embed import BATCH, FAULTY_TEST, Embedding, changed
 
 TREATMENTS = ("plain", "registered", "equalised", "registered and equalised")
@@ -132,19 +131,8 @@ def tell(folder: Path) -> None:
         for largest in LARGEST
         for rule in ("sum", "maximum")
     ]
-    table: dict[Candidate, dict[str, dict[str, float]]] = {candidate: figures(study, candidate) for candidate in candidates}
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    columns = [(figure, source) for figure, by_source in table[candidates[0]].items() for source in by_source]
-    writer.writerow(["candidate", "value", *(f"{figure}, {source}" for figure, source in columns)])
-    for candidate in sorted(candidates, key=lambda candidate: -value(table[candidate])):
-        cells = [value(table[candidate]), *(table[candidate][figure][source] for figure, source in columns)]
-        writer.writerow([candidate.name, *(f"{cell:.4f}" for cell in cells)])
-    writer.writerow([])
-    writer.writerow(["without", "chosen", *(f"{figure}, there" for figure in table[candidates[0]])])
-    for source in ("", *HEALTHY):
-        best = choose(table, source)
-        there = [f"{by_source[source]:.4f}" if source in by_source else "" for by_source in table[best].values()]
-        writer.writerow([source or "none", best.name, *there])
+    table: Table = {candidate: figures(study, candidate) for candidate in candidates}
+    write_choices(table, table, {candidate: {} for candidate in candidates})
 
 
 if __name__ == "__main__":

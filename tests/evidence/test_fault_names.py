@@ -38,9 +38,14 @@ def test_the_lowest_score_names_the_correction_if_it_is_low_enough() -> None:
     scores[0, 4] = 1.0  # mirrored
     scores[1, 0] = 1.0  # as it is
     scores[2, 6] = 9.5  # inverted, by less than the unit
-    seen = Positions(scores, None, unit=1.0)
+    chest = np.zeros((4, 7))
+    seen = Positions(scores, chest, middle=0.0, unit=1.0)
     assert seen.corrections == ["mirrored", "", "", ""]
     assert not seen.foreign.any()
+    assert Positions(scores, None, middle=0.0, unit=1.0).corrections[0] == "mirrored"
+    scores[0, 4] = 4.0  # 0.6 of the excess
+    assert Positions(scores, None, middle=0.0, unit=1.0).corrections[0] == ""
+    assert Positions(scores, chest, middle=0.0, unit=1.0).corrections[0] == "mirrored"
 
 
 def test_what_scores_alike_in_every_position_and_resembles_no_registered_radiograph_is_foreign() -> None:
@@ -49,7 +54,7 @@ def test_what_scores_alike_in_every_position_and_resembles_no_registered_radiogr
     scores[1, 3] -= 1.1 * FLAT
     alike = np.full((3, 7), UNLIKE + 1)
     alike[2, 5] = UNLIKE - 0.1
-    assert Positions(scores, alike, unit=1.0).foreign.tolist() == [True, False, False]
+    assert Positions(scores, alike, middle=0.0, unit=1.0).foreign.tolist() == [True, False, False]
 
 
 def test_each_position_undoes_one_fault_and_each_fault_has_words() -> None:

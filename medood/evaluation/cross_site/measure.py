@@ -15,11 +15,10 @@ from medood.evaluation.cross_site.pairs import (
     SourceFigures,
     compare_pair,
     severity_correlation,
-    source_auroc,
 )
 from medood.evaluation.cross_site.site_calibration import AfterCalibration, after_calibration
 from medood.evaluation.manifest import Entry
-from medood.evaluation.metrics import Vector, share
+from medood.evaluation.metrics import Vector, auroc, draw, share
 from medood.evaluation.scan_features import Key, ScanFeatures, Set, is_healthy
 from medood.evaluation.sides import Side, deciding_scores, pool
 from medood.progress import Progress
@@ -68,11 +67,12 @@ def measure_cross_site(
     test = pool([side for (group, _), side in sides.items() if group == _TEST])
     healthy = {key: side for key, side in sides.items() if key[0] == _SHIFT}
     for (_, name), side in progress.track(iter(sorted(healthy.items())), len(healthy), "other sources"):
+        draws = draw(side.patients, test.patients, repeats, seed)
         for scorer, scores in side.scores.items():
-            auroc = source_auroc(scores, test.scores[scorer], (side.patients, test.patients), repeats, seed)
+            against_test = auroc(scores, test.scores[scorer], draws)
             masks = _flagged(detectors[scorer], scores) if scorer in detectors else {}
             shares = {rate: share(mask, side.patients, repeats, seed) for rate, mask in masks.items()}
-            result.sources.append(SourceFigures(name, len(scores), scorer, auroc, shares))
+            result.sources.append(SourceFigures(name, len(scores), scorer, against_test, shares))
     sites = [key for key, scans in sets.items() if any(is_healthy(entry) for entry in scans.entries)]
     for key in progress.track(iter(sites), len(sites), "calibrating on sites"):
         normal = sides[key].take(np.array([is_healthy(entry) for entry in sets[key].entries]))

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import spearmanr
 
-from medood.evaluation.metrics import FEWEST, Figure, Groups, Vector, auroc_within, draw, draw_statistics, share
+from medood.evaluation.metrics import Figure, Groups, Vector, auroc, auroc_within, bootstrap_figure, draw, share
 from medood.evaluation.shortcuts import grey_strata
 from medood.evaluation.sides import Side
 
@@ -100,7 +100,6 @@ def compare_pair(
         seed: seed of the bootstrap.
     """
     draws = draw(disease.patients, normal.patients, repeats, seed)
-    one_stratum = (np.zeros(len(disease.patients), dtype=np.int64), np.zeros(len(normal.patients), dtype=np.int64))
     figures = []
     for scorer in matched[0].scores:
         scores = disease.scores[scorer], normal.scores[scorer]
@@ -117,9 +116,9 @@ def compare_pair(
                 len(disease.patients),
                 len(normal.patients),
                 scorer,
-                auroc_within(*scores, *one_stratum, draws),
+                auroc(*scores, draws),
                 auroc_within(*scores, *strata, draws),
-                auroc_within(*matched_scores, *one_stratum, draws),
+                auroc(*matched_scores, draws),
                 shares[0],
                 shares[1],
             )
@@ -131,23 +130,8 @@ def severity_correlation(scores: Vector, severity: Vector, patients: Groups, rep
     """Spearman's rho of ``[N]`` scores and severities, with a bootstrap interval by patient."""
     names, member = np.unique(patients, return_inverse=True)
     rng = np.random.default_rng(seed)
-    value = float(spearmanr(scores, severity).statistic)
-    if len(names) < FEWEST:
-        return Figure(value, float("nan"), float("nan"))
     rows = [np.flatnonzero(member == i) for i in range(len(names))]
-    drawn = []
-    for _ in range(repeats):
-        chosen = np.concatenate([rows[i] for i in rng.integers(len(names), size=len(names))])
-        drawn.append(spearmanr(scores[chosen], severity[chosen]).statistic)
-    low, high = np.nanquantile(drawn, [0.025, 0.975])
-    return Figure(value, float(low), float(high))
-
-
-def source_auroc(scores: Vector, test: Vector, patients: tuple[Groups, Groups], repeats: int, seed: int) -> Figure:
-    """AUROC of healthy scans of another source against the in-distribution test."""
-    draws = draw(*patients, repeats, seed)
-    values = draw_statistics(scores, test, draws)[:, 0]
-    if draws.patients < FEWEST:
-        return Figure(float(values[0]), float("nan"), float("nan"))
-    low, high = np.quantile(values[1:], [0.025, 0.975])
-    return Figure(float(values[0]), float(low), float(high))
+    samples = [np.arange(len(scores))]
+    samples += [np.concatenate([rows[i] for i in rng.integers(len(names), size=len(names))]) for _ in range(repeats)]
+    drawn = np.array([spearmanr(scores[chosen], severity[chosen]).statistic for chosen in samples])
+    return bootstrap_figure(drawn, len(names))
