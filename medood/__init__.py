@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from medood.scans.monai_loader import LoadScand
     from medood.scans.reader import read_scans
     from medood.scans.scan import Refusal, Scan
-    from medood.screening.run import RunOptions, screen
+    from medood.screening.run import screen
+    from medood.screening.run_options import RunOptions
     from medood.workflows.calibrate import calibrate
     from medood.workflows.train import train
 
@@ -50,7 +51,7 @@ _PUBLIC = {
     "MedoodError": ("medood.errors", "MedoodError"),
     "ReadOptions": ("medood.config.schema", "ReadConfig"),
     "Refusal": ("medood.scans.scan", "Refusal"),
-    "RunOptions": ("medood.screening.run", "RunOptions"),
+    "RunOptions": ("medood.screening.run_options", "RunOptions"),
     "Scan": ("medood.scans.scan", "Scan"),
     "benchmark": ("medood.evaluation.benchmark", "benchmark"),
     "calibrate": ("medood.workflows.calibrate", "calibrate"),

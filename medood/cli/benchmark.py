@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from medood.config.resources import find_detector
+from medood.detection.detector_folder import check_detector
 from medood.errors import MedoodError
 
 
@@ -31,7 +33,10 @@ def benchmark_command(
     """Measure a detector on every data set of a manifest, beside trivial baselines, a shortcut audit and a leakage check."""
     from medood.evaluation.manifest import missing_files, read_manifest
 
-    missing_files(data, read_manifest(data))  # at once, before torch is loaded
+    check_detector(find_detector(detector))
+    if bool(backbone) != bool(backbone_weights):
+        raise MedoodError("--backbone and --backbone-weights go together: a timm name and a safetensors file.")
+    missing_files(data, read_manifest(data))  # before torch is imported, which takes seconds
 
     from medood.detection.detector import Detector
     from medood.evaluation.benchmark import benchmark
@@ -40,8 +45,6 @@ def benchmark_command(
     from medood.evaluation.tables import main_table, write_benchmark
     from medood.progress import Progress
 
-    if bool(backbone) != bool(backbone_weights):
-        raise MedoodError("--backbone and --backbone-weights go together: a timm name and a safetensors file.")
     progress = Progress(quiet=quiet)
     loaded = Detector.load(detector, calibration)
     frozen = {backbone: frozen_backbone(backbone, backbone_weights, loaded.preprocess)} if backbone_weights else {}

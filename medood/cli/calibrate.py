@@ -38,15 +38,20 @@ def calibrate_command(
     from medood.detection.conformal import check_rate, fpr_interval
     from medood.detection.detector_folder import CALIBRATIONS
     from medood.progress import Progress
-    from medood.workflows.calibrate import calibrate
+    from medood.workflows.preflight import check_calibrating
 
     progress = Progress(quiet=quiet)
-    check_rate(fpr, 10**9)
+    check_rate(fpr)
     attributes = [item.strip() for item in by.split(",") if item.strip()]
     read = ReadConfig(frames, plane, select)
     folder = Path(to or detector)
     place = folder.resolve()
-    sheet = sheet or place.with_name(f"{place.name}-{name}.png")
+    sheet = sheet or place.parent / f"{place.name}-{name}.png"
+    check_calibrating(
+        detector, data, name, by=attributes, to=to, sheet=sheet, read=read
+    )  # before torch is imported, which takes seconds
+    from medood.workflows.calibrate import calibrate
+
     calibrated = calibrate(
         detector, data, name, by=attributes, to=to, fpr=fpr, sheet=sheet, exclude=exclude, read=read, progress=progress
     )

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from medood.config.resources import DEFAULT
+from medood.config.resources import DEFAULT, find_detector
+from medood.detection.detector_folder import check_detector
 
 
 def check_maps_command(
@@ -27,6 +28,11 @@ def check_maps_command(
     How often a map peaks inside the fault, how much of the score is left after its most relevant pixels were filled, and how
     like it is to the map of a network with random weights; each beside what chance gives.
     """
+    check_detector(find_detector(detector))  # before torch is imported, which takes seconds
+    from medood.screening.source_listing import check_sources
+
+    check_sources([source])
+
     from medood.detection.detector import Detector
     from medood.evaluation.faithfulness import measure, write_csv
     from medood.progress import Progress

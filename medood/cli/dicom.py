@@ -19,6 +19,9 @@ def dicom_command(
     They belong to the scans' own studies and carry their patients' names, as whoever reads them in the PACS expects.
     """
     from medood.progress import Progress
+    from medood.screening.finished_run import detector_folder, finished_run
+
+    detector_folder(run, finished_run(run), detector)  # before torch is imported, which takes seconds
     from medood.reporting.dicom_objects import write_dicom
 
     progress = Progress(quiet=quiet)

@@ -9,8 +9,9 @@ import typer
 
 from medood.cli.read_options import DEFAULTS, Select
 from medood.cli.screen import cores, signals, tell
-from medood.config.resources import DEFAULT
+from medood.config.resources import DEFAULT, find_detector
 from medood.config.schema import ReadConfig
+from medood.detection.detector_folder import check_calibration, check_detector
 
 
 def listen_command(
@@ -47,9 +48,15 @@ def listen_command(
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the path of verdicts.csv.")] = False,
 ) -> None:
     """Receive DICOM objects (C-STORE) and screen them as they come, until interrupted; verdicts.csv is written then."""
+    from medood.detection.conformal import check_rate
+
+    check_rate(fpr)
+    check_detector(find_detector(detector))  # before torch is imported, which takes seconds
+    check_calibration(find_detector(detector), calibration)
+
     from medood.progress import Progress
     from medood.screening.dicom_scp import ScpConfig, listen
-    from medood.screening.run import RunOptions
+    from medood.screening.run_options import RunOptions
 
     progress = Progress(quiet=quiet)
     scp = ScpConfig(port, bind, title, caller or (), peer or (), associations, max_bytes, reserve, health_port)
@@ -57,7 +64,8 @@ def listen_command(
     def on_open(port: int, health: int) -> None:
         progress.say(f"{title} listens on {bind}:{port}" + (f", health on {bind}:{health}" if health else ""))
 
-    with signals() as interrupts:
+    interrupts: list[int] = []
+    with signals(interrupts):
         options = RunOptions(cores() if workers is None else workers, timeout, stopped=lambda: bool(interrupts))
         read = ReadConfig(select=select, max_bytes=max_bytes)
         settings = {"fpr": fpr, "calibration": calibration, "read": read}

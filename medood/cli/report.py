@@ -30,6 +30,11 @@ def report_command(
 ) -> None:
     """Write report.pdf, report.html and record.json into a run's folder."""
     from medood.progress import Progress
+    from medood.reporting.i18n.language import Language
+    from medood.screening.finished_run import detector_folder, finished_run
+
+    detector_folder(run, finished_run(run), detector)  # before torch is imported, which takes seconds
+    Language(language)
     from medood.reporting.pdf import report
 
     pdf = report(

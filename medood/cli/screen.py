@@ -93,16 +93,10 @@ def screen_command(
     """
     if fpr is not None and fdr is not None:
         raise MedoodError("--fpr and --fdr were both given; a run is decided by one of them.")
-    processes = cores() if workers is None else workers
-    if processes and engine == "local" and all("://" in source or Path(source).exists() for source in sources):
-        from medood.screening.execution.fork_server import prepare
-
-        prepare()
     from medood.progress import Progress
     from medood.screening.metrics import Metrics
-    from medood.screening.run import RunOptions, screen
+    from medood.screening.run_options import RunOptions, check_run
 
-    progress = Progress(quiet=quiet)
     read = ReadConfig(
         frames,
         plane,
@@ -116,19 +110,29 @@ def screen_command(
         max_decoder_memory,
     )
     rate = 0.05 if fpr is None else fpr
-    with signals() as interrupts:
-        run_metrics = Metrics(metrics, log)
-        options = RunOptions(
-            processes,
-            timeout,
-            engine,
-            scheduler,
-            shard,
-            resume,
-            watch,
-            run_metrics,
-            lambda: bool(interrupts),
-        )
+    interrupts: list[int] = []
+    options = RunOptions(
+        cores() if workers is None else workers,
+        timeout,
+        engine,
+        scheduler,
+        shard,
+        resume,
+        watch,
+        Metrics(metrics, log),
+        lambda: bool(interrupts),
+    )
+    check_run(
+        sources, out, detector=detector, fpr=rate, fdr=fdr, calibration=calibration, read=read, options=options
+    )  # before torch is imported, which takes seconds
+    if options.workers and engine == "local":
+        from medood.screening.execution.fork_server import prepare
+
+        prepare()
+    from medood.screening.run import screen
+
+    progress = Progress(quiet=quiet)
+    with signals(interrupts):
         try:
             summary = screen(
                 list(sources),
@@ -207,9 +211,8 @@ def cores() -> int:
 
 
 @contextlib.contextmanager
-def signals() -> Iterator[list[int]]:
-    """A list that the first SIGINT or SIGTERM is put into; a second one interrupts at once."""
-    received: list[int] = []
+def signals(received: list[int]) -> Iterator[None]:
+    """Put the first SIGINT or SIGTERM into a list; a second one interrupts at once."""
 
     def note(number: int, frame: FrameType | None) -> None:
         if received:
@@ -218,7 +221,7 @@ def signals() -> Iterator[list[int]]:
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield received
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

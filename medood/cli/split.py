@@ -19,6 +19,9 @@ def split_command(
     A file is flagged where any of its frames is. Nothing is moved or deleted.
     """
     from medood.progress import Progress
+    from medood.screening.finished_run import finished_run
+
+    finished_run(run)  # before torch is imported, which takes seconds
     from medood.reporting.split import split
 
     progress = Progress(quiet=quiet)

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from medood.config.loader import config_keys, load_config
-from medood.detection.detector_folder import check_free
 
 
 def train_command(
@@ -19,7 +18,9 @@ def train_command(
 ) -> None:
     """Learn what in-distribution scans look like and write a detector folder."""
     run = load_config(config, overrides or [])
-    check_free(Path(run.out), resume=resume)
+    from medood.workflows.preflight import check_training
+
+    check_training(run, resume=resume)  # before torch is imported, which takes seconds
 
     from medood.progress import Progress
     from medood.workflows.train import train

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from medood.detection.conformal import Vector, check_rate, p_values
 from medood.detection.detector_file import TensorFile, digest, digest_of, read_json
+from medood.detection.detector_folder import check_calibration
 from medood.errors import MedoodError
 
 SCHEMA_VERSION = 1
@@ -136,13 +136,8 @@ class Calibration:
         Raises:
             MedoodError: the calibration does not exist, is damaged, or belongs to another detector.
         """
-        check_name(name)
+        check_calibration(folder.parent, name)
         path, part = folder / f"{name}.json", folder / f"{name}.safetensors"
-        existing = ", ".join(sorted(item.stem for item in folder.glob("*.json"))) or "none"
-        if not path.is_file() or not part.is_file():
-            raise MedoodError(
-                f"The detector has no calibration {name!r}; it has: {existing}. Make one with medood calibrate."
-            )
         body = read_json(path, "calibration.schema.json", _REMEDY)
         if digest(part) != body["features_sha256"]:
             raise MedoodError(f"{part} was changed after it was written (its SHA-256 differs). {_REMEDY}")
@@ -191,16 +186,6 @@ def fingerprint(keys: Sequence[str]) -> str:
 def digests(keys: Sequence[str]) -> npt.NDArray[np.uint8]:
     """The SHA-256 in each scan key, as bytes: ``[N, 32]``."""
     return np.stack([np.frombuffer(bytes.fromhex(key.split(":")[0]), dtype=np.uint8) for key in keys])
-
-
-def check_name(name: str) -> None:
-    """Reject a name that is not a plain file name.
-
-    Raises:
-        MedoodError: the name is not 1 to 64 letters, digits, ``_`` and ``-``.
-    """
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
-        raise MedoodError(f"The name of a calibration is {name!r}; expected up to 64 letters, digits, _ and -.")
 
 
 def empty(dimensions: int) -> Calibration:

@@ -6,7 +6,6 @@ from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta, false_discovery_control
 
 from medood.errors import MedoodError
 
@@ -37,15 +36,15 @@ def p_values(scores: Vector, calibration: Vector) -> Vector:
     return np.asarray((1.0 + at_least) / (len(ordered) + 1.0))
 
 
-def check_rate(rate: float, count: int, option: str = "--fpr") -> None:
-    """Reject a rate that is too low for ``count`` calibration scans.
+def check_rate(rate: float, count: int | None = None, option: str = "--fpr") -> None:
+    """Reject a rate that is too low for ``count`` calibration scans, if their number is given.
 
     Raises:
         MedoodError: the rate is not in (0, 1), or below 1 / (count + 1).
     """
     if not 0.0 < rate < 1.0:
         raise MedoodError(f"{option} is {rate:g}; expected a rate above 0 and below 1, such as 0.05 for 5 %.")
-    if option == "--fpr" and rate < 1.0 / (count + 1):
+    if option == "--fpr" and count is not None and rate < 1.0 / (count + 1):
         raise MedoodError(
             f"--fpr is {rate:g}, but {count} calibration scans support no rate below {1 / (count + 1):.2g}. "
             "Choose a higher rate or calibrate with more scans."
@@ -87,6 +86,8 @@ def fpr_interval(count: int, fpr: float, confidence: float = 0.9) -> tuple[float
     if k == 0:
         return 0.0, 0.0
     tail = (1.0 - confidence) / 2.0
+    from scipy.stats import beta  # here, because it takes longer to import than most commands take to fail
+
     return float(beta.ppf(tail, k, count + 1 - k)), float(beta.ppf(1.0 - tail, k, count + 1 - k))
 
 
@@ -103,6 +104,8 @@ def flagged_at_fdr(p: Vector, fdr: float) -> npt.NDArray[np.bool_]:
     """
     if not len(p):
         return np.zeros(0, dtype=np.bool_)
+    from scipy.stats import false_discovery_control
+
     return np.asarray(false_discovery_control(p, method="bh") <= fdr * (1.0 + 1e-12))
 
 

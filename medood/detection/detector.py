@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from medood.config.resources import find_detector, shipped_detectors
+from medood.config.resources import find_detector
 from medood.config.schema import ModelConfig, PreprocessConfig
 from medood.detection.appearance import Appearance
 from medood.detection.calibration import Calibration
 from medood.detection.conformal import Decision
 from medood.detection.detector_file import Shape, TensorFile, digest, digest_of, read_json
-from medood.detection.detector_folder import CALIBRATIONS, DESCRIPTION, PARTS, TRAINING, DetectorMetadata
+from medood.detection.detector_folder import CALIBRATIONS, DESCRIPTION, PARTS, TRAINING, DetectorMetadata, check_detector
 from medood.detection.ensemble import EnsembleNetwork
 from medood.detection.features import Features, embed
 from medood.detection.knn import nearest_rows
@@ -275,17 +275,9 @@ class Detector:
 
 
 def _read_json(folder: Path) -> dict[str, Any]:
-    path = folder / DESCRIPTION
-    if not path.is_file():
-        names = shipped_detectors()
-        raise MedoodError(
-            f"{folder} is not a detector: it holds no detector.json. Give the folder that train wrote"
-            f"{', or one of the shipped detectors: ' + ', '.join(names) if names else ''}."
-        )
-    description = read_json(path, "detector.schema.json", _REMEDY)
+    check_detector(folder)
+    description = read_json(folder / DESCRIPTION, "detector.schema.json", _REMEDY)
     for name in PARTS:
-        if not (folder / name).is_file():
-            raise MedoodError(f"{folder / name} is missing. Copy the whole detector folder.")
         if digest(folder / name) != description["parts"][name]:
             raise MedoodError(f"{folder / name} was changed after it was written (its SHA-256 differs). {_REMEDY}")
     return description

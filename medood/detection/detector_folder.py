@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from medood.config.resources import shipped_detectors
 from medood.errors import MedoodError
 
 DESCRIPTION = "detector.json"
@@ -46,6 +48,46 @@ def calibration_names(folder: Path) -> list[str]:
     """Sorted names of a detector's calibrations, ``training`` first."""
     names = {path.stem for path in (folder / CALIBRATIONS).glob("*.json")}
     return sorted(names, key=lambda name: (name != TRAINING, name))
+
+
+def check_detector(folder: Path) -> None:
+    """Check that a folder holds a detector; its files are not read.
+
+    Raises:
+        MedoodError: it holds none, or not all of its files.
+    """
+    if not (folder / DESCRIPTION).is_file():
+        names = shipped_detectors()
+        raise MedoodError(
+            f"{folder} is not a detector: it holds no detector.json. Give the folder that train wrote"
+            f"{', or one of the shipped detectors: ' + ', '.join(names) if names else ''}."
+        )
+    for name in PARTS:
+        if not (folder / name).is_file():
+            raise MedoodError(f"{folder / name} is missing. Copy the whole detector folder.")
+
+
+def check_calibration(folder: Path, name: str) -> None:
+    """Check that a detector's folder holds the calibration of that name; its files are not read.
+
+    Raises:
+        MedoodError: it holds none, or the name is no plain file name.
+    """
+    check_name(name)
+    path = folder / CALIBRATIONS / f"{name}.json"
+    if not path.is_file() or not path.with_suffix(".safetensors").is_file():
+        existing = ", ".join(sorted(item.stem for item in path.parent.glob("*.json"))) or "none"
+        raise MedoodError(f"The detector has no calibration {name!r}; it has: {existing}. Make one with medood calibrate.")
+
+
+def check_name(name: str) -> None:
+    """Reject a calibration's name that is not a plain file name.
+
+    Raises:
+        MedoodError: the name is not 1 to 64 letters, digits, ``_`` and ``-``.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+        raise MedoodError(f"The name of a calibration is {name!r}; expected up to 64 letters, digits, _ and -.")
 
 
 def check_free(folder: Path, *, resume: bool) -> None:

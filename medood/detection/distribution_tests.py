@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial.distance import cdist
-from scipy.stats import spearmanr
 
 Matrix = npt.NDArray[np.float64]
 
@@ -50,6 +48,8 @@ def mmd(archive: Matrix, reference: Matrix, *, permutations: int = 999, seed: in
     if min(n, m) < 2:
         return None
     both = np.concatenate([archive, reference])
+    from scipy.spatial.distance import cdist
+
     squared = cdist(both, both, "sqeuclidean")
     width = float(np.median(squared[np.triu_indices(n + m, 1)]))
     kernel = np.exp(-squared / max(width, 1e-12))
@@ -89,5 +89,7 @@ def drift(months: list[str], p_values: list[float]) -> Drift | None:
     if len(months) < 10 or len(set(months)) < 3 or len(set(p_values)) < 2:
         return None
     _, order = np.unique(months, return_inverse=True)
+    from scipy.stats import spearmanr
+
     result = spearmanr(order, p_values)
     return Drift(float(result.statistic), float(result.pvalue), len(months))

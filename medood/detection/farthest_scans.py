@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import heapq
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,6 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from medood.errors import MedoodError
 from medood.scans.scan import Identity
 from medood.text import spreadsheet_cell, visible
 
@@ -29,19 +27,6 @@ class _Kept:
     number: int
     identity: Identity
     image: Tensor
-
-
-def check_sheet(sheet: Path) -> None:
-    """Reject early a path that cannot be written, or that its own CSV would overwrite.
-
-    Raises:
-        MedoodError: the name does not end in ``.png``, or the file cannot be written.
-    """
-    if sheet.suffix.lower() != ".png":
-        raise MedoodError(f"--sheet is {sheet}; expected a name that ends in .png.")
-    above = next(path for path in sheet.absolute().parents if path.exists())
-    if sheet.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
-        raise MedoodError(f"--sheet: {sheet} cannot be written. Name a PNG file in a folder that can be written to.")
 
 
 class FarthestScans:

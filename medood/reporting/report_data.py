@@ -14,7 +14,6 @@ import jsonschema
 import numpy as np
 import numpy.typing as npt
 
-from medood.config.resources import find_detector
 from medood.config.schema import PreprocessConfig
 from medood.detection.calibration import fingerprint
 from medood.detection.detector import Detector
@@ -28,6 +27,7 @@ from medood.reporting.review import LONGEST, Review, read_review, run_name
 from medood.reporting.sentences import run_sentences
 from medood.reporting.training_thumbnails import training_thumbnails
 from medood.screening.finalize import summary
+from medood.screening.finished_run import detector_folder, finished_run
 from medood.screening.ledger.database import Ledger, Row
 from medood.screening.ledger.run_metadata import RunMetadata
 
@@ -60,13 +60,8 @@ def detector_of(run: Path, folder: str | Path | None = None) -> tuple[RunMetadat
     Raises:
         MedoodError: the run is missing or unfinished, or the detector is missing or not the run's.
     """
-    metadata = Ledger.read_metadata(run)
-    if not metadata.finished:
-        raise MedoodError(f"{run} was not finished. Finish it with the same medood screen command and --resume.")
-    folder = folder or metadata.detector.folder or ""
-    if not folder or not find_detector(folder).is_dir():
-        raise MedoodError(f"The detector of {run} is no longer at {folder or 'any known place'}. Give --detector.")
-    detector = Detector.load(folder, metadata.calibration.name)
+    metadata = finished_run(run)
+    detector = Detector.load(detector_folder(run, metadata, folder), metadata.calibration.name)
     if metadata.detector.sha256 != detector.sha256:
         raise MedoodError(
             f"{run} was scored by the detector {metadata.detector.sha256[:12]}, not by {detector.sha256[:12]}. "

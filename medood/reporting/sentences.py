@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from medood.evidence.findings import Finding
+from typing import TYPE_CHECKING
+
 from medood.reporting.i18n.language import ENGLISH, Language
 from medood.screening.ledger.run_metadata import RunMetadata
+
+if TYPE_CHECKING:
+    from medood.evidence.findings import Finding
 
 #: Largest p-value at which an archive is said to differ from the calibration scans.
 DIFFERS = 0.01

@@ -20,6 +20,7 @@ from medood.reporting.original_scans import CHANGED, GONE, find_escaped
 from medood.scans.scan import RefusedError, UnavailableError
 from medood.scans.sources.dicomweb import is_dicomweb
 from medood.scans.sources.source import Source, find_sources, read_bytes
+from medood.screening.finished_run import finished_run
 from medood.screening.ledger.database import Ledger, escape_name
 from medood.screening.ledger.run_metadata import RunMetadata
 from medood.text import spreadsheet_cell
@@ -73,9 +74,7 @@ def split(run: Path, out: Path, *, copy: bool = False, progress: Progress | None
         MedoodError: the run is missing or unfinished, or the folder already exists or cannot be written.
     """
     progress = progress or Progress(quiet=True)
-    metadata = Ledger.read_metadata(run)
-    if not metadata.finished:
-        raise MedoodError(f"{run} was not finished. Finish it with medood screen --resume first.")
+    metadata = finished_run(run)
     if out.exists():
         raise MedoodError(f"--out: {out} is there already. Give a new folder.")
     result = Split(dict.fromkeys(PARTS.values(), 0), [])

@@ -23,8 +23,9 @@ from medood.output_folder import atomic_write, new_folder
 from medood.progress import Progress
 from medood.screening.finalize import Summary
 from medood.screening.metrics import Metrics
-from medood.screening.run import RunOptions, screen
+from medood.screening.run import screen
 from medood.screening.run_lock import locked
+from medood.screening.run_options import RunOptions
 
 #: Statuses of PS3.4 table B.2-1.
 _STORED, _OUT_OF_RESOURCES, _CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xC000

@@ -8,17 +8,20 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from medood.config.resources import find_detector
-from medood.detection.detector import Detector
 from medood.errors import MedoodError
 from medood.output_folder import new_folder
 from medood.progress import Progress
 from medood.scans.scan import Status
-from medood.screening.finalize import Summary, finalize
-from medood.screening.ledger.database import UNFINISHED, Ledger, Row, folder_taken
+from medood.screening.finished_run import detector_folder
+from medood.screening.ledger.database import UNFINISHED, Ledger, Row, check_run_free
 from medood.screening.ledger.run_metadata import RunMetadata
 from medood.screening.run_lock import locked
+
+if TYPE_CHECKING:
+    from medood.detection.detector import Detector
+    from medood.screening.finalize import Summary
 
 _BATCH = 1000
 #: Statuses of sources whose contents were never read, so that no shard could be determined for them.
@@ -46,15 +49,15 @@ def merge(
     progress = progress or Progress(quiet=True)
     metadata = [Ledger.read_metadata(part) for part in parts]
     _check(parts, metadata)
-    folder = detector or metadata[0].detector.folder
-    if not folder or not (find_detector(folder) / "detector.json").is_file():
-        raise MedoodError(f"The detector of {parts[0]} is no longer at {folder or 'any known place'}. Give --detector.")
+    folder = detector_folder(parts[0], metadata[0], detector)
+    check_run_free(out)
+    from medood.detection.detector import Detector  # after the checks, because torch takes seconds to import
+
     loaded = Detector.load(folder, metadata[0].calibration.name)
     if loaded.sha256 != metadata[0].detector.sha256:
         raise MedoodError(f"{parts[0]} was scored by another detector than {folder}. Give the right one with --detector.")
     with new_folder(out), locked(out):
-        if (out / "ledger.sqlite").exists():
-            raise folder_taken(out)
+        check_run_free(out)
         unfinished = out / UNFINISHED
         shutil.rmtree(unfinished, ignore_errors=True)
         summary = _merge_parts(parts, metadata, unfinished, loaded, progress)
@@ -82,6 +85,8 @@ def _merge_parts(
                 bar(len(batch), "")
         for shard in ledgers:
             ledger.statistics.add_shard(shard.statistics)
+        from medood.screening.finalize import finalize
+
         summary = finalize(ledger, detector, merged.fdr, progress)
         ledger.merge_write_ahead_log()
         return summary

@@ -7,13 +7,16 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest, write_to_textfile
 
 from medood.detection.conformal import Decision
 from medood.errors import MedoodError
 from medood.screening.ledger.database import Row
-from medood.screening.throughput import Throughput
+
+if TYPE_CHECKING:
+    from medood.screening.throughput import Throughput
 
 #: Minimum interval between two writes of the metrics file, in seconds.
 _EVERY = 5.0

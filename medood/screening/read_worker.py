@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import time
@@ -25,41 +24,7 @@ from medood.scans.scan import Identity, Refusal, RefusedError, Scan, Status, Una
 from medood.scans.sources.source import Source, read_bytes
 from medood.scans.sources.zip_archive import ZippedMember
 from medood.scans.transforms import network_input, preprocessing, to_levels
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One part of an archive that is screened in several parts; the SHA-256 of its contents assigns each file to a part.
-
-    Attributes:
-        index: number of this part, from 0.
-        count: number of parts.
-    """
-
-    index: int = 0
-    count: int = 1
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """Parse ``I/N``; ``2/8`` is the second of eight parts.
-
-        Raises:
-            MedoodError: the text is malformed or out of range.
-        """
-        index, slash, count = text.partition("/")
-        if not (slash and index.isascii() and count.isascii() and index.isdigit() and count.isdigit()):
-            raise MedoodError(f"--shard is {text!r}; expected I/N, such as 2/8 for the second of eight parts.")
-        if not 1 <= int(index) <= int(count):
-            raise MedoodError(f"--shard is {text!r}; expected a part from 1 to {count}.")
-        return cls(int(index) - 1, int(count))
-
-    def holds(self, sha256: str) -> bool:
-        """Whether contents with this digest belong to this part."""
-        return int(sha256[:16], 16) % self.count == self.index
-
-    def holds_unread(self, name: str) -> bool:
-        """Whether a source without a digest belongs to this part, by its name, so that exactly one part has its row."""
-        return self.holds(hashlib.sha256(name.encode("utf-8", "backslashreplace")).hexdigest())
+from medood.screening.source_listing import ListingPosition, Shard
 
 
 @dataclass(frozen=True)
@@ -76,31 +41,12 @@ class ReadSpec:
     options: ReadConfig
     preprocess: PreprocessConfig
     by: tuple[str, ...] = ()
-    shard: Shard = Shard()
+    shard: Shard = field(default_factory=Shard)
 
     @cached_property
     def chain(self) -> Compose:
         """The transforms of ``preprocess``."""
         return preprocessing(self.preprocess)
-
-
-@dataclass(frozen=True)
-class ListingPosition:
-    """Position of a source in the listing of a run.
-
-    Attributes:
-        file: number of the file, from 0.
-        item: number of the source in that file, from 0; an archive holds several.
-    """
-
-    file: int
-    item: int
-
-
-#: A source with its position in the listing.
-IndexedSource = tuple[ListingPosition, Source | Refusal]
-#: Item of a listing: a source, or ``None`` while a watched folder has no new file.
-NextSource = IndexedSource | None
 
 
 @dataclass(frozen=True)

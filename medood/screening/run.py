@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +19,7 @@ import torch
 
 from medood.config.resources import find_detector
 from medood.config.schema import ReadConfig
-from medood.detection.conformal import Decision, check_rate, fpr_interval, threshold
+from medood.detection.conformal import Decision, fpr_interval, threshold
 from medood.detection.detector import Detector, Verdict
 from medood.detection.detector_folder import TRAINING, calibration_names
 from medood.errors import MedoodError, StoppedError
@@ -27,19 +27,17 @@ from medood.evidence.fault_names import name_faults
 from medood.output_folder import new_folder
 from medood.progress import Bar, Progress
 from medood.reasons import Reason, both_reasons
-from medood.scans.reader import check_options
 from medood.scans.scan import Status, UnavailableError
-from medood.scans.sources.dicomweb import is_dicomweb
 from medood.screening.archive_statistics import ArchiveStatistics
 from medood.screening.execution.base import Embedded, Engine
-from medood.screening.execution.engines import check_engine, make_engine
+from medood.screening.execution.engines import make_engine
 from medood.screening.finalize import Summary, finalize, summary
 from medood.screening.ledger.database import Ledger, ResumePoint, Row
 from medood.screening.ledger.run_metadata import CalibrationInfo, DetectorInfo, RunMetadata
-from medood.screening.metrics import Metrics
-from medood.screening.read_worker import ListingPosition, NextSource, ReadSpec, Result, Shard
+from medood.screening.read_worker import ReadSpec, Result
 from medood.screening.run_lock import locked
-from medood.screening.source_listing import SourceListing
+from medood.screening.run_options import RunOptions, check_run
+from medood.screening.source_listing import ListingPosition, NextSource, Shard, SourceListing
 from medood.screening.throughput import Throughput
 
 BATCH = 32
@@ -47,37 +45,8 @@ BATCH = 32
 _AHEAD = 1
 #: Statuses that end a source: no further rows follow.
 _FINAL_STATUSES = (Status.DUPLICATE, Status.WORKER_DIED, Status.TIMED_OUT)
-#: Longest allowed time limit per source, in seconds (one day).
-_LONGEST = 86_400.0
 #: Metadata of a run that must not change where it is resumed.
 _FIXED_SETTINGS = ("medood", "sources", "fpr", "fdr", "read", "calibration", "detector", "shard", "watch")
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How a run is executed; none of these options changes a verdict.
-
-    Attributes:
-        workers: number of reader processes; 0 reads in this process, where a crashing decoder ends the run.
-        timeout: time limit per source in seconds; applies only with workers.
-        engine: ``local``, or ``dask`` for a cluster.
-        scheduler: address of an existing Dask cluster; empty starts one on this machine.
-        shard: screen only this part, ``I/N``; empty screens everything. ``medood merge`` combines the parts.
-        resume: resume the run in the folder, or start one if there is none.
-        watch: also screen files that arrive later, until stopped; the run is then finalized and can be resumed.
-        metrics: receives metrics and events.
-        stopped: polled regularly; once it returns true, the run ends after the last complete batch.
-    """
-
-    workers: int = 0
-    timeout: float = 300.0
-    engine: str = "local"
-    scheduler: str = ""
-    shard: str = ""
-    resume: bool = False
-    watch: bool = False
-    metrics: Metrics = field(default_factory=Metrics)
-    stopped: Callable[[], bool] = lambda: False
 
 
 def screen(
@@ -111,16 +80,15 @@ def screen(
         StoppedError: the run was stopped.
     """
     progress, read, options = progress or Progress(quiet=True), read or ReadConfig(), options or RunOptions()
-    check_options(read)
-    shard = Shard.parse(options.shard) if options.shard else Shard()
     out = Path(out)
+    folder_given = None if isinstance(detector, Detector) else detector
+    check_run(sources, out, detector=folder_given, fpr=fpr, fdr=fdr, calibration=calibration, read=read, options=options)
+    shard = Shard.parse(options.shard) if options.shard else Shard()
     folder = "" if isinstance(detector, Detector) else str(find_detector(detector).resolve())
     loaded = detector if isinstance(detector, Detector) else Detector.load(detector, calibration)
     reference = loaded.calibration
     if fdr is None:
         reference.check(fpr)
-    else:
-        check_rate(fdr, len(reference.scores), "--fdr")
     metadata = RunMetadata(
         medood=version("medood"),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -139,14 +107,8 @@ def screen(
             folder, loaded.sha256, loaded.metadata.name, loaded.score_name, loaded.metadata.data.get("training_scans")
         ),
     )
-    if options.watch and (options.shard or any(is_dicomweb(source) for source in sources)):
-        raise MedoodError("--watch works on folders only and cannot be combined with --shard.")
     listing = SourceListing(sources, out, read, digested=bool(options.shard))
-    if not 0 < options.timeout <= _LONGEST:
-        raise MedoodError(f"--timeout is {options.timeout:g}; expected seconds above 0, up to {_LONGEST:g} (one day).")
-    check_engine(options.engine, options.scheduler)
-    options.metrics.check()
-    total = listing.check(empty=options.watch)
+    total = None if options.watch else listing.count()
     if len(names := calibration_names(Path(folder)) if folder else []) > 1:
         progress.say(
             f"calibrations of this detector: {', '.join(f'{n} (used)' if n == reference.name else n for n in names)}"

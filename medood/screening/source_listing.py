@@ -7,6 +7,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -20,12 +21,65 @@ from medood.scans.sources.csv_manifest import is_manifest, manifest_table
 from medood.scans.sources.csv_table import TableError
 from medood.scans.sources.dicomweb import check_address, find_instances, is_dicomweb
 from medood.scans.sources.folder import File, check_there, find_files
-from medood.scans.sources.source import count_sources, open_file
+from medood.scans.sources.source import Source, count_sources, open_file
 from medood.screening.ledger.database import ResumePoint, escape_name
-from medood.screening.read_worker import IndexedSource, ListingPosition, NextSource
 
 #: Minimum interval between two listings of a watched folder, in seconds.
 _MIN_INTERVAL = 1.0
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One part of an archive that is screened in several parts; the SHA-256 of its contents assigns each file to a part.
+
+    Attributes:
+        index: number of this part, from 0.
+        count: number of parts.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Parse ``I/N``; ``2/8`` is the second of eight parts.
+
+        Raises:
+            MedoodError: the text is malformed or out of range.
+        """
+        index, slash, count = text.partition("/")
+        if not (slash and index.isascii() and count.isascii() and index.isdigit() and count.isdigit()):
+            raise MedoodError(f"--shard is {text!r}; expected I/N, such as 2/8 for the second of eight parts.")
+        if not 1 <= int(index) <= int(count):
+            raise MedoodError(f"--shard is {text!r}; expected a part from 1 to {count}.")
+        return cls(int(index) - 1, int(count))
+
+    def holds(self, sha256: str) -> bool:
+        """Whether contents with this digest belong to this part."""
+        return int(sha256[:16], 16) % self.count == self.index
+
+    def holds_unread(self, name: str) -> bool:
+        """Whether a source without a digest belongs to this part, by its name, so that exactly one part has its row."""
+        return self.holds(sha256(name.encode("utf-8", "backslashreplace")).hexdigest())
+
+
+@dataclass(frozen=True)
+class ListingPosition:
+    """Position of a source in the listing of a run.
+
+    Attributes:
+        file: number of the file, from 0.
+        item: number of the source in that file, from 0; an archive holds several.
+    """
+
+    file: int
+    item: int
+
+
+#: A source with its position in the listing.
+IndexedSource = tuple[ListingPosition, Source | Refusal]
+#: Item of a listing: a source, or ``None`` while a watched folder has no new file.
+NextSource = IndexedSource | None
 
 
 class SourceListing:
@@ -45,30 +99,10 @@ class SourceListing:
         self._sources, self._out, self._options, self._digested = sources, out, options, digested
         self.digest = ""
 
-    def check(self, *, empty: bool = False) -> int | None:
-        """Check early that the sources exist and are not all empty; return the number of sources, or ``None`` if unknown.
-
-        Args:
-            empty: whether the sources may be empty.
-
-        Raises:
-            MedoodError: a source is missing, or no source holds a file.
-        """
-        counts: list[int | None] = []
-        for source in self._sources:
-            if is_dicomweb(source):
-                check_address(str(source))
-                counts.append(None)
-                continue
-            try:
-                check_there(Path(source))
-            except FileNotFoundError as error:
-                raise MedoodError(f"{error}. Give an existing file, folder or archive.") from error
-            counts.append(count_sources(Path(source)))
-        total = None if None in counts else sum(count or 0 for count in counts)
-        if total == 0 and not empty:
-            raise MedoodError(f"There is no file in {', '.join(map(str, self._sources))}. Give a folder that holds scans.")
-        return None if empty else total
+    def count(self) -> int | None:
+        """The number of sources, or ``None`` if it is unknown before they are read."""
+        counts = [None if is_dicomweb(source) else count_sources(Path(source)) for source in self._sources]
+        return None if None in counts else sum(count or 0 for count in counts)
 
     def manifests(self) -> Iterator[str]:
         """One line per CSV manifest that states which of its columns are used."""
@@ -229,3 +263,29 @@ def _change_message(number: int, expected: str, actual: str) -> str:
         f"File {number + 1} was {expected} when the run stopped, now it is {actual}: files were added or removed. Screen "
         "them as a new run, with another --out."
     )
+
+
+def check_sources(sources: Sequence[str | Path], *, empty: bool = False) -> None:
+    """Check that the sources exist and are not all empty.
+
+    Args:
+        sources: files, folders, archives, manifests and PACS addresses.
+        empty: whether the sources may be empty.
+
+    Raises:
+        MedoodError: a source is missing, or no source holds a file.
+    """
+    for source in sources:
+        if is_dicomweb(source):
+            check_address(str(source))
+            continue
+        try:
+            check_there(Path(source))
+        except FileNotFoundError as error:
+            raise MedoodError(f"{error}. Give an existing file, folder or archive.") from error
+    if not empty and not any(is_dicomweb(source) or _holds_file(Path(source)) for source in sources):
+        raise MedoodError(f"There is no file in {', '.join(map(str, sources))}. Give a folder that holds scans.")
+
+
+def _holds_file(path: Path) -> bool:
+    return not path.is_dir() or any(names for _, _, names in os.walk(path))

@@ -13,22 +13,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from medood.config.resources import find_detector, is_shipped
+from medood.config.resources import find_detector
 from medood.config.schema import ReadConfig
-from medood.detection.calibration import Calibration, check_name, digests, fingerprint, stratum
+from medood.detection.calibration import Calibration, digests, fingerprint, stratum
 from medood.detection.detector import Detector
 from medood.detection.detector_folder import CALIBRATIONS, DESCRIPTION, PARTS
-from medood.detection.farthest_scans import FarthestScans, check_sheet
+from medood.detection.farthest_scans import FarthestScans
 from medood.detection.features import Features, concatenate_features
 from medood.detection.perceptual_hash import NEAR, Hashes, HashIndex, difference_hashes
 from medood.errors import MedoodError
 from medood.progress import Progress
 from medood.reasons import Reason
-from medood.scans.dicom.reader import KEPT_ATTRIBUTES
-from medood.scans.reader import DigestStore, check_options, read_source
+from medood.scans.reader import DigestStore, read_source
 from medood.scans.scan import Identity, Refusal, Status
 from medood.scans.sources.csv_table import CsvTable, TableError
-from medood.scans.sources.folder import check_there
 from medood.scans.sources.source import count_sources, find_sources
 from medood.text import visible
 from medood.workflows.calibration_check import (
@@ -39,6 +37,7 @@ from medood.workflows.calibration_check import (
     tail_test,
     write_page,
 )
+from medood.workflows.preflight import check_calibrating
 
 _BATCH = 64
 #: Refused files that are named on the terminal.
@@ -90,16 +89,8 @@ def calibrate(
             training scans, or a stratum has too few scans.
     """
     progress, read, folder = progress or Progress(quiet=True), read or ReadConfig(), find_detector(detector)
-    check_options(read)
-    check_name(name)
-    if sheet is not None:
-        check_sheet(Path(sheet))
-    unknown = [attribute for attribute in by if attribute not in KEPT_ATTRIBUTES]
-    if unknown:
-        raise MedoodError(f"--by names {unknown[0]!r}; expected one or more of {', '.join(KEPT_ATTRIBUTES)}.")
-    loaded, target = Detector.load(folder), _place(detector, folder, to)
-    if (folder / CALIBRATIONS / f"{name}.json").exists():
-        raise MedoodError(f"{folder} already has a calibration {name!r}. Give another name; existing ones are kept.")
+    target = check_calibrating(detector, data, name, by=by, to=to, sheet=sheet, read=read)
+    loaded = Detector.load(folder)
     excluded = _read_excluded(Path(exclude)) if exclude is not None else set()
     keys: list[str] = []
     patients: list[str] = []
@@ -198,17 +189,6 @@ def _far_out(added: Calibration, before: Calibration) -> str:
     )
 
 
-def _place(detector: str | Path, folder: Path, to: str | Path | None) -> Path:
-    """The detector folder to which the calibration is added."""
-    if to is None and is_shipped(folder):
-        raise MedoodError(
-            f"{detector} is part of the installation, which an upgrade replaces. Add --to FOLDER to calibrate a copy."
-        )
-    if to is not None and Path(to).exists():
-        raise MedoodError(f"--to: {to} already exists. Give a new folder, or calibrate that one: medood calibrate {to}.")
-    return folder if to is None else Path(to)
-
-
 def _copy(folder: Path, target: Path) -> None:
     """Copy the files of a detector that affect its verdicts."""
     target.mkdir(parents=True)
@@ -228,10 +208,6 @@ def _prepare_scans(
     progress: Progress,
 ) -> Iterator[_Prepared]:
     digests = DigestStore()
-    try:
-        check_there(data)
-    except FileNotFoundError as error:
-        raise MedoodError(f"--data: {error}. Give a folder that holds scans.") from error
     for item in progress.track(find_sources(data, read), count_sources(data), "calibrating"):
         for result in [item] if isinstance(item, Refusal) else read_source(item, read, digests):
             if isinstance(result, Refusal):

@@ -18,7 +18,7 @@ from medood.config.schema import ReadConfig, RunConfig
 from medood.detection.appearance import MAX_IMAGES, Appearance
 from medood.detection.calibration import Calibration, digests, empty, fingerprint
 from medood.detection.detector import Detector, LearnedScans
-from medood.detection.detector_folder import TRAINING, DetectorMetadata, check_free
+from medood.detection.detector_folder import TRAINING, DetectorMetadata
 from medood.detection.ensemble import EnsembleNetwork
 from medood.detection.features import Features, embed
 from medood.detection.perceptual_hash import difference_hashes
@@ -36,6 +36,7 @@ from medood.output_folder import new_folder
 from medood.progress import Bar, Progress
 from medood.scans.cache import ImageCache, build_cache
 from medood.scans.lazy_arrays import ConcatenatedArray, RowSubset
+from medood.workflows.preflight import check_training
 
 #: Number of calibration scans whose evidence maps set the evidence scale.
 _CAM_SCANS = 256
@@ -59,9 +60,10 @@ def train(config: RunConfig, *, resume: bool = False, progress: Progress | None 
     """
     alone = os.environ.get("RANK", "0") == "0"  # set by torchrun
     progress = progress if progress and alone else Progress(quiet=True)
-    _check(config)
+    check_training(config, resume=resume)
+    if config.detector.score not in ("auto", *SCORES):
+        raise MedoodError(f"detector.score is {config.detector.score!r}; expected auto or one of {', '.join(SCORES)}.")
     out = Path(config.out)
-    check_free(out, resume=resume)
     with new_folder(out) as keep:
         return _train(config, out, keep, resume=resume, progress=progress)
 
@@ -345,18 +347,6 @@ def _track(progress: Progress) -> Track:
 
 def _mean(by_shift: dict[str, float]) -> float:
     return float(np.mean(list(by_shift.values())))
-
-
-def _check(config: RunConfig) -> None:
-    if not config.data.root:
-        raise MedoodError("data.root is not set. Add data.root=FOLDER, the folder with the in-distribution scans.")
-    if config.detector.score not in ("auto", *SCORES):
-        raise MedoodError(f"detector.score is {config.detector.score!r}; expected auto or one of {', '.join(SCORES)}.")
-    if config.detector.score == "ensemble" and not (config.detector.members or config.detector.appearance):
-        raise MedoodError(
-            "detector.score is ensemble, which needs more than one ensemble member: name the folders of other detectors in "
-            "detector.members, or set detector.appearance=true."
-        )
 
 
 def _show(bar: Bar, last: Metrics, metrics: Metrics) -> None:

@@ -133,7 +133,8 @@ def floats(images: np.ndarray) -> Tensor:
 
 
 def backbone_of(detector: str) -> nn.Module:
-    return Detector.load(detector).network.backbone
+    backbone: nn.Module = Detector.load(detector).network.backbone
+    return backbone
 
 
 def registration_of(detector: str) -> Registration:
@@ -208,7 +209,7 @@ def train(detector: str, manifest: Path, out: Path, minutes: float) -> None:
             outputs = network(batch)
         value = loss(outputs, cells, there)
         optimiser.zero_grad()
-        value.backward()
+        value.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), 3.0)
         optimiser.step()
         momentum = min(EMA, (step + 1) / (step + 10))
@@ -333,7 +334,7 @@ def print_choices(folder: Path) -> None:
         for pair, (normal, disease) in PAIRS.items():
             extra[candidate][f"AUROC, {pair}"] = auroc(scores(disease), scores(normal))
             extra[candidate][f"matched, {pair}"] = auroc(scores(f"m_{disease}"), scores(f"m_{normal}"))
-    allowed = {candidate: table[candidate] for candidate in candidates if extra[candidate]["worst fault"] >= FLOOR}
+    allowed: Table = {candidate: table[candidate] for candidate in candidates if extra[candidate]["worst fault"] >= FLOOR}
     write_choices(table, allowed or table, extra)
 
 

@@ -23,7 +23,8 @@ from PIL import Image
 
 from medood.screening.execution import worker_pool
 from medood.screening.execution.worker_pool import WorkerPool
-from medood.screening.run import RunOptions, screen
+from medood.screening.run import screen
+from medood.screening.run_options import RunOptions
 from tests.screening import faulty
 from tests.screening.test_faults import kill_and_resume, rows
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from medood.screening.run import RunOptions, screen
+from medood.screening.run import screen
+from medood.screening.run_options import RunOptions
 
 
 def scans(folder: Path, count: int) -> Path:

@@ -35,7 +35,8 @@ from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
 from medood.screening.execution.worker_pool import WorkerPool
 from medood.screening.read_worker import ReadSpec
-from medood.screening.run import RunOptions, screen
+from medood.screening.run import screen
+from medood.screening.run_options import RunOptions
 from medood.screening.source_listing import SourceListing
 
 SIDE, BASES, CORES = 1180, 8, len(os.sched_getaffinity(0))

@@ -21,7 +21,8 @@ from medood.scans.reader import read_scans
 from medood.scans.scan import Refusal, Scan, UnavailableError
 from medood.scans.sources import dicomweb as pacs
 from medood.screening.ledger.database import Ledger
-from medood.screening.run import RunOptions, screen
+from medood.screening.run import screen
+from medood.screening.run_options import RunOptions
 
 
 class Pacs:

@@ -20,7 +20,8 @@ from medood.phantom.outliers import OUTLIERS
 from medood.reporting.dicom_objects import write_dicom
 from medood.scans.sources.dicomweb import find_instances, store
 from medood.screening.ledger.database import Ledger
-from medood.screening.run import RunOptions, screen
+from medood.screening.run import screen
+from medood.screening.run_options import RunOptions
 
 URL = "http://127.0.0.1:8042"
 ADDRESS = "dicomweb+http://127.0.0.1:8042/dicom-web"

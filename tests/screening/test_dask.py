@@ -25,7 +25,8 @@ from medood.errors import MedoodError, StoppedError
 from medood.screening.execution import dask_cluster as cluster
 from medood.screening.ledger.database import Ledger
 from medood.screening.read_worker import ReadSpec
-from medood.screening.run import RunOptions, screen
+from medood.screening.run import screen
+from medood.screening.run_options import RunOptions
 from tests.screening import faulty
 from tests.screening.test_faults import archive, rows, statuses, whole_run
 

@@ -25,7 +25,7 @@ from medood.screening import source_listing as listing
 from medood.screening.dicom_scp import ScpConfig, listen
 from medood.screening.ledger.database import Ledger
 from medood.screening.metrics import Metrics
-from medood.screening.run import RunOptions
+from medood.screening.run_options import RunOptions
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,8 @@ from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
 from medood.screening.ledger.database import Ledger
 from medood.screening.merge import merge
-from medood.screening.run import RunOptions, screen
+from medood.screening.run import screen
+from medood.screening.run_options import RunOptions
 from tests.cli.test_commands import medood
 
 

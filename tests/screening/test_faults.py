@@ -34,9 +34,10 @@ from medood.screening.execution.worker_pool import WorkerPool
 from medood.screening.ledger.database import UNFINISHED, Ledger
 from medood.screening.merge import merge
 from medood.screening.metrics import Metrics
-from medood.screening.run import RunOptions, screen
+from medood.screening.run import screen
 from medood.screening.run_diff import find_runs
 from medood.screening.run_lock import locked
+from medood.screening.run_options import RunOptions
 from tests.screening import faulty
 
 #: Rows of a ledger without what no two runs share.

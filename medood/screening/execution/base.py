@@ -16,7 +16,8 @@ from torch import Tensor
 
 from medood.detection.detector import Detector
 from medood.detection.features import Features
-from medood.screening.read_worker import NextSource, Readout
+from medood.screening.read_worker import Readout
+from medood.screening.source_listing import NextSource
 
 #: Features of a batch, and the seconds it took to compute them.
 Embedded = tuple[Features, float]

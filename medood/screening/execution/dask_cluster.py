@@ -26,8 +26,6 @@ from medood.scans.sources.source import Source
 from medood.screening.execution.dask_future import DaskFuture
 from medood.screening.execution.worker_pool import WAITING_BYTES, size_of
 from medood.screening.read_worker import (
-    ListingPosition,
-    NextSource,
     Readout,
     ReadSpec,
     Result,
@@ -37,6 +35,7 @@ from medood.screening.read_worker import (
     source_from_bytes,
     source_to_bytes,
 )
+from medood.screening.source_listing import ListingPosition, NextSource
 
 if TYPE_CHECKING:
     from medood.detection.detector import Detector

@@ -3,26 +3,10 @@
 from __future__ import annotations
 
 from medood.detection.detector import Detector
-from medood.errors import MedoodError
 from medood.screening.execution.base import Engine
 from medood.screening.execution.in_process import InProcessEngine
 from medood.screening.execution.worker_pool import WorkerPoolEngine
 from medood.screening.read_worker import ReadSpec
-
-#: Names of the engines.
-ENGINES = ("local", "dask")
-
-
-def check_engine(name: str, scheduler: str) -> None:
-    """Check the engine options before anything is written.
-
-    Raises:
-        MedoodError: the engine is unknown, or it takes no scheduler.
-    """
-    if name not in ENGINES:
-        raise MedoodError(f"--engine is {name!r}; expected one of {', '.join(ENGINES)}.")
-    if scheduler and name != "dask":
-        raise MedoodError("--scheduler was given without --engine dask.")
 
 
 def make_engine(

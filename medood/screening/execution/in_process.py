@@ -11,7 +11,8 @@ from torch import Tensor
 
 from medood.detection.detector import Detector
 from medood.screening.execution.base import Embedded, embed_batch, use_one_thread
-from medood.screening.read_worker import NextSource, Readout, ReadSpec, read_results
+from medood.screening.read_worker import Readout, ReadSpec, read_results
+from medood.screening.source_listing import NextSource
 
 #: Seconds to wait before asking again for a new source.
 _TICK = 0.2

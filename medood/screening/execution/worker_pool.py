@@ -27,8 +27,6 @@ from medood.scans.sources.source import Source
 from medood.screening.execution import fork_server
 from medood.screening.execution.base import Embedded, embed_batch, use_one_thread
 from medood.screening.read_worker import (
-    ListingPosition,
-    NextSource,
     Readout,
     ReadSpec,
     Result,
@@ -38,6 +36,7 @@ from medood.screening.read_worker import (
     source_from_bytes,
     source_to_bytes,
 )
+from medood.screening.source_listing import ListingPosition, NextSource
 
 #: Sources queued at a worker besides the one it reads, so that it never waits for the next.
 _AHEAD = 3

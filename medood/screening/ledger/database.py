@@ -112,8 +112,8 @@ class Ledger:
 
     def __init__(self, folder: Path, *, create: bool = False, resume: bool = False) -> None:
         self.path = folder / "ledger.sqlite"
-        if create and not resume and self.path.exists():
-            raise folder_taken(folder)
+        if create and not resume:
+            check_run_free(folder)
         if not create and not self.path.is_file():
             raise MedoodError(f"{folder} is not a run: it holds no ledger.sqlite. Give the folder of medood screen --out.")
         try:
@@ -364,11 +364,16 @@ class Ledger:
         self._database.close()
 
 
-def folder_taken(folder: Path) -> MedoodError:
-    """The error for a folder that already holds a run."""
-    return MedoodError(
-        f"{folder} already holds a run. Give another folder with --out, resume it with --resume, or remove it."
-    )
+def check_run_free(folder: Path) -> None:
+    """Refuse a folder that already holds a run.
+
+    Raises:
+        MedoodError: it does.
+    """
+    if (folder / "ledger.sqlite").exists():
+        raise MedoodError(
+            f"{folder} already holds a run. Give another folder with --out, resume it with --resume, or remove it."
+        )
 
 
 def _to_sql(value: Any) -> Any:
