@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medood.cli.read_options import DEFAULTS, Frames, Plane, Select
+from medood.cli.read_options import DEFAULTS, Decode, Frames, Plane, Select
 from medood.config.schema import ReadConfig
 
 
@@ -25,6 +25,7 @@ def calibrate_command(
     select: Select = DEFAULTS.select,
     frames: Frames = DEFAULTS.frames,
     plane: Plane = DEFAULTS.plane,
+    decode: Decode = DEFAULTS.decode,
     sheet: Annotated[
         Path | None,
         typer.Option("--sheet", help="A PNG for the scans that lie farthest out. [default: beside the detector's folder]"),
@@ -43,7 +44,7 @@ def calibrate_command(
     progress = Progress(quiet=quiet)
     check_rate(fpr)
     attributes = [item.strip() for item in by.split(",") if item.strip()]
-    read = ReadConfig(frames, plane, select)
+    read = ReadConfig(frames, plane, select, decode=decode)
     folder = Path(to or detector)
     place = folder.resolve()
     sheet = sheet or place.parent / f"{place.name}-{name}.png"

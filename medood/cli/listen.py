@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medood.cli.read_options import DEFAULTS, Select
+from medood.cli.read_options import DEFAULTS, Decode, Select
 from medood.cli.screen import cores, signals, tell
 from medood.config.resources import DEFAULT, find_detector
 from medood.config.schema import ReadConfig
@@ -45,6 +45,7 @@ def listen_command(
         float, typer.Option("--timeout", min=0.1, help="Seconds that one file may take before it is given up.")
     ] = 300.0,
     select: Select = DEFAULTS.select,
+    decode: Decode = DEFAULTS.decode,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the path of verdicts.csv.")] = False,
 ) -> None:
     """Receive DICOM objects (C-STORE) and screen them as they come, until interrupted; verdicts.csv is written then."""
@@ -67,7 +68,7 @@ def listen_command(
     interrupts: list[int] = []
     with signals(interrupts):
         options = RunOptions(cores() if workers is None else workers, timeout, stopped=lambda: bool(interrupts))
-        read = ReadConfig(select=select, max_bytes=max_bytes)
+        read = ReadConfig(select=select, max_bytes=max_bytes, decode=decode)
         settings = {"fpr": fpr, "calibration": calibration, "read": read}
         summary = listen(scp, detector, out, options=options, progress=progress, on_open=on_open, **settings)
     tell(summary, out, progress)

@@ -27,7 +27,7 @@ def negatives_command(
 
     if not run.negatives.mixture:
         raise MedoodError("negatives.mixture is empty; there is nothing to show.")
-    print(save_sheet(contact_sheet(_pictures(run.data.root, run.preprocess.size, rows), run.negatives.mixture, 0), png))
+    print(save_sheet(contact_sheet(_pictures(run.data.root, run.network_size, rows), run.negatives.mixture, 0), png))
 
 
 def _pictures(root: str, size: int, rows: int) -> Tensor:

@@ -18,6 +18,9 @@ Frames = Annotated[
     str, typer.Option("--frames", help="Which frames, pages or slices become scans: all, first, middle or every N.")
 ]
 Plane = Annotated[str, typer.Option("--plane", help="How NIfTI volumes are sliced: axial, coronal or sagittal.")]
+Decode = Annotated[
+    str, typer.Option("--decode", help="scored: large JPEG 2000 and JPEG at the resolution that is needed; full: whole.")
+]
 MaxPixels = Annotated[int, typer.Option("--max-pixels", help="Largest image, in pixels.")]
 MaxBytes = Annotated[int, typer.Option("--max-bytes", help="Largest file or archive member, in bytes.")]
 MaxMembers = Annotated[int, typer.Option("--max-members", help="Most members of one archive.")]

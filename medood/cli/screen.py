@@ -14,6 +14,7 @@ import typer
 
 from medood.cli.read_options import (
     DEFAULTS,
+    Decode,
     Frames,
     MaxBytes,
     MaxDecoderMemory,
@@ -83,6 +84,7 @@ def screen_command(
     max_ratio: MaxRatio = DEFAULTS.max_ratio,
     max_frames: MaxFrames = DEFAULTS.max_frames,
     max_decoder_memory: MaxDecoderMemory = DEFAULTS.max_decoder_memory,
+    decode: Decode = DEFAULTS.decode,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the path of verdicts.csv.")] = False,
 ) -> None:
     """Score every scan, decide, and write ledger.sqlite and verdicts.csv.
@@ -108,6 +110,7 @@ def screen_command(
         max_ratio,
         max_frames,
         max_decoder_memory,
+        decode,
     )
     rate = 0.05 if fpr is None else fpr
     interrupts: list[int] = []

@@ -29,7 +29,7 @@ _TEXT_KEYS = (
 #: Keys whose values are lists of such strings; a string that contains a comma needs quotes.
 _TEXT_LIST_KEYS = ("negatives.auxiliary", "detector.members")
 #: Keys whose value is a mapping with arbitrary keys.
-_OPEN_GROUPS = ("model.arguments", "negatives.mixture", "negatives.auxiliary_mixture")
+_OPEN_GROUPS = ("model.arguments", "negatives.mixture", "negatives.auxiliary_mixture", "lesions.mixture")
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -179,6 +179,40 @@ def _check_values(config: RunConfig) -> None:
             config.preprocess.crops,
             "one or more fractions above 0 and at most 1, such as [0.8, 0.9, 1.0]",
         ),
+        (
+            config.model.size == 0 or 16 <= config.model.size <= config.preprocess.size,
+            "model.size",
+            config.model.size,
+            "0, or at least 16 and at most preprocess.size",
+        ),
+        (
+            not config.model.frozen or bool(config.model.weights),
+            "model.frozen",
+            config.model.frozen,
+            "false, or the network in model.weights",
+        ),
+        (
+            config.lesions.epochs == 0 or any(config.lesions.mixture.values()),
+            "lesions.mixture",
+            config.lesions.mixture,
+            "weights above 0, or lesions.epochs=0",
+        ),
+        (
+            config.detector.appearance or not (config.lesions.epochs or config.lesions.weights),
+            "detector.appearance",
+            config.detector.appearance,
+            "true, because the lesion network sees registered radiographs",
+        ),
+        (config.lesions.epochs >= 0, "lesions.epochs", config.lesions.epochs, "at least 0"),
+        (
+            config.lesions.size >= 32 and config.lesions.size % 32 == 0,
+            "lesions.size",
+            config.lesions.size,
+            "a multiple of 32",
+        ),
+        (config.lesions.batch_size >= 2, "lesions.batch_size", config.lesions.batch_size, "at least 2"),
+        (0.0 <= config.lesions.healthy < 1.0, "lesions.healthy", config.lesions.healthy, "at least 0 and below 1"),
+        (0.0 <= config.lesions.momentum < 1.0, "lesions.momentum", config.lesions.momentum, "at least 0 and below 1"),
         (config.views.global_count >= 2, "views.global_count", config.views.global_count, "at least 2"),
         (config.train.epochs >= 0, "train.epochs", config.train.epochs, "at least 1, or 0 to derive it from the data"),
         (
@@ -228,9 +262,9 @@ def _check_values(config: RunConfig) -> None:
             "at least 0 and below 1",
         ),
         (
-            not any(name.startswith("perm") and config.preprocess.size % 4 for name in config.negatives.mixture),
-            "preprocess.size",
-            config.preprocess.size,
+            not any(name.startswith("perm") and config.network_size % 4 for name in config.negatives.mixture),
+            "model.size or preprocess.size",
+            config.network_size,
             "a multiple of 4, for the permutations of negatives.mixture",
         ),
         (

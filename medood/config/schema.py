@@ -21,6 +21,8 @@ class ReadConfig:
         max_ratio: largest ratio of unpacked to packed size of an archive or member; applies above 64 MiB.
         max_frames: largest number of scans (frames, pages or slices) from one file.
         max_decoder_memory: largest amount of memory for unpacking xz or Zstandard, in bytes.
+        decode: how images are decoded for scoring. ``scored``: grey JPEG 2000 and JPEG at the lowest resolution that has
+            twice the network's input in each direction. ``full``: whole, as training and reports always do.
     """
 
     frames: str = "all"
@@ -33,6 +35,7 @@ class ReadConfig:
     max_ratio: int = 200
     max_frames: int = 10_000
     max_decoder_memory: int = 128 * 1024**2
+    decode: str = "scored"
 
 
 @dataclass
@@ -90,6 +93,9 @@ class ModelConfig:
         weights: a safetensors file of initial weights: a backbone's, or a detector's ``network.safetensors`` including
             its head. Empty initialises at random.
         pretrained: start from timm's published weights; needs internet access, or the file in timm's cache.
+        size: side of the network's input in pixels if it is smaller than the detector's, which other parts of the score see;
+            0 is ``preprocess.size``.
+        frozen: take the network in ``weights`` as it is, without self-distillation.
     """
 
     backbone: str = "vit_small_patch16_224"
@@ -100,6 +106,8 @@ class ModelConfig:
     out_dim: int = 0
     weights: str = ""
     pretrained: bool = False
+    size: int = 0
+    frozen: bool = False
 
 
 @dataclass
@@ -218,6 +226,34 @@ class TrainConfig:
 
 
 @dataclass
+class LesionsConfig:
+    """A second network that finds synthetic lesions place by place in the registered radiograph; part of ``ensemble``.
+
+    It starts from the trained backbone, which must be a ConvNeXt, and needs ``detector.appearance``, which registers.
+
+    Attributes:
+        epochs: passes over the training images; 0 trains no such network, or takes that in ``weights`` as it is.
+        weights: a safetensors file to start from, of a lesion network or of a detector with one; empty starts from the
+            trained backbone.
+        size: side of the registered frame in pixels.
+        mixture: weight of each shifting transformation that is planted; weights need not sum to 1.
+        healthy: share of the radiographs in which nothing is planted.
+        batch_size: images per step.
+        learning_rate: peak learning rate.
+        momentum: EMA momentum of the weights that are kept.
+    """
+
+    epochs: int = 0
+    weights: str = ""
+    size: int = 192
+    mixture: dict[str, float] = field(default_factory=dict)
+    healthy: float = 0.45
+    batch_size: int = 48
+    learning_rate: float = 0.0006
+    momentum: float = 0.998
+
+
+@dataclass
 class DetectorConfig:
     """The score and the feature bank.
 
@@ -256,4 +292,10 @@ class RunConfig:
     views: ViewsConfig = field(default_factory=ViewsConfig)
     negatives: NegativesConfig = field(default_factory=NegativesConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    lesions: LesionsConfig = field(default_factory=LesionsConfig)
     detector: DetectorConfig = field(default_factory=DetectorConfig)
+
+    @property
+    def network_size(self) -> int:
+        """Side of the network's input in pixels."""
+        return self.model.size or self.preprocess.size

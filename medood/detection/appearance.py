@@ -6,7 +6,7 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 
-from medood.detection.registration import Registration, Track, affine, equalize_histogram
+from medood.detection.registration import Registration, Track, affine, equalize_histogram, sample
 from medood.detection.whitening import shrunk_whitening
 
 #: Side of the images that are compared, and the number of principal components.
@@ -51,25 +51,32 @@ class Appearance(nn.Module):
             track: wraps an iterable to show progress.
         """
         self.registration.fit(images, track)
-        rows = torch.cat([self._rows(part) for part in track(torch.split(images, _BATCH))]).numpy()
+        parts = track(torch.split(images, _BATCH))
+        rows = torch.cat([self._rows(part, self.registration.places(part)) for part in parts]).numpy()
         count = min(COMPONENTS, len(rows) - 1)
         pca = PCA(count, svd_solver="randomized", random_state=seed).fit(rows)
         whitening = shrunk_whitening(torch.from_numpy(pca.transform(rows).astype("float64")))
         self.mean.copy_(torch.from_numpy(pca.mean_))
         self.axes.zero_()[:, :count] = (torch.from_numpy(pca.components_).double().T @ whitening).float()
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Distance ``[N]`` of ``[N, 1, S, S]`` radiographs in [0, 1]; higher is more out-of-distribution."""
-        distance: Tensor = ((self._rows(images) - self.mean) @ self.axes).norm(dim=1)
+    def forward(self, images: Tensor, places: Tensor) -> Tensor:
+        """Distance ``[N]``, higher is more out-of-distribution.
+
+        Args:
+            images: float32 ``[N, 1, S, S]`` radiographs in [0, 1].
+            places: ``[N, 5]``, their frames from :meth:`medood.detection.registration.Registration.places`.
+        """
+        distance: Tensor = ((self._rows(images, places) - self.mean) @ self.axes).norm(dim=1)
         return distance
 
     def differences(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Affine matrices ``[N, 2, 3]`` of the frames of ``[N, 1, S, S]`` radiographs, and the differences ``[N, 1024]`` of
         the registered radiographs from the mean."""
-        return affine(self.registration.places(images)), self._rows(images) - self.mean
+        places = self.registration.places(images)
+        return affine(places), self._rows(images, places) - self.mean
 
-    def _rows(self, images: Tensor) -> Tensor:
-        values = equalize_histogram(self.registration(images, SIDE)).flatten(1)
+    def _rows(self, images: Tensor, places: Tensor) -> Tensor:
+        values = equalize_histogram(sample(images, places, SIDE)).flatten(1)
         centred = values - values.mean(dim=1, keepdim=True)
         rows: Tensor = centred / centred.norm(dim=1, keepdim=True).clamp(min=1e-6)
         return rows

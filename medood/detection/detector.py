@@ -26,6 +26,7 @@ from medood.detection.detector_folder import CALIBRATIONS, DESCRIPTION, PARTS, T
 from medood.detection.ensemble import EnsembleNetwork
 from medood.detection.features import Features, embed
 from medood.detection.knn import nearest_rows
+from medood.detection.lesions.network import LesionNetwork
 from medood.detection.scores import COMBINED, ORIENTATION_SCORES, SCORES, Fitted, fitted_shapes
 from medood.distillation.network import Network
 from medood.errors import MedoodError
@@ -226,6 +227,7 @@ class Detector:
             "preprocess": asdict(self.preprocess),
             "model": asdict(self.model),
             "appearance": self.network.appearance is not None,
+            "lesions": {} if self.network.lesions is None else {"size": self.network.lesions.size},
             "members": [member.to_dict() for member in self.network.members if isinstance(member, EnsembleNetwork)],
             "score": self.score_name,
             "parts": {name: digest(folder / name) for name in PARTS},
@@ -256,7 +258,8 @@ class Detector:
             preprocessing_keys["crops"] = [preprocessing_keys.pop("crop")]
         preprocess = PreprocessConfig(**preprocessing_keys)
         network = _read_network(folder, description, model, preprocess)
-        dimensions, heads = int(network.backbone.num_features), 1 + len(network.members) + (network.appearance is not None)
+        dimensions = int(network.backbone.num_features)
+        heads = 1 + len(network.members) + (network.lesions is not None) + (network.appearance is not None)
         bank, fitted = _read_bank(folder, description["score"], dimensions, heads)
         return cls(
             network=network,
@@ -289,10 +292,12 @@ def _read_network(
     """Build the described network and load its weights; memory is allocated only after their shapes are checked."""
 
     def built() -> EnsembleNetwork:
-        network = EnsembleNetwork(Network(model, preprocess.size), preprocess.crops)
+        network = EnsembleNetwork(Network(model, model.size or preprocess.size), preprocess.crops)
         for member in description.get("members", []):
             other = Network(ModelConfig(**member["model"] | {"weights": "", "pretrained": False}), member["size"])
             network.members.append(EnsembleNetwork(other, member["crops"]))
+        if description.get("lesions"):
+            network.lesions = LesionNetwork(model, description["lesions"]["size"])
         if description.get("appearance", False):
             network.appearance = Appearance()
         return network

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -11,8 +12,12 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from medood.detection.appearance import Appearance
+from medood.detection.lesions.network import LesionNetwork
 from medood.distillation.network import Network, backbone_features
 from medood.negatives.shift import resample
+
+#: Softmax temperature for the head's entropy, the same as the student's.
+HEAD_TEMPERATURE = 0.1
 
 
 class EnsembleNetwork(nn.Module):
@@ -27,6 +32,7 @@ class EnsembleNetwork(nn.Module):
         size: side of its input in pixels.
         crops: as given.
         members: other networks applied to the same images, for the score ``ensemble``.
+        lesions: network that finds synthetic lesions, for the same score; None if the detector has none.
         appearance: model of registered radiographs, for the same score; None if the detector has none.
     """
 
@@ -34,6 +40,7 @@ class EnsembleNetwork(nn.Module):
         super().__init__()
         self.config, self.size, self.crops = network.config, network.size, list(crops)
         self.members = nn.ModuleList()
+        self.lesions: LesionNetwork | None = None
         self.appearance: Appearance | None = None
         self.backbone, self.head = network.backbone, network.head
 
@@ -41,20 +48,39 @@ class EnsembleNetwork(nn.Module):
         """Backbone features ``[N, D]`` of ``[N, 1, S, S]`` images in [0, 1]."""
         return backbone_features(self.backbone, images)
 
+    def scaled(self, images: Tensor) -> Tensor:
+        """The images at the network's own size, which may be smaller than the detector's."""
+        if images.shape[-1] <= self.size:
+            return images
+        side = [self.size, self.size]
+        return functional.interpolate(images, side, mode="bilinear", antialias=True, align_corners=False)
+
     def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features ``[N, D]``, L2-normalised, and head outputs ``[N, K]`` of ``[N, 1, S, S]`` images: means over crops."""
-        features = [self.features(center_crop(images, share)) for share in self.crops]
+        small = self.scaled(images)
+        features = [self.features(center_crop(small, share)) for share in self.crops]
         outputs = torch.stack([self.head(crop_features) for crop_features in features]).mean(dim=0)
         return functional.normalize(torch.stack(features).mean(dim=0), dim=-1), outputs
+
+    def other_parts(self, images: Tensor) -> list[Tensor]:
+        """What else scores ``[N, 1, S, S]`` images, each ``[N]``, high for in-distribution ones.
+
+        :func:`log_divergence` of each member's head, minus the score of the lesions, minus the distance of the appearance.
+        """
+        parts = [log_divergence(output) for output in self.member_outputs(images)]
+        if self.appearance is not None:
+            places = self.appearance.registration.places(images)
+            if self.lesions is not None:
+                parts.append(-self.lesions.score(images, places))
+            parts.append(-self.appearance(images, places))
+        return parts
 
     def member_outputs(self, images: Tensor) -> list[Tensor]:
         """Head outputs ``[N, K]`` of each member, on the images resized to its input size."""
         outputs = []
         for member in self.members:
             assert isinstance(member, EnsembleNetwork)
-            side = [member.size, member.size]
-            resized = functional.interpolate(images, side, mode="bilinear", antialias=True, align_corners=False)
-            outputs.append(member.embed(resized)[1])
+            outputs.append(member.embed(images)[1])
         return outputs
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,8 +90,9 @@ class EnsembleNetwork(nn.Module):
     def describe(self) -> str:
         """The backbones of the network and of its members, with the members' input sizes, and the appearance model."""
         members = [f"{m.config.backbone} ({m.size} px)" for m in self.members if isinstance(m, EnsembleNetwork)]
+        lesions = [f"lesions in registered radiographs ({self.lesions.size} px)"] if self.lesions is not None else []
         appearance = ["appearance of registered radiographs"] if self.appearance is not None else []
-        return " + ".join([self.config.backbone, *members, *appearance])
+        return " + ".join([self.config.backbone, *members, *lesions, *appearance])
 
 
 def center_crop(images: Tensor, share: float) -> Tensor:
@@ -74,3 +101,13 @@ def center_crop(images: Tensor, share: float) -> Tensor:
         return images
     matrix = torch.tensor([[share, 0.0, 0.0], [0.0, share, 0.0]], device=images.device)
     return resample(images, matrix.expand(len(images), 2, 3), images.shape[-1])
+
+
+def log_divergence(outputs: Tensor) -> Tensor:
+    """Logarithm ``[N]`` of the KL divergence from uniform, in nats, of the head's softmax over ``[N, K]`` cosines.
+
+    Low if the head's output is near uniform. Unlike the entropy, which saturates at log K, it keeps falling to log 1e-6.
+    """
+    logs = torch.log_softmax(outputs.double() / HEAD_TEMPERATURE, dim=1)
+    divergence = (logs.exp() * (logs + math.log(outputs.shape[1]))).sum(dim=1)
+    return divergence.clamp(min=1e-6).log().float()

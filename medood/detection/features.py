@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from medood.detection.ensemble import EnsembleNetwork
-
-#: Softmax temperature for the head's entropy, the same as the student's.
-HEAD_TEMPERATURE = 0.1
+from medood.detection.ensemble import HEAD_TEMPERATURE, EnsembleNetwork
 
 
 @dataclass(frozen=True)
@@ -24,8 +20,7 @@ class Features:
         outputs: float32 ``[N, K]``, the head's cosines with the prototypes.
         orientations: float32 ``[N, 5]``, the head's entropy in nats on the image mirrored, upside down, and turned by 180,
             90 and 270 degrees; None if not requested.
-        members: float32 ``[N, M]``, outputs of the ensemble members, high for in-distribution images: :func:`log_divergence`
-            of each member's head, then minus the distance of the network's ``appearance``; None if it has neither.
+        members: float32 ``[N, M]``, :meth:`medood.detection.ensemble.EnsembleNetwork.other_parts`; None if there are none.
     """
 
     features: Tensor
@@ -91,21 +86,9 @@ def head_entropy(outputs: Tensor) -> Tensor:
     return -(logs.exp() * logs).sum(dim=1)
 
 
-def log_divergence(outputs: Tensor) -> Tensor:
-    """Logarithm ``[N]`` of the KL divergence from uniform, in nats, of the head's softmax over ``[N, K]`` cosines.
-
-    Low if the head's output is near uniform. Unlike the entropy, which saturates at log K, it keeps falling to log 1e-6.
-    """
-    logs = torch.log_softmax(outputs.double() / HEAD_TEMPERATURE, dim=1)
-    divergence = (logs.exp() * (logs + math.log(outputs.shape[1]))).sum(dim=1)
-    return divergence.clamp(min=1e-6).log().float()
-
-
 def _embed_batch(network: EnsembleNetwork, images: Tensor, orientations: bool) -> Features:
     features, outputs = network.embed(images)
     others = orientation_entropies(network, images).float().cpu() if orientations else None
-    members = [log_divergence(member_output) for member_output in network.member_outputs(images)]
-    if network.appearance is not None:
-        members.append(-network.appearance(images))
+    members = network.other_parts(images)
     ensemble_outputs = torch.stack(members, dim=1).float().cpu() if members else None
     return Features(features.float().cpu(), outputs.float().cpu(), others, ensemble_outputs)

@@ -71,7 +71,7 @@ class Registration(nn.Module):
 
     def forward(self, images: Tensor, side: int) -> Tensor:
         """Register ``[N, 1, S, S]`` radiographs in [0, 1]: ``[N, 1, side, side]``, with the border continued outwards."""
-        return _sample(images, self.places(images), side)
+        return sample(images, self.places(images), side)
 
     def _search(self, small: Tensor) -> Tensor:
         return torch.cat([self._search_some(batch) for batch in torch.split(small, _BATCH)])
@@ -143,7 +143,7 @@ def _grid(places: Tensor, side: int) -> Tensor:
     return affine_grid(affine(places), [len(places), 1, side, side], align_corners=False)
 
 
-def _sample(images: Tensor, places: Tensor, side: int) -> Tensor:
+def sample(images: Tensor, places: Tensor, side: int) -> Tensor:
     """Sample the frame at ``places``, oversampled and averaged if the radiograph is finer than ``side``."""
     finer = max(1, math.ceil(images.shape[-1] * SHARE / side))
     sampled = grid_sample(images, _grid(places, side * finer), "bilinear", "border", False)

@@ -8,7 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from medood.detection.features import Features, head_entropy, log_divergence
+from medood.detection.ensemble import log_divergence
+from medood.detection.features import Features, head_entropy
 from medood.detection.knn import largest_cosine, soft_cosine
 from medood.detection.whitening import shrunk_whitening
 from medood.errors import MedoodError

@@ -80,7 +80,7 @@ class ViewMaker:
     def make(self, step: int, rows: npt.NDArray[np.int64]) -> StepViews:
         """Make the views of the images in ``rows``; the random draws depend on (seed, step) only."""
         generator = torch.Generator().manual_seed(mix_seed(self._config.train.seed, 2, step, 0))
-        config, size = self._config.views, self._config.preprocess.size
+        config, size = self._config.views, self._config.network_size
         source = self._load(self._pictures, rows)
         positives = self._crops(source, config.global_count, config.global_scale, size, generator)
         local = None

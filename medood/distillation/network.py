@@ -138,7 +138,7 @@ def load_backbone(backbone: nn.Module, config: ModelConfig, arguments: dict[str,
             tensors = {
                 name.removeprefix("backbone."): value
                 for name, value in tensors.items()
-                if not name.startswith(("head.", "members.", "appearance."))
+                if not name.startswith(("head.", "members.", "lesions.", "appearance."))
             }
             missing, unexpected = backbone.load_state_dict(tensors, strict=False)
             if missing or unexpected:

@@ -110,12 +110,12 @@ class Trainer:
             raise MedoodError(f"train.batch_size is {batch}; it must be a multiple of {self.fabric.world_size} processes.")
         self.batch = batch
         self.steps_per_epoch = len(images) // batch
-        self.steps = self.steps_per_epoch * config.train.epochs
+        self.steps = 0 if config.model.frozen else self.steps_per_epoch * config.train.epochs
         self.views = ViewMaker(
             config, images, auxiliary, self.fabric.device, self.fabric.global_rank, self.fabric.world_size
         )
         torch.manual_seed(config.train.seed)
-        student, self.teacher = student_and_teacher(config.model, config.preprocess.size)
+        student, self.teacher = student_and_teacher(config.model, config.network_size)
         self.center = torch.zeros(config.model.out_dim, device=self.fabric.device)
         self.teacher.to(self.fabric.device)
         if config.train.compile:
@@ -362,7 +362,7 @@ def _parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
 def _identity(config: RunConfig, data: str) -> str:
     """SHA-256 over everything that a run's weights depend on; a checkpoint can only be resumed if it matches."""
     parts = [asdict(config.model), asdict(config.views), asdict(config.negatives), asdict(config.train)]
-    return hashlib.sha256(json.dumps([data, config.preprocess.size, config.preprocess.fit, *parts]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([data, config.network_size, config.preprocess.fit, *parts]).encode()).hexdigest()
 
 
 def _pieces(batch: int, count: int) -> Iterator[tuple[int, int]]:

@@ -143,7 +143,7 @@ class _PlainViews(Dataset[list[Tensor]]):
 
     def __init__(self, config: RunConfig, images: npt.NDArray[np.uint8]) -> None:
         self._pictures = images
-        views, size = config.views, config.preprocess.size
+        views, size = config.views, config.network_size
 
         def chain(side: int, scale: list[float]) -> transforms.Compose:
             return transforms.Compose(
@@ -176,7 +176,7 @@ class _Plain:
     def __init__(self, config: RunConfig, images: npt.NDArray[np.uint8], device: torch.device) -> None:
         self._config = config
         self._device = device
-        self._student, self._teacher = student_and_teacher(config.model, config.preprocess.size)
+        self._student, self._teacher = student_and_teacher(config.model, config.network_size)
         self._student.to(device), self._teacher.to(device)
         self._optimizer = torch.optim.AdamW(self._student.parameters(), lr=1e-4)
         loader = DataLoader(

@@ -19,7 +19,8 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from medood.detection.detector import Detector
-from medood.detection.features import Features, log_divergence
+from medood.detection.ensemble import log_divergence
+from medood.detection.features import Features
 from medood.negatives.shift import resample
 
 Maps = npt.NDArray[np.float32]
@@ -90,13 +91,15 @@ def grad_cam(detector: Detector, images: Tensor, batch_size: int = 16) -> Maps:
     layers, reshape = _targets(detector.network.backbone)
     device = next(detector.network.parameters()).device
     side = images.shape[-1]
+    images = detector.network.scaled(images)
+    small = images.shape[-1]
     crops, back = _crops(detector.preprocess.crops)
     maps = []
     with _RawHiResCAM(_ScoreModel(detector), layers, reshape) as cam, torch.enable_grad():
         for batch in torch.split(images, batch_size):
             total = torch.zeros(len(batch), 1, side, side)
             for crop, inverse in zip(crops, back, strict=True):
-                view = resample(batch.to(device), crop.to(device).expand(len(batch), 2, 3), side).requires_grad_(True)
+                view = resample(batch.to(device), crop.to(device).expand(len(batch), 2, 3), small).requires_grad_(True)
                 raw = cam(view, [lambda score: score] * len(batch))
                 grid = functional.affine_grid(
                     inverse.expand(len(batch), 2, 3), [len(batch), 1, side, side], align_corners=False

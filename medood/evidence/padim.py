@@ -97,7 +97,7 @@ def _describe_places(network: EnsembleNetwork, images: Tensor, batch_size: int =
     block_indices = sorted({max(0, round(depth * share) - 1) for share in (0.25, 0.5, 0.75)})
     parts = []
     for batch in torch.split(images, batch_size):
-        normalised = center_crop(batch, max(network.crops)) - 0.5  # the largest crop contains the others
+        normalised = center_crop(network.scaled(batch), max(network.crops)) - 0.5  # the largest crop contains the others
         maps = backbone.forward_intermediates(normalised / 0.25, indices=block_indices, intermediates_only=True)
         grid = min(_GRID, max(feature_map.shape[-1] for feature_map in maps))
         same = [_on_grid(feature_map.float(), grid) for feature_map in maps]

@@ -1,7 +1,8 @@
 """Maps of the deciding score: each part of the score is mapped to the image, weighted by its share of the score.
 
 A single score is mapped by Grad-CAM. The score ``ensemble`` is a sum, and each part has its own kind of map: Grad-CAM for
-the network's head, and the exact contribution of each place to the squared distance for the appearance model. Its members'
+the network's head, the lesion network's own map, and the exact contribution of each place to the squared distance for the
+appearance model. Its members'
 heads have no map, nor does a head whose Grad-CAM is 0 everywhere: the share of the score without a map is reported instead.
 """
 
@@ -20,6 +21,9 @@ from medood.detection.appearance import SIDE, Appearance
 from medood.detection.conformal import threshold
 from medood.detection.detector import Detector
 from medood.detection.features import Features
+from medood.detection.lesions.network import LesionNetwork
+from medood.detection.lesions.network import frames as cut
+from medood.detection.registration import Registration, affine
 from medood.detection.scores import Ensemble
 from medood.evidence.grad_cam import SMOOTHING, Maps, grad_cam
 
@@ -58,8 +62,11 @@ def score_maps(detector: Detector, images: Tensor) -> ScoreMaps:
     weights = np.ones((len(images), 1))
     if detector.score_name == "ensemble":
         weights = _weights(detector, rows)
+        densities += [np.zeros_like(densities[0])] * len(detector.network.members)
         if detector.network.appearance is not None:
-            densities += [np.zeros_like(densities[0])] * len(detector.network.members)
+            if detector.network.lesions is not None:
+                registration = detector.network.appearance.registration
+                densities.append(_density(lesion_maps(detector.network.lesions, registration, images)))
             densities.append(_density(appearance_maps(detector.network.appearance, images)))
     excess = _excess(detector, detector.raw_scores(rows))
     maps, shown_shares = np.zeros_like(densities[0]), np.zeros(len(images))
@@ -82,9 +89,27 @@ def appearance_maps(appearance: Appearance, images: Tensor) -> Maps:
     """
     frames, difference = appearance.differences(images)
     shares = difference * ((difference @ appearance.axes) @ appearance.axes.T)
-    side = images.shape[-1]
-    grid = affine_grid(_inverse(frames), [len(images), 1, side, side], align_corners=False)
-    spread = grid_sample(shares.view(-1, 1, SIDE, SIDE), grid, "bilinear", "zeros", align_corners=False)[:, 0].numpy()
+    return _back(shares.view(-1, SIDE, SIDE), frames, images.shape[-1])
+
+
+def lesion_maps(network: LesionNetwork, registration: Registration, images: Tensor) -> Maps:
+    """How likely each place is a lesion, float32 ``[N, S, S]`` in [0, 1], smoothed; 0 outside the registered frame.
+
+    Args:
+        network: the lesion network.
+        registration: what registers radiographs to its frame.
+        images: float32 ``[N, 1, S, S]`` in [0, 1].
+    """
+    places = registration.places(images)
+    with torch.no_grad():
+        local, _ = network(cut(images, places, network.size))
+    return _back(torch.sigmoid(local), affine(places), images.shape[-1])
+
+
+def _back(values: Tensor, frames: Tensor, side: int) -> Maps:
+    """Resample ``[N, h, w]`` values of registered frames to their radiographs ``[N, S, S]``, and smooth them."""
+    grid = affine_grid(_inverse(frames), [len(values), 1, side, side], align_corners=False)
+    spread = grid_sample(values[:, None], grid, "bilinear", "zeros", align_corners=False)[:, 0].numpy()
     return np.asarray(np.maximum(gaussian_filter(spread, SMOOTHING * side, mode="constant", axes=(1, 2)), 0.0), np.float32)
 
 

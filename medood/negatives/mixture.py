@@ -15,6 +15,7 @@ from medood.negatives.diffuse import Effusion, Haze
 from medood.negatives.framing import Stretched, WrongFraming
 from medood.negatives.identity import Identity
 from medood.negatives.intensity import Inverted, WrongWindow
+from medood.negatives.lesions import Displaced, ForeignStructure, Infiltrate, Lucency, Nodules, Reticular
 from medood.negatives.opacity import SimulatedOpacity
 from medood.negatives.orientation import AnyTurn, Mirror, QuarterTurn, UpsideDown
 from medood.negatives.permutation import PatchPermutation, PixelPermutation
@@ -37,6 +38,12 @@ SHIFTS: dict[str, Shift] = {
     "opacity": SimulatedOpacity(),
     "haze": Haze(),
     "effusion": Effusion(),
+    "infiltrate": Infiltrate(),
+    "reticular": Reticular(),
+    "nodules": Nodules(),
+    "lucency": Lucency(),
+    "displaced": Displaced(),
+    "foreign_structure": ForeignStructure(),
     "stretched": Stretched(),
     "dead_leaves": DeadLeaves(),
     "image_as_is": Identity(),

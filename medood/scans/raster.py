@@ -31,7 +31,9 @@ def is_raster(content: bytes) -> bool:
     return content.startswith((_PNG, _JPEG, *TIFF_MAGIC))
 
 
-def read_raster(content: bytes, identity: Identity, options: ReadConfig | None = None) -> Iterator[Scan]:
+def read_raster(
+    content: bytes, identity: Identity, options: ReadConfig | None = None, least_side: int = 0
+) -> Iterator[Scan]:
     """Yield the image as a scan, or one scan per page of a TIFF.
 
     Unsigned values of up to 8 bits are scaled by their full range; others, whose actual range the format does not state, by
@@ -41,18 +43,19 @@ def read_raster(content: bytes, identity: Identity, options: ReadConfig | None =
         content: the bytes of the file.
         identity: identity of the file; the page becomes the frame number.
         options: which pages to read, and the largest image.
+        least_side: pixels that each side must keep where a grey JPEG can be decoded at a lower resolution; 0 decodes whole.
 
     Raises:
         RefusedError: the image is damaged, too large or of an unsupported kind.
     """
     options = options or ReadConfig()
     is_tiff = content.startswith(TIFF_MAGIC)
-    for page, image in read_tiff(content, options) if is_tiff else [(0, _picture(content, options.max_pixels))]:
+    for page, image in read_tiff(content, options) if is_tiff else [(0, _picture(content, options.max_pixels, least_side))]:
         pixels, grayscale_record = image.grey()
         yield Scan(Identity(identity.source, identity.member, page, identity.sha256), pixels, grayscale_record)
 
 
-def _picture(content: bytes, max_pixels: int) -> RasterImage:
+def _picture(content: bytes, max_pixels: int, least_side: int) -> RasterImage:
     if content.startswith(_JPEG):
         _check_jpeg(content)
     with _decoding():
@@ -63,12 +66,16 @@ def _picture(content: bytes, max_pixels: int) -> RasterImage:
         ignored = _left_out(image)
         if content.startswith(_PNG) and content[24] == 16 and content[25] in _PNG_CHANNELS:
             return _deep_png(content, ignored)
+        reduction = 1
+        if least_side and image.format == "JPEG" and image.mode == "L" and (share := min(width, height) // least_side) > 1:
+            image.draft("L", (width // share, height // share))
+            reduction = round(width / image.width)
         image.load()
         plugin = f"pillow {image.format}"
         if image.mode.startswith("I"):
             return RasterImage(np.asarray(image), plugin, None, ignored=ignored)
         if image.mode in ("L", "1"):
-            return RasterImage(np.asarray(image.convert("L")), plugin, ignored=ignored)
+            return RasterImage(np.asarray(image.convert("L")), plugin, ignored=ignored, reduction=reduction)
         return RasterImage(np.asarray(image.convert("RGB")), plugin, ignored=ignored)
 
 

@@ -24,6 +24,7 @@ class RasterImage:
             format does not state.
         white_is_zero: 0 is white.
         ignored: what the file requests and the reader ignores, in words.
+        reduction: by how much each side was divided in decoding; 1 is the whole image.
     """
 
     values: npt.NDArray[Any]
@@ -31,6 +32,7 @@ class RasterImage:
     bits: int | None = 8
     white_is_zero: bool = False
     ignored: str = ""
+    reduction: int = 1
 
     def grey(self) -> tuple[Pixels, Grayscale]:
         """Return grey values ``[1, H, W]`` in [0, 1] and the record of how they were made.
@@ -40,7 +42,9 @@ class RasterImage:
         """
         inverted = "TIFF WhiteIsZero" if self.white_is_zero else "no"
         voi = "percentile 0.5-99.5" if self.bits is None else "full range"
-        grayscale_record = Grayscale(voi=voi, inverted=inverted, plugin=self.plugin, ignored=self.ignored)
+        grayscale_record = Grayscale(
+            voi=voi, inverted=inverted, plugin=self.plugin, ignored=self.ignored, reduction=self.reduction
+        )
         values, top = self.values, float(2 ** (self.bits or 0) - 1)
         if values.ndim == 3:
             if self.bits is not None:

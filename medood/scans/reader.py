@@ -22,6 +22,14 @@ from medood.scans.sources.compression import is_compressed, is_tar, unpack
 from medood.scans.sources.source import Source, find_sources, read_bytes
 from medood.scans.sources.zip_archive import is_zip
 
+#: How images are decoded for a network: at the lowest resolution that suffices, or whole.
+DECODE = ("scored", "full")
+
+
+def least_side_for(size: int, options: ReadConfig) -> int:
+    """Pixels that each side of an image must keep for a network whose input has ``size``; 0 decodes images whole."""
+    return 0 if options.decode == "full" else 2 * size
+
 
 class DigestStore:
     """Digests of the contents seen so far in a run, on disk beyond a few megabytes, so that an archive can have any size."""
@@ -59,6 +67,8 @@ def check_options(options: ReadConfig) -> None:
         wanted_frames(options.frames, 1, 1)
     except ValueError as error:
         raise MedoodError(f"read.{error}.") from error
+    if options.decode not in DECODE:
+        raise MedoodError(f"read.decode is {options.decode!r}; expected one of {', '.join(DECODE)}.")
     if options.plane not in PLANES:
         raise MedoodError(f"read.plane is {options.plane!r}; expected one of {', '.join(PLANES)}.")
     if options.select:
@@ -97,6 +107,7 @@ def read_source(
     options: ReadConfig | None = None,
     digests: DigestStore | None = None,
     in_shard: Callable[[str], bool] | None = None,
+    least_side: int = 0,
 ) -> Iterator[Scan | Refusal]:
     """Yield the scans of one source, or one refusal that says why there is none. Never raises on bad input.
 
@@ -105,6 +116,7 @@ def read_source(
         options: the frames and objects to read, and the limits.
         digests: store used to refuse contents seen before as duplicates; new contents are added.
         in_shard: predicate on the SHA-256 of the bytes, called before decoding; if false, nothing is yielded.
+        least_side: pixels that each side must keep where an image can be decoded at a lower resolution; 0 decodes it whole.
     """
     options = options or ReadConfig()
     identity = source.identity
@@ -120,7 +132,7 @@ def read_source(
         first = digests.first(identity.sha256, identity.name) if digests is not None else None
         if first is not None:
             raise RefusedError(Status.DUPLICATE, Reason("same_bytes", first=first))
-        for scan in with_library_settings(read_content(content, identity, options)):
+        for scan in with_library_settings(read_content(content, identity, options, least_side)):
             yield replace(scan, patient=source.patient) if source.patient else scan
             identity = replace(identity, frame=scan.identity.frame + 1)
     except RefusedError as refused:
@@ -131,7 +143,7 @@ def read_source(
         yield Refusal(identity, Status.UNREADABLE, Reason("file_damaged"))
 
 
-def read_content(content: bytes, identity: Identity, options: ReadConfig) -> Iterator[Scan]:
+def read_content(content: bytes, identity: Identity, options: ReadConfig, least_side: int = 0) -> Iterator[Scan]:
     """Read the bytes with the reader for their format, which the first bytes identify.
 
     Raises:
@@ -139,17 +151,17 @@ def read_content(content: bytes, identity: Identity, options: ReadConfig) -> Ite
     """
     if is_compressed(content):
         content, behind = _unpack(content, options)
-        yield from read_content(content, identity, options)
+        yield from read_content(content, identity, options, least_side)
         if behind:
             raise RefusedError(Status.UNREADABLE, behind)
         return
     if is_dicom(content):
-        yield from read_dicom(content, identity, options)
+        yield from read_dicom(content, identity, options, least_side)
         return
     if options.select:
         raise RefusedError(Status.NOT_SELECTED, Reason("not_selected_no_dicom", select=options.select))
     if is_raster(content):
-        yield from read_raster(content, identity, options)
+        yield from read_raster(content, identity, options, least_side)
     elif is_nifti(content):
         yield from read_nifti(content, identity, options)
     else:

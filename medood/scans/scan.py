@@ -70,6 +70,7 @@ class Grayscale:
         inverted: ``no``, or the attribute that asked for it (``MONOCHROME1``, ``PresentationLUTShape INVERSE``).
         plugin: the decoder that unpacked the pixels.
         ignored: what the file requests and the grey values omit, such as overlays; empty if nothing.
+        reduction: by how much each side was divided in decoding; 1 is the whole image.
     """
 
     modality_lut: str = "none"
@@ -77,6 +78,7 @@ class Grayscale:
     inverted: str = "no"
     plugin: str = ""
     ignored: str = ""
+    reduction: int = 1
 
 
 @dataclass(frozen=True)

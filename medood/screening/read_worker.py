@@ -19,7 +19,7 @@ from medood.config.schema import PreprocessConfig, ReadConfig
 from medood.detection.calibration import stratum
 from medood.errors import MedoodError
 from medood.reasons import Reason, from_stored
-from medood.scans.reader import read_source
+from medood.scans.reader import least_side_for, read_source
 from medood.scans.scan import Identity, Refusal, RefusedError, Scan, Status, UnavailableError
 from medood.scans.sources.source import Source, read_bytes
 from medood.scans.sources.zip_archive import ZippedMember
@@ -42,6 +42,11 @@ class ReadSpec:
     preprocess: PreprocessConfig
     by: tuple[str, ...] = ()
     shard: Shard = field(default_factory=Shard)
+
+    @property
+    def least_side(self) -> int:
+        """Pixels that each side of an image must keep; see :func:`medood.scans.reader.least_side_for`."""
+        return least_side_for(self.preprocess.size, self.options)
 
     @cached_property
     def chain(self) -> Compose:
@@ -108,7 +113,7 @@ def read_results(source: Source | Refusal, reading: ReadSpec) -> list[Result]:
     disk = time.perf_counter() - started
     results = []
     started = time.perf_counter()
-    for result in read_source(source, reading.options, in_shard=reading.shard.holds):
+    for result in read_source(source, reading.options, in_shard=reading.shard.holds, least_side=reading.least_side):
         prepared = _prepare(result, reading)
         results.append(replace(prepared, disk_seconds=disk, decode_seconds=time.perf_counter() - started))
         started, disk = time.perf_counter(), 0.0

@@ -24,7 +24,7 @@ from medood.detection.perceptual_hash import NEAR, Hashes, HashIndex, difference
 from medood.errors import MedoodError
 from medood.progress import Progress
 from medood.reasons import Reason
-from medood.scans.reader import DigestStore, read_source
+from medood.scans.reader import DigestStore, least_side_for, read_source
 from medood.scans.scan import Identity, Refusal, Status
 from medood.scans.sources.csv_table import CsvTable, TableError
 from medood.scans.sources.source import count_sources, find_sources
@@ -207,9 +207,9 @@ def _prepare_scans(
     left_out: Counter[str],
     progress: Progress,
 ) -> Iterator[_Prepared]:
-    digests = DigestStore()
+    digests, least_side = DigestStore(), least_side_for(detector.preprocess.size, read)
     for item in progress.track(find_sources(data, read), count_sources(data), "calibrating"):
-        for result in [item] if isinstance(item, Refusal) else read_source(item, read, digests):
+        for result in [item] if isinstance(item, Refusal) else read_source(item, read, digests, least_side=least_side):
             if isinstance(result, Refusal):
                 left_out[str(result.status)] += 1
                 if result.status != Status.NOT_SELECTED:

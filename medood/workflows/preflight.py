@@ -30,8 +30,9 @@ def check_training(config: RunConfig, *, resume: bool = False) -> None:
         _check_there("data.calibration_root", config.data.calibration_root)
     for path in auxiliary:
         _check_there("negatives.auxiliary", path)
-    if config.model.weights and not Path(config.model.weights).is_file():
-        raise MedoodError(f"model.weights: {config.model.weights} does not exist. Give a safetensors file of a network.")
+    for key, weights in (("model.weights", config.model.weights), ("lesions.weights", config.lesions.weights)):
+        if weights and not Path(weights).is_file():
+            raise MedoodError(f"{key}: {weights} does not exist. Give a safetensors file of a network.")
     for member in config.detector.members:
         check_detector(find_detector(member))
     if config.detector.score == "ensemble" and not (config.detector.members or config.detector.appearance):

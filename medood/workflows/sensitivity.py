@@ -26,7 +26,8 @@ from medood.detection.detector import Detector
 from medood.errors import MedoodError
 from medood.negatives.mixture import SHIFTS, Mixture
 from medood.progress import Progress
-from medood.workflows.train import to_input, train, training_data
+from medood.workflows.train import train
+from medood.workflows.training_data import to_input, training_data
 
 #: Maximum number of development images to which the shifts are applied; calibration images choose nothing.
 PROBES = 200

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from medood.config.schema import ReadConfig, RunConfig
+from medood.config.schema import RunConfig
 from medood.detection.appearance import MAX_IMAGES, Appearance
 from medood.detection.calibration import Calibration, digests, empty, fingerprint
 from medood.detection.detector import Detector, LearnedScans
 from medood.detection.detector_folder import TRAINING, DetectorMetadata
 from medood.detection.ensemble import EnsembleNetwork
 from medood.detection.features import Features, embed
+from medood.detection.lesions.network import LesionNetwork
+from medood.detection.lesions.training import LesionTrainer
 from medood.detection.perceptual_hash import difference_hashes
 from medood.detection.registration import Track
 from medood.detection.score_selection import Reactions, choose, reactions, reduce_bank, rows_at, separations
 from medood.detection.scores import SCORES, fit_all
 from medood.distillation.collapse import effective_rank
-from medood.distillation.multi_crop import ImageArray
 from medood.distillation.trainer import Trainer
 from medood.distillation.training_log import Metrics, TrainingLog
 from medood.errors import MedoodError
@@ -34,14 +33,16 @@ from medood.evidence.evidence_maps import learn_evidence
 from medood.evidence.padim import MAX_SCANS
 from medood.output_folder import new_folder
 from medood.progress import Bar, Progress
-from medood.scans.cache import ImageCache, build_cache
-from medood.scans.lazy_arrays import ConcatenatedArray, RowSubset
+from medood.scans.lazy_arrays import RowSubset
 from medood.workflows.preflight import check_training
+from medood.workflows.training_data import TrainingData, auxiliary_images, to_input, training_data
 
 #: Number of calibration scans whose evidence maps set the evidence scale.
 _CAM_SCANS = 256
 #: Mean AUROC on shifted development scans below which training prints a warning.
 _NEAR_CHANCE = 0.7
+#: Images registered at a time.
+_REGISTERED = 500
 
 
 def train(config: RunConfig, *, resume: bool = False, progress: Progress | None = None) -> Path:
@@ -73,7 +74,7 @@ def _train(config: RunConfig, out: Path, keep: Callable[[], None], *, resume: bo
     inputs, training = data.inputs, data.training
     training_keys = [inputs.keys[i] for i in training]
     members = [_member(folder, config, fingerprint(training_keys)) for folder in config.detector.members]
-    auxiliary = _auxiliary(config, data.source, progress)
+    auxiliary = auxiliary_images(config, data.source, progress)
     trainer = Trainer(config, RowSubset(data.source.images, training), out, fingerprint(training_keys), auxiliary)
     config = trainer.config
     for line in trainer.resolved_defaults:
@@ -96,6 +97,8 @@ def _train(config: RunConfig, out: Path, keep: Callable[[], None], *, resume: bo
         images = to_input(inputs.images[training[:: -(-len(training) // MAX_IMAGES)]])
         network.appearance = Appearance()
         network.appearance.fit(images, config.train.seed, _track(progress))
+    if config.lesions.epochs or config.lesions.weights:
+        network.lesions = _train_lesions(config, network, data, trainer.device, out, resume=resume, progress=progress)
     if config.detector.half:
         network.half().float()
 
@@ -140,98 +143,33 @@ def _train(config: RunConfig, out: Path, keep: Callable[[], None], *, resume: bo
     return out
 
 
-@dataclass(frozen=True)
-class TrainingData:
-    """The images of a run.
-
-    Attributes:
-        source: all images at the size from which views are cropped.
-        inputs: the same images at the network's input size.
-        training: rows to train on.
-        development: rows of ``inputs`` held out to choose and scale the score.
-        calibration: uint8 ``[M, S, S]`` held-out images at the network's input size.
-        calibration_keys: keys of the calibration images.
-    """
-
-    source: ImageCache
-    inputs: ImageCache
-    training: npt.NDArray[np.int64]
-    development: npt.NDArray[np.int64]
-    calibration: npt.NDArray[np.uint8]
-    calibration_keys: list[str]
-
-
-def training_data(config: RunConfig, progress: Progress) -> TrainingData:
-    """Decode the images of a run, or load them from the cache, and split them into training, development and calibration.
-
-    Raises:
-        MedoodError: there are too few scans, or calibration scans or patients are also in ``data.root``.
-    """
-
-    def cache_images(root: str, size: int, description: str) -> ImageCache:
-        def track(items: Iterator[Any], total: int) -> Iterator[Any]:
-            return progress.track(items, total, description)
-
-        return build_cache(
-            Path(root),
-            _cache_folder(config),
-            config.preprocess,
-            size,
-            options=config.read,
-            limit=config.data.limit or None,
-            track=track,
-        )
-
-    source = cache_images(config.data.root, config.views.source_size, "decoding for training")
-    inputs = cache_images(config.data.root, config.preprocess.size, "decoding for the bank")
-    for status, count in sorted(inputs.refused.items()):
-        progress.say(f"left out: {count} {status}")
-    seed = config.train.seed if config.data.split_seed is None else config.data.split_seed
-    if config.data.calibration_root:
-        held_out = cache_images(config.data.calibration_root, config.preprocess.size, "decoding for calibration")
-        shared = len(set(held_out.keys) & set(inputs.keys))
-        patients = len((set(held_out.patients) & set(inputs.patients)) - {""})
-        if shared or patients:
-            raise MedoodError(
-                f"data.calibration_root: {shared} of its scans and {patients} of its patients are also in data.root; "
-                "calibration needs separate scans and patients."
-            )
-        rest = np.arange(len(inputs.keys))
-        images, keys = held_out.images, held_out.keys
-    else:
-        rest, held_rows = split_by_patient(inputs, config.data.calibration_fraction, seed)
-        images, keys = inputs.images[held_rows], [inputs.keys[i] for i in held_rows]
-    training, development = split_by_patient(inputs, config.data.development_fraction, seed, rest)
-    progress.say(
-        f"{len(training)} scans for training, {len(development)} for choosing the score, {len(keys)} for calibration"
+def _train_lesions(
+    config: RunConfig,
+    network: EnsembleNetwork,
+    data: TrainingData,
+    device: str,
+    out: Path,
+    *,
+    resume: bool,
+    progress: Progress,
+) -> LesionNetwork:
+    """Train the lesion network from the network's backbone, on the training images in the frames of the appearance model."""
+    assert network.appearance is not None
+    images = RowSubset(data.source.images, data.training)
+    batches = np.array_split(np.arange(len(images)), -(-len(images) // _REGISTERED))
+    tracked = progress.track(iter(batches), len(batches), "registering")
+    with torch.no_grad():
+        places = torch.cat([network.appearance.registration.places(to_input(images[rows])) for rows in tracked])
+    keys = fingerprint([data.source.keys[i] for i in data.training])
+    trainer = LesionTrainer(
+        config, network.backbone.state_dict(), images, places, out / "checkpoints" / "lesions", device, keys
     )
-    return TrainingData(source, inputs, training, development, images, keys)
-
-
-def _cache_folder(config: RunConfig) -> Path:
-    return Path(config.data.cache or Path(config.out) / "cache")
-
-
-def _auxiliary(config: RunConfig, source: ImageCache, progress: Progress) -> ImageArray | None:
-    """The auxiliary images at the in-distribution resolution, or ``None`` if the negatives do not use them."""
-    if config.negatives.sources == "in_distribution":
-        return None
-
-    def cache_images(root: str) -> npt.NDArray[np.uint8]:
-        return build_cache(
-            Path(root),
-            _cache_folder(config),
-            config.preprocess,
-            config.views.source_size,
-            key="negatives.auxiliary",
-            native=source.native,
-            options=ReadConfig(**{**asdict(config.read), "select": ""}),
-            track=lambda items, total: progress.track(items, total, "decoding auxiliary images"),
-        ).images
-
-    parts = [cache_images(root) for root in config.negatives.auxiliary]
-    progress.say(f"{sum(len(part) for part in parts)} auxiliary images, first resized to {source.native} px")
-    return ConcatenatedArray(parts)
+    if resume:
+        for path in trainer.resume():
+            progress.say(f"{path} is damaged; using the checkpoint before it")
+    with progress.bar(trainer.steps, "training on lesions") as bar:
+        bar(trainer.next_step, "")
+        return trainer.fit(lambda loss: bar(1, f"loss {loss:.3f}"))
 
 
 def _member(folder: str, config: RunConfig, training_sha256: str) -> Detector:
@@ -258,36 +196,6 @@ def _member(folder: str, config: RunConfig, training_sha256: str) -> Detector:
             "data.development_fraction, data.calibration_fraction and data.split_seed."
         )
     return member
-
-
-def split_by_patient(
-    cache: ImageCache, fraction: float, seed: int, within: npt.NDArray[np.int64] | None = None
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Split rows into kept and held out, with no patient in both; a scan without PatientID counts as its own patient.
-
-    The split depends only on the patients (or contents) and the seed, not on file names or their order.
-
-    Raises:
-        MedoodError: either side would have fewer than 2 scans.
-    """
-    rows = np.arange(len(cache.keys)) if within is None else within
-    groups = [cache.patients[i] or cache.keys[i] for i in rows]
-    order = sorted(set(groups), key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).digest())
-    held_groups = set(order[: max(2, round(fraction * len(order)))])
-    held_out = np.array([i for i, group in zip(rows, groups, strict=True) if group in held_groups], dtype=np.int64)
-    kept_rows = np.array([i for i, group in zip(rows, groups, strict=True) if group not in held_groups], dtype=np.int64)
-    if len(kept_rows) < 2 or len(held_out) < 2:
-        raise MedoodError(
-            f"data.root holds {len(cache.keys)} scans of {len(set(cache.patients) - {''}) or len(cache.keys)} patients; too "
-            "few for training, choosing the score and calibration. "
-            "Give more scans."
-        )
-    return kept_rows, held_out
-
-
-def to_input(images: npt.NDArray[np.uint8]) -> Tensor:
-    """Convert cached ``[N, S, S]`` images to network input ``[N, 1, S, S]``, equal to ``Detector.prepare`` of the scans."""
-    return torch.from_numpy(np.array(images)).float().div_(255.0)[:, None]
 
 
 def _detector(
@@ -321,7 +229,7 @@ def _detector(
         )
     detector = Detector(
         network=network,
-        model=replace(config.model, weights="", pretrained=False),
+        model=replace(config.model, weights="", pretrained=False, frozen=False),
         preprocess=config.preprocess,
         score_name=score,
         bank=bank.features.contiguous(),
@@ -363,6 +271,7 @@ def _portable(config: RunConfig, members: list[Detector]) -> dict[str, Any]:
     plain = asdict(config)
     plain["detector"]["members"] = [member.sha256 for member in members]
     del plain["out"], plain["data"]["root"], plain["data"]["calibration_root"], plain["data"]["cache"]
-    if config.model.weights:
-        plain["model"]["weights"] = "sha256:" + hashlib.sha256(Path(config.model.weights).read_bytes()).hexdigest()
+    for group, weights in (("model", config.model.weights), ("lesions", config.lesions.weights)):
+        if weights:
+            plain[group]["weights"] = "sha256:" + hashlib.sha256(Path(weights).read_bytes()).hexdigest()
     return plain

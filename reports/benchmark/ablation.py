@@ -23,7 +23,7 @@ from medood.detection.features import embed
 from medood.detection.score_selection import reactions
 from medood.detection.scores import fisher
 from medood.progress import Progress
-from medood.workflows.train import to_input, training_data
+from medood.workflows.training_data import to_input, training_data
 
 PARTS = ("soft_nearest", "mahalanobis", "residual", "head_logit")
 RULES = ("fisher, normal tails", "sum of standardised", "fisher, ranks")

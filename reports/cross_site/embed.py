@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from medood.detection.detector import Detector
-from medood.detection.features import Features, log_divergence
+from medood.detection.ensemble import log_divergence
+from medood.detection.features import Features
 from medood.detection.scores import Ensemble
 from medood.evaluation.acquisition_faults import FAULTS, Pixels, opacity
 from medood.evaluation.baselines import trivial
@@ -46,7 +47,7 @@ def embed(detector: Detector, images: Tensor) -> Rows:
     others = [log_divergence(output) for output in network.member_outputs(images)]
     components = torch.zeros(len(images), 0)
     if network.appearance is not None:
-        components = (network.appearance._rows(images) - network.appearance.mean) @ network.appearance.axes
+        components = network.appearance.differences(images)[1] @ network.appearance.axes
         others.append(-components.norm(dim=1))
     rows = Features(features, outputs, None, torch.stack(others, dim=1))
     parts = Ensemble.parts(rows, detector.fitted["ensemble"]).numpy()

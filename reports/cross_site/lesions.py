@@ -56,7 +56,7 @@ from reports.cross_site.synthetic_lesions import noise as noise_field
 
 SIDE, BATCH, RATE, EMA = 192, 48, 6e-4, 0.998
 #: Acquisition noise; the grey curve and the crop are left out, since equalisation and registration remove them.
-VIEWS = ViewsConfig(brightness=0.0, contrast=0.0, gamma=0.0, blur=0.4, blur_sigma=1.6, detail=0.6)
+VIEWS = ViewsConfig(brightness=0.0, contrast=0.0, gamma=0.0, blur=0.3, blur_sigma=1.6, detail=1.2)
 #: Jitter of the frame: standard deviations of width, height, shifts right and down, and tilt.
 JITTER = (0.03, 0.03, 0.03, 0.03, 0.03)
 #: Every tenth training radiograph is kept for standardisation and for the loss that is watched.
@@ -102,9 +102,21 @@ def frames(images: Tensor, places: Tensor, generator: Generator | None = None) -
 
 def shade(images: Tensor, generator: Generator) -> Tensor:
     """Smooth exposure differences over the radiograph, as from a tilted tube or a grid."""
-    depth = torch.rand(len(images), 1, 1, 1, generator=generator) * 0.25
+    depth = torch.rand(len(images), 1, 1, 1, generator=generator) * 0.4
     field = noise_field(len(images), images.shape[-1], [2, 3], generator) - 0.5
-    return (images + depth * field).clamp(0.0, 1.0)
+    return images + depth * field
+
+
+def sharpen(images: Tensor, generator: Generator) -> Tensor:
+    """Edges as another device draws them, softer to much sharper, and the lines of an anti-scatter grid on some."""
+    count, side = len(images), images.shape[-1]
+    amount = torch.rand(count, 1, 1, 1, generator=generator) * 2.5 - 0.5
+    amount = amount * (torch.rand(count, 1, 1, 1, generator=generator) < 0.6)
+    smooth = functional.avg_pool2d(functional.pad(images, [1] * 4, mode="reflect"), 3, stride=1)
+    lines = torch.rand(count, 3, 1, 1, generator=generator)
+    position = torch.arange(side).view(1, 1, 1, side) / side
+    grid = 0.02 * lines[:, :1] * torch.sin(2 * torch.pi * position * (20 + 70 * lines[:, 1:2])) * (lines[:, 2:] < 0.15)
+    return images + amount * (images - smooth) + grid
 
 
 def views(source: Tensor, places: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,9 +125,12 @@ def views(source: Tensor, places: Tensor, generator: Generator) -> tuple[Tensor,
     planted, change = plant_lesions(plain, generator)
     cells = functional.adaptive_avg_pool2d(change, SIDE // 16)[:, 0]
     parameters = sample_view(len(source), [1.0, 1.0], VIEWS, generator)
-    images = acquire(shade(distract(planted, generator), generator), parameters)
-    noise = torch.rand(len(images), 1, 1, 1, generator=generator) * 0.03
-    images = (images + noise * torch.randn(images.shape, generator=generator)).clamp(0.0, 1.0)
+    compressed = 0.2 + 0.6 * distract(
+        planted, generator
+    )  # so that nothing is clipped, whose noise equalisation would amplify
+    images = sharpen(shade(acquire(compressed, parameters), generator), generator)
+    noise = torch.rand(len(images), 1, 1, 1, generator=generator) * 0.02
+    images = images + noise * torch.randn(images.shape, generator=generator)
     return equalize_histogram(images), cells, (change.amax(dim=(1, 2, 3)) > 0).float()
 
 

@@ -35,7 +35,7 @@ from medood.phantom.outliers import OUTLIERS
 from medood.scans.cache import ImageCache
 from medood.scans.reader import read_scans
 from medood.scans.scan import Scan
-from medood.workflows.train import split_by_patient
+from medood.workflows.training_data import split_by_patient
 
 #: As another device might give a radiograph; the recipes train with contrast and gamma 0.35, brightness 0.15.
 DEVICES = ViewsConfig(rotation=5.0, brightness=0.25, contrast=0.6, gamma=1.0, blur=0.5, blur_sigma=2.0, detail=1.2)

@@ -73,7 +73,7 @@ def data(name: str, *more: str) -> RunConfig:
 
 def pack(folder: Path) -> None:
     from medood.progress import Progress
-    from medood.workflows.train import training_data
+    from medood.workflows.training_data import training_data
 
     found = training_data(data("vit", f"out={folder}", f"data.cache={folder}/cache"), Progress(quiet=False))
     with zipfile.ZipFile(folder / "films.zip", "w") as films:
@@ -161,7 +161,7 @@ def finish(name: str, out: Path, detector: Path) -> None:
     from medood.detection.detector import Detector
     from medood.progress import Progress
     from medood.scans.lazy_arrays import RowSubset as Rows
-    from medood.workflows.train import training_data
+    from medood.workflows.training_data import training_data
 
     metadata = json.loads((out / name / "run.json").read_text())
     config = data(name, f"train.epochs={metadata['epochs']}", f"out={detector}")

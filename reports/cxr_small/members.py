@@ -26,8 +26,7 @@ from sklearn.metrics import roc_auc_score
 from torch.nn.functional import interpolate
 
 from medood.detection.detector import Detector
-from medood.detection.ensemble import EnsembleNetwork
-from medood.detection.features import log_divergence
+from medood.detection.ensemble import EnsembleNetwork, log_divergence
 from medood.scans.reader import read_scans
 from medood.scans.scan import Scan
 from reports.cxr_small.choose import PLAIN, development_films, made

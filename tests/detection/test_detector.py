@@ -17,7 +17,8 @@ from medood.errors import MedoodError
 from medood.scans.cache import ImageCache
 from medood.scans.reader import read_scans
 from medood.scans.scan import Scan
-from medood.workflows.train import split_by_patient, train
+from medood.workflows.train import train
+from medood.workflows.training_data import split_by_patient
 from tests.conftest import tiny_config
 
 

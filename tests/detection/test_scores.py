@@ -11,8 +11,8 @@ from torch import Tensor
 
 from medood.config.schema import ModelConfig
 from medood.detection import knn as search
-from medood.detection.ensemble import EnsembleNetwork
-from medood.detection.features import HEAD_TEMPERATURE, Features, embed, head_entropy, log_divergence
+from medood.detection.ensemble import EnsembleNetwork, log_divergence
+from medood.detection.features import HEAD_TEMPERATURE, Features, embed, head_entropy
 from medood.detection.knn import nearest_rows
 from medood.detection.score_selection import rows_at
 from medood.detection.scores import SCORES, TEMPERATURE, fisher, fit_all

@@ -12,7 +12,7 @@ from medood.scans.cache import build_cache
 from medood.scans.reader import read_scans
 from medood.scans.scan import Scan
 from medood.scans.transforms import network_input, preprocessing
-from medood.workflows.train import to_input
+from medood.workflows.training_data import to_input
 
 
 def folder_of(path: Path, count: int) -> Path:

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 from medood.detection.detector import Detector
 from medood.detection.detector_folder import PARTS
-from medood.detection.features import embed, log_divergence
+from medood.detection.ensemble import log_divergence
+from medood.detection.features import embed
 from medood.detection.score_selection import choose
 from medood.detection.scores import SCORES
 from medood.errors import MedoodError

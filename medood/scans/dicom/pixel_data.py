@@ -27,6 +27,7 @@ from pydicom.uid import (
 from medood.reasons import Reason
 from medood.scans.dicom import imagecodecs_plugin
 from medood.scans.dicom.bitstream_header import BitstreamHeader, check_bitstream, starts_bitstream
+from medood.scans.dicom.reduced_decoding import decode_reduced, levels_to_drop
 from medood.scans.scan import ContradictionError, RefusedError, Status, describe_error
 
 #: The one decoder for each encapsulated transfer syntax: those that withstood 10,000 damaged files (reports/ingest).
@@ -63,6 +64,7 @@ class Frame:
         is_lossy: the words are not exactly those that were compressed.
         is_signed: the codestream says that its samples are signed.
         rest: what follows the pixels and is ignored, in words; empty if nothing.
+        reduction: by how much each side was divided; 1 is the whole image.
     """
 
     array: npt.NDArray[Any]
@@ -72,15 +74,17 @@ class Frame:
     is_lossy: bool = False
     is_signed: bool = False
     rest: str = ""
+    reduction: int = 1
 
 
-def decode_frames(dataset: pydicom.Dataset, syntax: UID, indices: range) -> Iterator[Frame]:
+def decode_frames(dataset: pydicom.Dataset, syntax: UID, indices: range, least_side: int = 0) -> Iterator[Frame]:
     """Decode the requested frames, one at a time.
 
     Args:
         dataset: data set with ``PixelData``, ``FloatPixelData`` or ``DoubleFloatPixelData``.
         syntax: its transfer syntax.
         indices: frame numbers from 0, in rising order.
+        least_side: pixels that each side must keep where a frame can be decoded at a lower resolution; 0 decodes it whole.
 
     Raises:
         RefusedError: a frame cannot be decoded, or contradicts the header.
@@ -90,7 +94,7 @@ def decode_frames(dataset: pydicom.Dataset, syntax: UID, indices: range) -> Iter
     except ValueError as error:  # pydicom does not know it
         raise RefusedError(Status.UNSUPPORTED_SYNTAX, Reason("syntax_not_standard")) from error
     if encapsulated:
-        yield from _decode_encapsulated(dataset, syntax, indices)
+        yield from _decode_encapsulated(dataset, syntax, indices, least_side)
     else:
         yield from _decode_native(dataset, syntax, indices)
 
@@ -139,7 +143,7 @@ def _check_native(dataset: pydicom.Dataset) -> str:
     return f"{surplus} zero bytes after the pixels" if surplus > 1 else ""
 
 
-def _decode_encapsulated(dataset: pydicom.Dataset, syntax: UID, indices: range) -> Iterator[Frame]:
+def _decode_encapsulated(dataset: pydicom.Dataset, syntax: UID, indices: range, least_side: int) -> Iterator[Frame]:
     if not dataset["PixelData"].is_undefined_length:
         raise RefusedError(Status.UNREADABLE, Reason("compressed_expected", syntax=syntax.name))
     if syntax not in DECODERS:
@@ -154,17 +158,26 @@ def _decode_encapsulated(dataset: pydicom.Dataset, syntax: UID, indices: range) 
         _check_fragments(dataset.PixelData, syntax, count)
         streams = generate_frames(dataset.PixelData, number_of_frames=count, extended_offsets=_offsets(dataset))
         arrays, decoded = None, 0
-        for data in (data for index, data in enumerate(streams) if index in indices):
+        for index, data in ((index, data) for index, data in enumerate(streams) if index in indices):
             header = check_bitstream(data, syntax, int(dataset.Rows), int(dataset.Columns), samples)
             precision = header.precision if header else None
             if header:
                 _check_bits(header, dataset, signed)
-            if arrays is None:
+            lossy, has_sign = (header is not None and not header.lossless), (header is not None and header.signed)
+            if header and arrays is None and (levels := levels_to_drop(data, syntax, header, dataset, least_side)):
+                reduced = decode_reduced(data, header, levels)
+                if reduced is not None:
+                    decoded += 1
+                    yield Frame(reduced, "pillow", precision=precision, is_lossy=True, reduction=1 << levels)
+                    if decoded == len(indices):
+                        return
+                    continue
+            if arrays is None:  # from here on, whole
                 if syntax == JPEGExtended12Bit and precision == 8:
                     plugin, decoder = "pillow", get_decoder(syntax)
-                selected = None if len(indices) == count else indices
+                remaining = range(index, indices.stop, indices.step)
+                selected = None if len(remaining) == count else remaining
                 arrays = decoder.iter_array(dataset, indices=selected, decoding_plugin=plugin, **_WORDS_AS_DECODED)
-            lossy, has_sign = (header is not None and not header.lossless), (header is not None and header.signed)
             yield Frame(next(arrays)[0], plugin, precision=precision, is_lossy=lossy, is_signed=has_sign)
             decoded += 1
             if decoded == len(indices):

@@ -74,13 +74,14 @@ _NOT_PICTURES = {
 }
 
 
-def read_dicom(content: bytes, identity: Identity, options: ReadConfig | None = None) -> Iterator[Scan]:
+def read_dicom(content: bytes, identity: Identity, options: ReadConfig | None = None, least_side: int = 0) -> Iterator[Scan]:
     """Yield one scan per frame.
 
     Args:
         content: the bytes of a DICOM file.
         identity: identity of the file; the frame number is filled in.
         options: the frames and objects to read, and the largest image.
+        least_side: pixels that each side must keep where a frame can be decoded at a lower resolution; 0 decodes it whole.
 
     Raises:
         RefusedError: the file has no readable image, or is not selected; the reason says why.
@@ -107,7 +108,7 @@ def read_dicom(content: bytes, identity: Identity, options: ReadConfig | None = 
         )
         month = _month(dataset)
         frame_indices = wanted_frames(options.frames, number_of_frames(dataset), options.max_frames)
-        for index, frame in zip(frame_indices, decode_frames(dataset, syntax, frame_indices), strict=True):
+        for index, frame in zip(frame_indices, decode_frames(dataset, syntax, frame_indices, least_side), strict=True):
             try:
                 header, unusable = _frame_header(dataset, index)
                 pixels, grayscale = grey_picture(frame, header)

@@ -1,0 +1,1 @@
+"""A network that finds synthetic lesions place by place in the registered radiograph."""

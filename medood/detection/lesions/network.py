@@ -1,0 +1,96 @@
+"""The lesion network: a logit for each place of the registered, histogram-equalised radiograph, and one for the whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+from torch.nn.functional import affine_grid, grid_sample
+
+from medood.config.schema import ModelConfig
+from medood.detection.registration import affine, equalize_histogram
+from medood.errors import MedoodError
+
+#: Highest places whose mean logit is half of the score.
+HIGHEST = 7
+#: Stages of the backbone that are read; the coarser one is enlarged to the finer one's grid.
+_FINE, _COARSE = 2, 3
+
+
+class LesionNetwork(nn.Module):
+    """Finds what was planted in a radiograph, so that it finds what looks alike.
+
+    It sees the registered frame with its histogram equalised: neither framing nor a device's grey curve reaches it.
+
+    Args:
+        model: the backbone, of four stages; weights and head are not used.
+        size: side of the registered frame in pixels.
+
+    Attributes:
+        size: as given.
+        backbone: a timm network with stages.
+        local: logit of each place, from two stages.
+        whole: logit of the radiograph, from the last stage.
+
+    Raises:
+        MedoodError: the backbone has no four stages.
+    """
+
+    def __init__(self, model: ModelConfig, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.backbone: Any = timm.create_model(
+            model.backbone, pretrained=False, in_chans=1, num_classes=0, **model.arguments
+        )
+        if not hasattr(self.backbone, "stem") or len(getattr(self.backbone, "stages", ())) != 4:
+            raise MedoodError(
+                f"lesions: the backbone {model.backbone} has no stem and four stages; expected a ConvNeXt such as "
+                "convnext_atto, or lesions.epochs=0."
+            )
+        widths = [int(info["num_chs"]) for info in self.backbone.feature_info]
+        self.local = nn.Conv2d(widths[_FINE] + widths[_COARSE], 1, 1)
+        self.whole = nn.Linear(widths[_COARSE], 1)
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of places ``[N, g, g]`` and of radiographs ``[N]``, of frames ``[N, 1, size, size]``."""
+        x = self.backbone.stem((frames - 0.5) / 0.25)
+        stages = []
+        for stage in self.backbone.stages:
+            x = stage(x)
+            stages.append(x)
+        fine, coarse = stages[_FINE], stages[_COARSE]
+        enlarged = functional.interpolate(coarse, fine.shape[-2:], mode="bilinear", align_corners=False)
+        local = self.local(torch.cat([_normalised(fine), _normalised(enlarged)], dim=1))
+        pooled = functional.layer_norm(coarse.mean(dim=(2, 3)), [coarse.shape[1]])
+        return local[:, 0].float(), self.whole(pooled)[:, 0].float()
+
+    def score(self, images: Tensor, places: Tensor) -> Tensor:
+        """Scores ``[N]``, higher with a lesion: half the radiograph's logit and half the mean of the highest places' logits.
+
+        Args:
+            images: float32 ``[N, 1, S, S]`` in [0, 1].
+            places: ``[N, 5]``, their frames from :meth:`medood.detection.registration.Registration.places`.
+        """
+        local, whole = self(frames(images, places, self.size))
+        highest = local.flatten(1).topk(min(HIGHEST, local[0].numel()), dim=1).values
+        score: Tensor = 0.5 * (whole + highest.mean(dim=1))
+        return score
+
+
+def frames(images: Tensor, places: Tensor, side: int) -> Tensor:
+    """Registered frames ``[N, 1, side, side]`` of ``[N, 1, S, S]`` radiographs, with their histograms equalised."""
+    return equalize_histogram(cut_frames(images, places, side))
+
+
+def cut_frames(images: Tensor, places: Tensor, side: int) -> Tensor:
+    """Registered frames ``[N, 1, side, side]`` of ``[N, 1, S, S]`` radiographs, with the border continued outwards."""
+    grid = affine_grid(affine(places), [len(images), 1, side, side], align_corners=False)
+    return grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _normalised(maps: Tensor) -> Tensor:
+    """Layer norm over the channels of ``[N, C, h, w]``."""
+    return functional.layer_norm(maps.permute(0, 2, 3, 1), [maps.shape[1]]).permute(0, 3, 1, 2)

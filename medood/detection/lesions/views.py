@@ -1,0 +1,142 @@
+"""Views for the lesion network: registered frames with lesions planted in some, in the styles of other devices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as functional
+from torch import Generator, Tensor
+
+from medood.config.schema import ViewsConfig
+from medood.detection.lesions.network import cut_frames
+from medood.detection.registration import equalize_histogram
+from medood.distillation.views import acquire, sample_view
+from medood.negatives.lungs import smooth_noise
+from medood.negatives.mixture import Mixture
+
+#: Acquisition noise. Equalisation and registration remove grey curve and crop, so these do not vary.
+_VIEWS = ViewsConfig(brightness=0.0, contrast=0.0, gamma=0.0, blur=0.3, blur_sigma=1.6, detail=1.2)
+#: Standard deviations of a frame's width, height, shifts and tilt, and of the factor common to width and height.
+_JITTER, _COMMON_JITTER = 0.03, 0.05
+#: Mean change of the grey value from which a place counts fully as lesion; a lesion that changes no place by so much as
+#: ``_LEAST`` is undone.
+_PLAIN, _LEAST = 0.05, 0.03
+#: Shares of the planted radiographs with a second lesion, and of those with a fainter one.
+_SECOND, _FAINT = 0.2, 0.5
+#: Side of the squares whose mean change counts, as a share of the frame's side.
+_SQUARE = 0.047
+
+
+@dataclass(frozen=True)
+class LesionViews:
+    """Views of one step.
+
+    Attributes:
+        frames: float32 ``[N, 1, S, S]``, equalised.
+        cells: float32 ``[N, g, g]``, how much of each place is lesion, in [0, 1].
+        present: float32 ``[N]``, 1 where a lesion was planted.
+    """
+
+    frames: Tensor
+    cells: Tensor
+    present: Tensor
+
+
+def lesion_views(
+    images: Tensor, places: Tensor, mixture: Mixture, healthy: float, side: int, cell: int, generator: Generator
+) -> LesionViews:
+    """Cut frames, plant lesions, and vary the style of healthy and planted frames alike.
+
+    Args:
+        images: float32 ``[N, 1, S, S]`` healthy radiographs in [0, 1].
+        places: ``[N, 5]``, their frames.
+        mixture: lesions.
+        healthy: share of the radiographs that stay as they are.
+        side: side of the frames.
+        cell: side of a place in pixels.
+        generator: a CPU generator.
+    """
+    plain = cut_frames(images, _jitter(places, generator), side)
+    planted, change = plant(plain, mixture, healthy, generator)
+    parameters = {
+        name: value.to(images.device) for name, value in sample_view(len(images), [1.0, 1.0], _VIEWS, generator).items()
+    }
+    compressed = 0.2 + 0.6 * mark(planted, generator)  # so that nothing is clipped, whose noise equalisation would amplify
+    styled = sharpen(shade(acquire(compressed, parameters), generator), generator)
+    noise = 0.02 * torch.rand(len(images), 1, 1, 1, generator=generator) * torch.randn(styled.shape, generator=generator)
+    cells = functional.adaptive_avg_pool2d(change, side // cell)[:, 0]
+    return LesionViews(equalize_histogram(styled + noise.to(styled.device)), cells, (change.amax(dim=(1, 2, 3)) > 0).float())
+
+
+def plant(images: Tensor, mixture: Mixture, healthy: float, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Plant lesions in a share of ``[N, 1, S, S]`` images, two in some, from faint to plain.
+
+    Returns:
+        the images, and how much of a lesion each pixel is, ``[N, 1, S, S]`` in [0, 1]; both are unchanged and 0 where a
+        lesion would change nearly nothing.
+    """
+    count, side = len(images), images.shape[-1]
+    shifted = images.clone()
+    chosen = torch.rand(count, generator=generator) >= healthy
+    for share in (1.0, _SECOND):
+        chosen &= torch.rand(count, generator=generator) < share
+        rows = torch.nonzero(chosen).flatten()
+        if len(rows) > 1:  # some lesions need another patient
+            shifted[rows.to(images.device)] = mixture.apply(shifted[rows], mixture.sample(len(rows), side, generator))
+    faint = torch.rand(count, generator=generator) * 0.65 + 0.35
+    strength = torch.where(torch.rand(count, generator=generator) < _FAINT, faint, 1.0).view(-1, 1, 1, 1).to(images.device)
+    shifted = torch.lerp(images, shifted, strength)
+    reach = max(1, round(side * _SQUARE / 2))
+    change = functional.avg_pool2d(functional.pad((shifted - images).abs(), [reach] * 4), 2 * reach + 1, stride=1)
+    slight = change.flatten(1).amax(dim=1) < _LEAST
+    shifted[slight], change[slight] = images[slight], 0.0
+    return shifted, (torch.where(change < _PLAIN / 5, 0.0, change) / _PLAIN).clamp(0.0, 1.0)
+
+
+def mark(images: Tensor, generator: Generator) -> Tensor:
+    """Draw what is harmless: letters near the upper corners of half of the images, bars along the borders of a fifth."""
+    images, side = images.clone(), images.shape[-1]
+    for image in images[:, 0]:
+        draw = torch.rand(8, generator=generator).tolist()
+        glyphs = (torch.rand(1 + int(2 * draw[1]), 5, 4, generator=generator) < 0.6).float()
+        bars = (torch.rand(4, generator=generator).square() * 0.1 * side).int().tolist()
+        if draw[0] < 0.5:
+            text = functional.pad(glyphs, [0, 1]).permute(1, 0, 2).flatten(1)
+            text = text.repeat_interleave(1 + int(4 * draw[2]), 0).repeat_interleave(1 + int(4 * draw[2]), 1)[:side, :side]
+            height, width = text.shape
+            top = int(0.5 * draw[3] ** 2 * (side - height))
+            left = int((0.2 * draw[4] if draw[5] < 0.5 else 1.0 - 0.2 * draw[4]) * (side - width))
+            area = image[top : top + height, left : left + width]
+            area.copy_(torch.where(text.to(image.device) > 0, 0.7 + 0.3 * draw[6], area))
+        if draw[7] < 0.2:
+            level = 0.0 if draw[6] < 0.8 else 1.0
+            image[: bars[0]], image[side - bars[1] :] = level, level
+            image[:, : bars[2]], image[:, side - bars[3] :] = level, level
+    return images
+
+
+def shade(images: Tensor, generator: Generator) -> Tensor:
+    """Smooth differences of exposure, as from a tilted tube."""
+    count = len(images)
+    depth = 0.4 * torch.rand(count, 1, 1, 1, generator=generator)
+    grids = [torch.rand(count, 1, cells, cells, generator=generator) for cells in (2, 3)]
+    return images + (depth * (smooth_noise(grids, images.shape[-1]) - 0.5)).to(images.device)
+
+
+def sharpen(images: Tensor, generator: Generator) -> Tensor:
+    """Draw edges as another device does, softer to much sharper, and the lines of an anti-scatter grid on some images."""
+    count, side = len(images), images.shape[-1]
+    amount = torch.rand(count, 1, 1, 1, generator=generator) * 2.5 - 0.5
+    amount = (amount * (torch.rand(count, 1, 1, 1, generator=generator) < 0.6)).to(images.device)
+    smooth = functional.avg_pool2d(functional.pad(images, [1] * 4, mode="reflect"), 3, stride=1)
+    lines = torch.rand(count, 3, 1, 1, generator=generator)
+    wave = torch.sin(2.0 * torch.pi * torch.arange(side).view(1, 1, 1, side) / side * (20.0 + 70.0 * lines[:, 1:2]))
+    grid = (0.02 * lines[:, :1] * wave * (lines[:, 2:] < 0.15)).to(images.device)
+    return images + amount * (images - smooth) + grid
+
+
+def _jitter(places: Tensor, generator: Generator) -> Tensor:
+    noise = (_JITTER * torch.randn(places.shape, generator=generator)).to(places)
+    common = (_COMMON_JITTER * torch.randn(len(places), 1, generator=generator)).to(places)
+    return torch.cat([places[:, :2] * (1.0 + noise[:, :2] + common), places[:, 2:] + noise[:, 2:]], dim=1)
