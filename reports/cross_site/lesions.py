@@ -287,6 +287,8 @@ def embed(detector: Detector, manifest: Path, folder: Path) -> None:
         write(f"f_id_test_{fault}", sets["id_test"][:FAULTY_TEST], function)
 
 
+#: Standard deviations beyond which another part than the lesion network counts in a hinge.
+HINGE = 2.0
 #: What the fourth part may be: columns of ``lesions``.
 LESIONS = {"radiograph": (0,), "3 places": (2,), "7 places": (3,), "14 places": (4,), "radiograph + 7 places": (0, 3)}
 
@@ -325,6 +327,8 @@ class LesionStudy(Study):
             rows = (self.parts(name, candidate.form) - middle) / spread
             lesions = np.mean([rows[:, len(PARTS) + i] for i in LESIONS[candidate.lesions]], axis=0)
             columns = [*(rows[:, i] for i in candidate.parts), lesions]
+            if candidate.rule == "hinge":
+                return np.asarray(lesions + np.sum([np.maximum(column - HINGE, 0.0) for column in columns[:-1]], axis=0))
             return np.asarray(np.sum(columns, axis=0) if candidate.rule == "sum" else np.max(columns, axis=0))
 
         return of
@@ -337,7 +341,7 @@ def print_choices(folder: Path) -> None:
         for parts in ((), (0,), (0, 2))
         for lesions in LESIONS
         for form in ("as it is", "style residual")
-        for rule in (("sum", "maximum") if parts else ("sum",))
+        for rule in (("sum", "maximum", "hinge") if parts else ("sum",))
     ]
     table: Table = {}
     extra: dict[Candidate, dict[str, float]] = {}
