@@ -33,10 +33,10 @@ def benchmark_command(
     """Measure a detector on every data set of a manifest, beside trivial baselines, a shortcut audit and a leakage check."""
     from medood.evaluation.manifest import missing_files, read_manifest
 
-    check_detector(find_detector(detector))
     if bool(backbone) != bool(backbone_weights):
         raise MedoodError("--backbone and --backbone-weights go together: a timm name and a safetensors file.")
     missing_files(data, read_manifest(data))  # before torch is imported, which takes seconds
+    check_detector(find_detector(detector))
 
     from medood.detection.detector import Detector
     from medood.evaluation.benchmark import benchmark

@@ -59,13 +59,14 @@ class Appearance(nn.Module):
         self.mean.copy_(torch.from_numpy(pca.mean_))
         self.axes.zero_()[:, :count] = (torch.from_numpy(pca.components_).double().T @ whitening).float()
 
-    def forward(self, images: Tensor, places: Tensor) -> Tensor:
+    def forward(self, images: Tensor, places: Tensor | None = None) -> Tensor:
         """Distance ``[N]``, higher is more out-of-distribution.
 
         Args:
             images: float32 ``[N, 1, S, S]`` radiographs in [0, 1].
-            places: ``[N, 5]``, their frames from :meth:`medood.detection.registration.Registration.places`.
+            places: ``[N, 5]``, their frames, if they are registered already.
         """
+        places = self.registration.places(images) if places is None else places
         distance: Tensor = ((self._rows(images, places) - self.mean) @ self.axes).norm(dim=1)
         return distance
 

@@ -227,13 +227,14 @@ class Detector:
             "preprocess": asdict(self.preprocess),
             "model": asdict(self.model),
             "appearance": self.network.appearance is not None,
-            "lesions": {} if self.network.lesions is None else {"size": self.network.lesions.size},
             "members": [member.to_dict() for member in self.network.members if isinstance(member, EnsembleNetwork)],
             "score": self.score_name,
             "parts": {name: digest(folder / name) for name in PARTS},
             "versions": _versions(),
             **{name: value for name, value in asdict(self.metadata).items() if value},
         }
+        if self.network.lesions is not None:
+            description["lesions"] = {"size": self.network.lesions.size}
         description["sha256"] = digest_of(description)
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, allow_nan=False) + "\n")
         self.sha256 = description["sha256"]

@@ -1,10 +1,11 @@
 """Choice of a detector's score on development scans only: training scans that the network did not learn from.
 
-Rule: every shifting transformation except ``image_as_is`` is applied to the development scans; the same scans with mild
-acquisition noise (noise, small rotations and blur of the positive views, uncropped) represent in-distribution scans. Scores
-are compared by their mean AUROC over the transformations, equally weighted. Among those within 0.005 of the best mean (about
-its standard error with 300 scans), the score with the highest AUROC on its worst transformation is chosen: future outliers
-are unknown, so avoiding a blind spot matters more than a slightly better mean. Calibration and test scans are not used.
+Rule: every shifting transformation except ``image_as_is`` and the lesions of the lesion network is applied to the
+development scans; the same scans with mild acquisition noise (noise, small rotations and blur of the positive views,
+uncropped) represent in-distribution scans. Scores are compared by their mean AUROC over the transformations, equally
+weighted. Among those within 0.005 of the best mean (about its standard error with 300 scans), the score with the highest
+AUROC on its worst transformation is chosen: future outliers are unknown, so avoiding a blind spot matters more than a
+slightly better mean. Calibration and test scans are not used.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from medood.detection.ensemble import EnsembleNetwork
 from medood.detection.features import Features, embed
 from medood.detection.scores import Fitted, scores_of
 from medood.distillation.views import acquire, crop, sample_view
-from medood.negatives.mixture import SHIFTS, Mixture
+from medood.negatives.mixture import LESIONS, SHIFTS, Mixture
 
 #: Difference in mean AUROC up to which two scores count as equally good.
 TOLERANCE = 0.005
@@ -40,7 +41,7 @@ def reactions(network: EnsembleNetwork, images: Tensor, views: ViewsConfig, seed
     noise = sample_view(len(images), [1.0, 1.0], views, generator)
     rows = {"": embed(network, acquire(crop(images, noise, images.shape[-1]), noise))}
     for name in SHIFTS:
-        if name != "image_as_is":
+        if name != "image_as_is" and name not in LESIONS:
             mixture = Mixture({name: 1.0})
             shifted = mixture.apply(images, mixture.sample(len(images), images.shape[-1], generator))
             rows[name] = embed(network, shifted)

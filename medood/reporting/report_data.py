@@ -182,7 +182,10 @@ def make_record(run: Path, detector: Detector, folder: Path, options: ReportOpti
 
 def _settings(stored: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run that decide what it screens and how."""
-    return {name: stored[name] for name in ("sources", "read", "fpr", "fdr")}
+    settings = {name: stored[name] for name in ("sources", "read", "fpr", "fdr")}
+    if settings["read"].get("decode") == "full":  # left out, so that the digest of an old run stays the same
+        settings["read"] = {name: value for name, value in settings["read"].items() if name != "decode"}
+    return settings
 
 
 def _review(ledger: Ledger, metadata: RunMetadata, path: Path | None) -> Review | None:

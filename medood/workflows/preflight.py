@@ -22,6 +22,7 @@ def check_training(config: RunConfig, *, resume: bool = False) -> None:
         MedoodError: a path is not set or missing, the folder already holds a detector, or an option is invalid.
     """
     check_options(config.read)
+    check_free(Path(config.out), resume=resume)
     if not config.data.root:
         raise MedoodError("data.root is not set. Add data.root=FOLDER, the folder with the in-distribution scans.")
     auxiliary = config.negatives.auxiliary if config.negatives.sources != "in_distribution" else []
@@ -40,7 +41,6 @@ def check_training(config: RunConfig, *, resume: bool = False) -> None:
             "detector.score is ensemble, which needs more than one ensemble member: name the folders of other detectors in "
             "detector.members, or set detector.appearance=true."
         )
-    check_free(Path(config.out), resume=resume)
 
 
 def check_calibrating(

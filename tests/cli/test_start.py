@@ -6,11 +6,12 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 
 HEAVY = ("torch", "monai", "timm", "matplotlib", "sklearn", "scipy.stats", "highdicom", "typst")
-RUN = Path(__file__).parents[1] / "fixtures" / "0.1.0" / "run"
+RUN = Path("fixtures") / "run"
 DETECTOR = Path(__file__).parents[1] / "fixtures" / "0.1.0" / "detector"
 _CODE = f"""
 import atexit, json, sys
@@ -69,7 +70,10 @@ def test_a_mistake_is_reported_before_anything_heavy_is_imported(
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.png").write_bytes(b"no image, but a file")
-    (tmp_path / "list.csv").write_text("file,group,dataset,split\na.png,in_distribution,a,test\n")
+    (tmp_path / "list.csv").write_text(
+        "file,group,dataset,split\na.png,in_distribution,a,test\na.png,in_distribution,a,train\n"
+    )
+    copytree(DETECTOR.parent, tmp_path / "fixtures")  # opening a ledger of an old version migrates it
     (tmp_path / "configs").symlink_to(Path(__file__).parents[2] / "configs")
     code, errors, heavy = start(*arguments, folder=tmp_path)
     assert code == 2, errors
@@ -82,6 +86,7 @@ def test_a_mistake_is_reported_before_anything_heavy_is_imported(
     "arguments", [["--help"], ["screen", "--help"], ["show", RUN], ["runs", RUN.parent], ["diff", RUN, RUN]]
 )
 def test_commands_that_need_no_network_import_nothing_heavy(arguments: list[object], tmp_path: Path) -> None:
+    copytree(DETECTOR.parent, tmp_path / "fixtures")
     code, errors, heavy = start(*arguments, folder=tmp_path)
     assert code == 0, errors
     assert not heavy

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 
@@ -53,7 +54,8 @@ def test_what_is_learned_is_the_inverse_covariance_of_each_place(detector: Detec
 
 def test_a_planted_disc_is_found_and_nothing_glows_outside_the_crop(detector: Detector) -> None:
     side = 96
-    learned = dataclasses.replace(detector, network=detector.network)
+    learned = dataclasses.replace(detector, network=copy.deepcopy(detector.network))
+    learned.network.size = side
     learned.places = fit_places(learned.network, films(120, side), films(30, side, 200))
     made, masks = plant("device", films(20, side, 300), torch.Generator().manual_seed(0), (0.2, 0.25))
     maps = place_maps(learned, made)

@@ -119,7 +119,7 @@ def test_mistakes_are_told(tiny_detector: Path, tmp_path: Path) -> None:
     with pytest.raises(MedoodError, match="no file"):
         screen([tmp_path / "empty"], tiny_detector, tmp_path / "run", fpr=0.1)
     with pytest.raises(MedoodError, match="no rate below"):
-        screen([tmp_path / "empty"], tiny_detector, tmp_path / "run", fpr=0.001)
+        screen([tiny_detector], tiny_detector, tmp_path / "run", fpr=0.001)
     with pytest.raises(MedoodError, match="not a detector"):
         screen([tmp_path], tmp_path, tmp_path / "run")
     assert not (tmp_path / "run").exists()
