@@ -21,8 +21,8 @@ class ReadConfig:
         max_ratio: largest ratio of unpacked to packed size of an archive or member; applies above 64 MiB.
         max_frames: largest number of scans (frames, pages or slices) from one file.
         max_decoder_memory: largest amount of memory for unpacking xz or Zstandard, in bytes.
-        decode: how images are decoded for scoring. ``scored``: grey JPEG 2000 and JPEG at the lowest resolution that has
-            twice the network's input in each direction. ``full``: whole, as training and reports always do.
+        decode: how images are decoded for scoring. ``full``: whole, as training and reports always do. ``scored``: grey
+            JPEG 2000 and JPEG at the lowest resolution that has twice the network's input in each direction.
     """
 
     frames: str = "all"
@@ -35,7 +35,7 @@ class ReadConfig:
     max_ratio: int = 200
     max_frames: int = 10_000
     max_decoder_memory: int = 128 * 1024**2
-    decode: str = "scored"
+    decode: str = "full"
 
 
 @dataclass

@@ -22,13 +22,13 @@ from medood.scans.sources.compression import is_compressed, is_tar, unpack
 from medood.scans.sources.source import Source, find_sources, read_bytes
 from medood.scans.sources.zip_archive import is_zip
 
-#: How images are decoded for a network: at the lowest resolution that suffices, or whole.
-DECODE = ("scored", "full")
+#: How images are decoded for a network: whole, or at the lowest resolution that suffices.
+DECODE = ("full", "scored")
 
 
 def least_side_for(size: int, options: ReadConfig) -> int:
     """Pixels that each side of an image must keep for a network whose input has ``size``; 0 decodes images whole."""
-    return 0 if options.decode == "full" else 2 * size
+    return 2 * size if options.decode == "scored" else 0
 
 
 class DigestStore:

@@ -83,7 +83,7 @@ def milliseconds(contents: list[bytes], least_side: int) -> tuple[float, float]:
 
 def compare(detector: Detector, contents: Callable[[], Iterator[bytes]]) -> list[float]:
     """Number compared and reduced; share of equal decisions; largest and mean difference of p-values; times."""
-    side = least_side_for(detector.preprocess.size, ReadConfig())
+    side = least_side_for(detector.preprocess.size, ReadConfig(decode="scored"))
     p_values: list[npt.NDArray[np.float64]] = []
     timed: list[bytes] = []
     waiting: list[torch.Tensor] = []

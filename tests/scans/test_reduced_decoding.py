@@ -156,8 +156,8 @@ def test_a_grey_jpeg_file_is_reduced_and_a_colour_one_is_not() -> None:
 
 
 def test_the_option_is_checked_and_doubles_the_networks_side() -> None:
-    assert least_side_for(128, ReadConfig()) == 256
-    assert least_side_for(128, ReadConfig(decode="full")) == 0
+    assert least_side_for(128, ReadConfig(decode="scored")) == 256
+    assert least_side_for(128, ReadConfig()) == 0
     with pytest.raises(MedoodError, match=r"read\.decode is 'half'"):
         check_options(ReadConfig(decode="half"))
 
