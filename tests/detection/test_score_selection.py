@@ -11,7 +11,7 @@ from medood.detection.features import Features, embed
 from medood.detection.score_selection import choose, reactions, reduce_bank, rows_at, separations
 from medood.detection.scores import SCORES, fit_all
 from medood.distillation.network import Network
-from medood.negatives.mixture import SHIFTS
+from medood.negatives.mixture import LESIONS, SHIFTS
 
 
 def test_the_best_mean_is_taken_and_of_nearly_equal_ones_the_one_without_a_blind_spot() -> None:
@@ -25,7 +25,7 @@ def test_the_table_is_the_auroc_of_each_score_under_each_shift() -> None:
     network = EnsembleNetwork(Network(ModelConfig("resnet18", {}, 0.0, 16, 8, 12), 32)).eval()
     bank, images = embed(network, torch.rand(20, 1, 32, 32)), torch.rand(6, 1, 32, 32)
     rows = reactions(network, images, ViewsConfig(), 3)
-    assert set(rows) == {"", *SHIFTS} - {"image_as_is"}
+    assert set(rows) == {"", *SHIFTS} - {"image_as_is", *LESIONS}
     assert torch.equal(rows["mirror"].features, reactions(network, images, ViewsConfig(), 3)["mirror"].features)
     torch.testing.assert_close(rows["mirror"].features, embed(network, images.flip(-1)).features, atol=1e-5, rtol=1e-5)
     fitted = fit_all(bank, rows[""])
