@@ -130,7 +130,7 @@ def settings(root: Path, out: Path, *overrides: str) -> RunConfig:
     )
 
 
-LONGER = ("lesions.epochs=150", "lesions.learning_rate=0.003", "lesions.momentum=0.98")
+LONGER = ("lesions.epochs=90", "lesions.learning_rate=0.003", "lesions.momentum=0.98")
 
 
 def trainer(config: RunConfig, folder: Path) -> LesionTrainer:
