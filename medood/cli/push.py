@@ -15,7 +15,7 @@ def push_command(
 ) -> None:
     """Store a run's DICOM objects (medood dicom) in a PACS.
 
-    Exit code 1 where the PACS took some of them only.
+    Exit code 4 where the PACS took some of them only.
     """
     import pydicom
 

@@ -91,11 +91,8 @@ def changed(scan: Scan, pixels: Pixels) -> Scan:
     return dataclasses.replace(scan, pixels=np.ascontiguousarray(pixels, dtype=np.float32)[None])
 
 
-def main() -> None:
-    detector, manifest, out = Detector.load(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
-    out.mkdir(parents=True, exist_ok=True)
-    entries = read_manifest(manifest)
-    work = Embedding(detector, manifest.parent, out)
+def sets_of(entries: list[Entry]) -> dict[str, list[Entry]]:
+    """Every second training radiograph as ``train``, the calibration and test scans, and some of each far set."""
     sets: dict[str, list[Entry]] = {"train": [entry for entry in entries if entry.split == "train"][::2]}
     for entry in entries:
         if entry.split == "test":
@@ -103,7 +100,15 @@ def main() -> None:
         elif entry.split == "calibration":
             sets.setdefault("calibration", []).append(entry)
     far = {entry.dataset for entry in entries if entry.group == "far"}
-    sets = {name: rows[:FAR] if name in far else rows for name, rows in sets.items()}
+    return {name: rows[:FAR] if name in far else rows for name, rows in sets.items()}
+
+
+def main() -> None:
+    detector, manifest, out = Detector.load(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+    out.mkdir(parents=True, exist_ok=True)
+    entries = read_manifest(manifest)
+    work = Embedding(detector, manifest.parent, out)
+    sets = sets_of(entries)
     described = {name: [(row.file, row.patient, row.pair, row.severity) for row in rows] for name, rows in sets.items()}
     (out / "sets.json").write_text(json.dumps(described))
     common = CommonHistogram()

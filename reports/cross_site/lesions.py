@@ -39,7 +39,7 @@ from reports.cross_site.choose import (
     figures,
     write_choices,
 )
-from reports.cross_site.embed import FAR, FAULTY_TEST, PAIRED, Embedding, changed
+from reports.cross_site.embed import FAULTY_TEST, PAIRED, Embedding, changed, sets_of
 
 #: Side of the frame and of the radiographs that it is cut from; radiographs at a time.
 SIDE, SOURCE, BATCH = 192, 224, 48
@@ -60,15 +60,7 @@ def embed(detector: Detector, manifest: Path, folder: Path) -> None:
     network = LesionNetwork(detector.model, SIDE)
     network.load_state_dict(load_file(folder / "lesions.safetensors"))
     network.eval()
-    entries = read_manifest(manifest)
-    work = Embedding(detector, manifest.parent, folder)
-    sets = {"train": [entry for entry in entries if entry.split == "train"][::KEPT]}
-    for entry in entries:
-        if entry.split == "test":
-            sets.setdefault("id_test" if entry.group == "in_distribution" else entry.dataset, []).append(entry)
-        elif entry.split == "calibration":
-            sets.setdefault("calibration", []).append(entry)
-    far = {entry.dataset for entry in entries if entry.group == "far"}
+    work, sets = Embedding(detector, manifest.parent, folder), sets_of(read_manifest(manifest))
     chain = preprocessing(replace(detector.preprocess, size=SOURCE))
     assert detector.network.appearance is not None
     registration = detector.network.appearance.registration
@@ -88,7 +80,7 @@ def embed(detector: Detector, manifest: Path, folder: Path) -> None:
         print(name, len(rows), flush=True)
 
     for name, rows in sets.items():
-        write(name, rows[:FAR] if name in far else rows)
+        write(name, rows[:: KEPT // 2] if name == "train" else rows)
     common = CommonHistogram()
     for entry in sets["train"]:
         common.add(work.read(entry)[0].pixels[0])
