@@ -29,7 +29,7 @@ _TEXT_KEYS = (
 #: Keys whose values are lists of such strings; a string that contains a comma needs quotes.
 _TEXT_LIST_KEYS = ("negatives.auxiliary", "detector.members")
 #: Keys whose value is a mapping with arbitrary keys.
-_OPEN_GROUPS = ("model.arguments", "negatives.mixture", "negatives.auxiliary_mixture", "lesions.mixture")
+_OPEN_GROUPS = ("model.arguments", "negatives.mixture", "negatives.auxiliary_mixture", "lesions.mixture", "lesions.faults")
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -212,6 +212,7 @@ def _check_values(config: RunConfig) -> None:
         ),
         (config.lesions.batch_size >= 2, "lesions.batch_size", config.lesions.batch_size, "at least 2"),
         (0.0 <= config.lesions.healthy < 1.0, "lesions.healthy", config.lesions.healthy, "at least 0 and below 1"),
+        (0.0 <= config.lesions.faulty < 1.0, "lesions.faulty", config.lesions.faulty, "at least 0 and below 1"),
         (0.0 <= config.lesions.momentum < 1.0, "lesions.momentum", config.lesions.momentum, "at least 0 and below 1"),
         (config.views.global_count >= 2, "views.global_count", config.views.global_count, "at least 2"),
         (config.train.epochs >= 0, "train.epochs", config.train.epochs, "at least 1, or 0 to derive it from the data"),

@@ -238,6 +238,8 @@ class LesionsConfig:
         size: side of the registered frame in pixels.
         mixture: weight of each shifting transformation that is planted; weights need not sum to 1.
         healthy: share of the radiographs in which nothing is planted.
+        faults: weight of each shifting transformation of whole radiographs, which the network names; empty for none.
+        faulty: share of the radiographs that go through one of them; in these nothing is planted.
         batch_size: images per step.
         learning_rate: peak learning rate.
         momentum: EMA momentum of the weights that are kept.
@@ -248,6 +250,8 @@ class LesionsConfig:
     size: int = 192
     mixture: dict[str, float] = field(default_factory=dict)
     healthy: float = 0.45
+    faults: dict[str, float] = field(default_factory=dict)
+    faulty: float = 0.25
     batch_size: int = 48
     learning_rate: float = 0.0006
     momentum: float = 0.998

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,27 @@ from medood.errors import MedoodError
 from medood.output_folder import atomic_write
 
 KEPT = 2
+#: Seconds below which a checkpoint is always due at the end of an epoch.
+_QUICK = 0.2
+
+
+class Pace:
+    """Says when the next checkpoint is due, so that writing large ones takes at most a twentieth of the time."""
+
+    def __init__(self) -> None:
+        self._ended, self._seconds = -math.inf, 0.0
+
+    def is_due(self) -> bool:
+        """Whether enough time has passed since the last one."""
+        return self._seconds < _QUICK or time.monotonic() - self._ended >= 20.0 * self._seconds
+
+    @contextlib.contextmanager
+    def timed(self) -> Iterator[None]:
+        """Write one within."""
+        started = time.monotonic()
+        yield
+        self._ended = time.monotonic()
+        self._seconds = self._ended - started
 
 
 def save_checkpoint(folder: Path, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> Path:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from medood.config.schema import RunConfig
+from medood.distillation.side_stream import SideStream
 from medood.distillation.views import acquire, crop, sample_view, to_device
 from medood.errors import MedoodError
 from medood.negatives.mixture import Mixture
@@ -76,6 +77,23 @@ class ViewMaker:
         self._sources = _sources(config, auxiliary)
         self._device = device
         self._mine = slice(rank, None, world)
+        self._beside = SideStream(device)
+        self._prepared: tuple[int, StepViews] | None = None
+
+    def prepare(self, step: int, rows: npt.NDArray[np.int64]) -> None:
+        """On a GPU, begin to make the views of a later step beside what it computes now; elsewhere do nothing."""
+        if self._beside.exists:
+            with self._beside.work():
+                self._prepared = step, self.make(step, rows)
+
+    def take(self, step: int, rows: npt.NDArray[np.int64]) -> StepViews:
+        """The views of a step, prepared or made now."""
+        prepared, self._prepared = self._prepared, None
+        if prepared is None or prepared[0] != step:
+            return self.make(step, rows)
+        views = prepared[1]
+        self._beside.hand_over(some for some in (views.positives, views.locals, views.negatives) if some is not None)
+        return views
 
     def make(self, step: int, rows: npt.NDArray[np.int64]) -> StepViews:
         """Make the views of the images in ``rows``; the random draws depend on (seed, step) only."""

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models import is_model_in_modules
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from medood.config.schema import ModelConfig
 from medood.errors import MedoodError
@@ -188,8 +189,7 @@ def student_and_teacher(config: ModelConfig, size: int) -> tuple[Network, Networ
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """EMA of the weights: ``teacher = momentum * teacher + (1 - momentum) * student``; buffers are copied."""
-    pairs = zip(teacher.parameters(), student.parameters(), strict=True)
-    for slow, fast in pairs:
-        slow.lerp_(fast.detach(), 1.0 - momentum)
+    average = get_ema_multi_avg_fn(momentum)  # type: ignore[no-untyped-call]
+    average(list(teacher.parameters()), [value.detach() for value in student.parameters()], 0)
     for teacher_buffer, student_buffer in zip(teacher.buffers(), student.buffers(), strict=True):
         teacher_buffer.copy_(student_buffer)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from medood.config.schema import RunConfig
 from medood.distillation import losses as losses
 from medood.distillation.checkpoint import (
+    Pace,
     load_module,
     load_newest,
     load_optimizer,
@@ -119,11 +120,12 @@ class Trainer:
         self.center = torch.zeros(config.model.out_dim, device=self.fabric.device)
         self.teacher.to(self.fabric.device)
         if config.train.compile:
-            student.backbone.compile()
-            self.teacher.backbone.compile()
+            for network in (student, self.teacher):
+                network.backbone.compile(dynamic=False)  # one graph for each size of view
         optimizer = torch.optim.AdamW(_parameter_groups(student), lr=1.0)
         self.student, self.optimizer = self.fabric.setup(student, optimizer)
         self.next_step = 0
+        self._pace = Pace()
         self._terminated = False
         self._order: tuple[int, npt.NDArray[np.int64]] = (-1, np.zeros(0, dtype=np.int64))
         self._watch = CollapseWatch(config.model.out_dim)
@@ -179,8 +181,10 @@ class Trainer:
                     if on_step:
                         on_step(step, self.steps, metrics)
                     stop_after = step + 1 if self._asked_to_end() else 0
-                    if last_of_epoch or stop_after:
-                        self._save(step + 1)
+                    is_last = step + 1 == self.steps
+                    if (last_of_epoch and (is_last or self._pace.is_due())) or stop_after:
+                        with self._pace.timed():
+                            self._save(step + 1)
                     if stop_after:
                         break
         finally:
@@ -239,7 +243,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = values["learning_rate"]
             group["weight_decay"] = values["weight_decay"] if group["decayed"] else 0.0
-        views = self.views.make(step, rows)
+        views = self.views.take(step, rows)
         torch.manual_seed(mix_seed(settings.seed, 3, step, self.fabric.global_rank))  # stochastic depth
         batch, count = len(rows) // self.fabric.world_size, self.config.views.global_count
 
@@ -250,37 +254,40 @@ class Trainer:
         self._recent = [*self._recent, features.detach().float()][-max(1, _RANK_ROWS // len(features)) :]
 
         self.optimizer.zero_grad()
-        metrics: Metrics = {}
+        terms: dict[str, Tensor] = {}
         pieces = [slice(start, stop) for start, stop in _pieces(batch, settings.accumulate)]
         for i, piece in enumerate(pieces):
             with self.fabric.no_backward_sync(self.student, enabled=self.fabric.world_size > 1 and i < len(pieces) - 1):
                 share = (piece.stop - piece.start) / batch
-                piece_losses, total = self._losses(views.part(piece, batch), teacher[:, piece])
-                if not math.isfinite(float(total.detach())):
-                    raise CollapseError(
-                        f"The loss is not a number at step {step}. Lower train.learning_rate or use train.precision=32-true."
-                    )
+                piece_terms, total = self._losses(views.part(piece, batch), teacher[:, piece])
                 self.fabric.backward(total * share)
-            for name, value in piece_losses.items():
-                metrics[name] = metrics.get(name, 0.0) + share * value
+            for name, value in piece_terms.items():
+                terms[name] = terms.get(name, torch.zeros_like(value)) + share * value
         if step < settings.freeze_last_layer * self.steps:
             self.student.module.head.prototypes.weight.grad = None
-        norm = self.fabric.clip_gradients(self.student, self.optimizer, max_norm=settings.gradient_clip)
+        norm = self.fabric.clip_gradients(
+            self.student, self.optimizer, max_norm=settings.gradient_clip, error_if_nonfinite=False
+        )
         self.optimizer.step()
         update_teacher(self.teacher, self.student.module, values["teacher_momentum"])
         self.center = losses.update_center(self.center, self._mean(outputs.mean(dim=(0, 1))), settings.center_momentum)
 
         mean = self._mean(teacher.mean(dim=(0, 1)))
-        metrics["teacher_entropy"] = float(losses.entropy(teacher).mean())
-        if self.fabric.world_size > 1:
-            averaged = self._mean(torch.tensor(list(metrics.values()), dtype=torch.float64, device=self.fabric.device))
-            metrics = dict(zip(metrics, averaged.tolist(), strict=True))
+        terms["teacher_entropy"] = losses.entropy(teacher).mean()
+        averaged = self._mean(torch.stack([value.detach().double() for value in terms.values()]))
+        if step + 1 < self.steps:
+            self.views.prepare(step + 1, self.rows_of(step + 1))
+        metrics: Metrics = dict(zip(terms, averaged.tolist(), strict=True))  # waits for the device
         metrics |= {
             "mean_entropy": float(losses.entropy(mean)),
             "prototypes_in_use": float((mean > 0.1 / len(mean)).sum()),
             "gradient_norm": float(norm) if isinstance(norm, Tensor) else 0.0,
             **values,
         }
+        if not (math.isfinite(metrics["loss"]) and math.isfinite(metrics["gradient_norm"])):
+            raise CollapseError(
+                f"The loss is not a number at step {step}. Lower train.learning_rate or use train.precision=32-true."
+            )
         self._watch.update(metrics["teacher_entropy"], metrics["mean_entropy"])
         return metrics
 
@@ -300,8 +307,8 @@ class Trainer:
         assert isinstance(mean, Tensor)
         return mean
 
-    def _losses(self, views: StepViews, teacher: Tensor) -> tuple[Metrics, Tensor]:
-        """The student's losses on some of the images: metrics, and their weighted sum with its gradient."""
+    def _losses(self, views: StepViews, teacher: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The student's losses on some of the images: each term, and their weighted sum with its gradient."""
         settings, (count, batch, _) = self.config.train, teacher.shape
         large = views.positives if views.negatives is None else torch.cat([views.positives, views.negatives])
         pairs = self.student([large] if views.locals is None else [large, views.locals])
@@ -310,18 +317,18 @@ class Trainer:
         if views.locals is not None:
             student = torch.cat([student, pairs[1][1].view(-1, batch, student.shape[-1])])
         total = losses.positive_loss(teacher, student, settings.student_temperature)
-        metrics: Metrics = {"loss": 0.0, "loss_positive": float(total.detach())}
+        terms = {"loss": total, "loss_positive": total}
         if views.negatives is not None:
             negative = losses.negative_loss(outputs[count * batch :], settings.student_temperature)
             total = total + self.config.negatives.weight * negative
-            metrics["kl_negatives"] = float(negative.detach())
+            terms["kl_negatives"] = negative
         if settings.koleo > 0 and batch > 1:
             koleo_terms = [losses.koleo_loss(view) for view in pairs[0][0][: count * batch].view(count, batch, -1)]
             spread = torch.stack(koleo_terms).mean()
             total = total + settings.koleo * spread
-            metrics["koleo"] = float(spread.detach())
-        metrics["loss"] = float(total.detach())
-        return metrics, total
+            terms["koleo"] = spread
+        terms["loss"] = total
+        return {name: value.detach() for name, value in terms.items()}, total
 
     def _set_schedules(self, step: int) -> Metrics:
         settings = self.config.train

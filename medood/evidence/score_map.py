@@ -102,7 +102,7 @@ def lesion_maps(network: LesionNetwork, registration: Registration, images: Tens
     """
     places = registration.places(images)
     with torch.no_grad():
-        local, _ = network(cut(images, places, network.size))
+        local, _, _ = network(cut(images, places, network.size))
     return _back(torch.sigmoid(local), affine(places), images.shape[-1])
 
 

@@ -76,7 +76,8 @@ def smooth_noise(grids: list[Tensor], side: int) -> Tensor:
 def box_blur(images: Tensor, share: float) -> Tensor:
     """Means over squares of ``share`` of the side, with reflection at the border."""
     reach = max(1, round(images.shape[-1] * share / 2))
-    return functional.avg_pool2d(functional.pad(images, [reach] * 4, mode="reflect"), 2 * reach + 1, stride=1)
+    rows = functional.avg_pool2d(functional.pad(images, [reach] * 4, mode="reflect"), (2 * reach + 1, 1), stride=1)
+    return functional.avg_pool2d(rows, (1, 2 * reach + 1), stride=1)
 
 
 def absorb(images: Tensor, amount: Tensor) -> Tensor:

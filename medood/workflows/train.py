@@ -98,7 +98,7 @@ def _train(config: RunConfig, out: Path, keep: Callable[[], None], *, resume: bo
         network.appearance = Appearance()
         network.appearance.fit(images, config.train.seed, _track(progress))
     if config.lesions.epochs or config.lesions.weights:
-        network.lesions = _train_lesions(config, network, data, trainer.device, out, resume=resume, progress=progress)
+        network.lesions = _train_lesions(config, network, data, trainer, resume=resume, progress=progress)
     if config.detector.half:
         network.half().float()
 
@@ -144,25 +144,19 @@ def _train(config: RunConfig, out: Path, keep: Callable[[], None], *, resume: bo
 
 
 def _train_lesions(
-    config: RunConfig,
-    network: EnsembleNetwork,
-    data: TrainingData,
-    device: str,
-    out: Path,
-    *,
-    resume: bool,
-    progress: Progress,
+    config: RunConfig, network: EnsembleNetwork, data: TrainingData, first: Trainer, *, resume: bool, progress: Progress
 ) -> LesionNetwork:
     """Train the lesion network from the network's backbone, on the training images in the frames of the appearance model."""
     assert network.appearance is not None
-    images = RowSubset(data.source.images, data.training)
-    batches = np.array_split(np.arange(len(images)), -(-len(images) // _REGISTERED))
-    tracked = progress.track(iter(batches), len(batches), "registering")
-    with torch.no_grad():
-        places = torch.cat([network.appearance.registration.places(to_input(images[rows])) for rows in tracked])
-    keys = fingerprint([data.source.keys[i] for i in data.training])
     trainer = LesionTrainer(
-        config, network.backbone.state_dict(), images, places, out / "checkpoints" / "lesions", device, keys
+        config,
+        network.backbone.state_dict(),
+        RowSubset(data.source.images, data.training),
+        network.appearance.registration,
+        first.folder / "checkpoints" / "lesions",
+        first.device,
+        first.precision,
+        fingerprint([data.source.keys[i] for i in data.training]),
     )
     if resume:
         for path in trainer.resume():

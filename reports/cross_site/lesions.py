@@ -40,11 +40,10 @@ from reports.cross_site.choose import (
     write_choices,
 )
 from reports.cross_site.embed import FAULTY_TEST, PAIRED, Embedding, changed, sets_of
+from reports.cross_site.gpu import KEPT
 
 #: Side of the frame and of the radiographs that it is cut from; radiographs at a time.
 SIDE, SOURCE, BATCH = 192, 224, 48
-#: Every tenth training radiograph was kept out of the training, for standardisation.
-KEPT = 10
 
 
 @torch.no_grad()

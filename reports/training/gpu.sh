@@ -1,6 +1,18 @@
 #!/usr/bin/env bash
-# The GPU part of this study: ViT-S/16 at 224 px, 8 local crops of 96 px, bf16, on one GPU. It has not been run yet.
-# Usage, from the checkout's root with .venv active: bash reports/training/gpu.sh
+# What needs a GPU, from the checkout's root:
+#   bash reports/training/gpu.sh speed OUT                      speed of training beside a plain implementation
+#   bash reports/training/gpu.sh train FOLDER OUT SECONDS       configs/cxr.yaml and the lesion networks of reports/cross_site,
+#                                                               beside each other, each in as many epochs as fit
+# FOLDER holds films.zip (python -m reports.cxr_small.gpu pack FOLDER) and start.safetensors, see reports/cross_site/gpu.py.
+# Dry run of the second on a CPU: DRY=1 bash reports/training/gpu.sh train FOLDER OUT 120
 set -euo pipefail
-nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
-medood speed train configs/cxr.yaml train.device=cuda --steps 20 --out reports/training/speed_gpu.csv
+if [ "$1" = speed ]; then
+  nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
+  for name in cxr cxr_small; do
+    timeout 170 python3 -m medood speed train "configs/$name.yaml" train.device=cuda --steps 3 --repeats 3 --quiet --out "$2/speed_gpu_$name.csv"
+  done
+else
+  python3 -m reports.cross_site.gpu train "$2" "$3" "$4" & lesions=$!
+  python3 -m reports.cxr_small.gpu train "$2" "$3" "$4" large
+  wait "$lesions"
+fi

@@ -14,9 +14,11 @@ from torch import Generator, Tensor
 from medood.config.loader import load_config
 from medood.config.schema import ModelConfig, RunConfig
 from medood.detection.detector import Detector
+from medood.detection.lesions.faults import FAULTS, plant_faults
 from medood.detection.lesions.network import HIGHEST, LesionNetwork, frames
 from medood.detection.lesions.training import LesionTrainer, lesion_loss
 from medood.detection.lesions.views import LesionViews, lesion_views, mark, plant
+from medood.detection.registration import Registration
 from medood.errors import MedoodError
 from medood.evidence.score_map import lesion_maps, score_maps
 from medood.negatives.mixture import Mixture
@@ -39,7 +41,7 @@ def generator(seed: int = 0) -> Generator:
 
 def test_lesions_are_planted_in_the_wanted_share_and_where_the_mask_says() -> None:
     images = chests(8).repeat(40, 1, 1, 1)
-    planted, change = plant(images, Mixture(MIXTURE), 0.4, generator())
+    planted, change = plant(images, torch.ones(320, dtype=torch.bool), Mixture(MIXTURE), 0.4, generator())
     difference = (planted - images).abs()
     present = change.amax(dim=(1, 2, 3)) > 0
     assert 0.5 < float(present.float().mean()) < 0.62  # 0.6, but for what changed nearly nothing
@@ -53,7 +55,7 @@ def test_lesions_are_planted_in_the_wanted_share_and_where_the_mask_says() -> No
 
 def test_what_would_change_nearly_nothing_is_undone() -> None:
     blank = torch.zeros(20, 1, 64, 64)  # nothing to displace
-    planted, change = plant(blank, Mixture({"displaced": 1.0}), 0.0, generator())
+    planted, change = plant(blank, torch.ones(20, dtype=torch.bool), Mixture({"displaced": 1.0}), 0.0, generator())
     assert torch.equal(planted, blank)
     assert not change.any()
 
@@ -62,15 +64,37 @@ def test_views_depend_on_the_generator_alone_and_are_equalised() -> None:
     images, places = chests(6), WHOLE.expand(6, 5)
 
     def views(seed: int) -> LesionViews:
-        return lesion_views(images, places, Mixture(MIXTURE), 0.5, 64, 16, generator(seed))
+        return lesion_views(images, torch.tensor([0, 0, 0, 0, 1, 2]), places, Mixture(MIXTURE), 0.5, 64, 16, generator(seed))
 
     first, again, other = views(1), views(1), views(2)
     assert torch.equal(first.frames, again.frames)
     assert not torch.equal(first.frames, other.frames)
     assert first.cells.shape == (6, 4, 4)
     assert torch.equal(first.present > 0, first.cells.amax(dim=(1, 2)) > 0)
+    assert not first.present[4:].any()  # what has a fault gets no lesion
     levels = first.frames.flatten(1).sort(dim=1).values
     assert float((levels - (torch.arange(64 * 64) + 0.5) / 64**2).abs().max()) < 0.2  # uniform but for marks and bars
+
+
+def test_each_fault_is_named_after_what_was_done() -> None:
+    images = chests(2).repeat(200, 1, 1, 1)
+    mixture = Mixture({"rot": 3.0, "mirror": 1.0, "upside_down": 1.0, "inverted": 1.0, "perm4": 1.0})
+    faulty, fault = plant_faults(images, mixture, 0.5, generator())
+    assert 0.4 < float((fault > 0).float().mean()) < 0.6
+    undone = {
+        "": lambda image: image,
+        "rotated_90_ccw": lambda image: torch.rot90(image, -1, (-2, -1)),
+        "rotated_180": lambda image: image.flip(-1, -2),
+        "rotated_90_cw": lambda image: torch.rot90(image, 1, (-2, -1)),
+        "mirrored": lambda image: image.flip(-1),
+        "upside_down": lambda image: image.flip(-2),
+        "inverted": lambda image: 1.0 - image,
+    }
+    seen = {FAULTS[index] for index in fault.tolist()}
+    assert seen == {*undone, "not_a_frontal_chest_radiograph"}
+    for plain, image, index in zip(images, faulty, fault.tolist(), strict=True):
+        if FAULTS[index] in undone:
+            torch.testing.assert_close(undone[FAULTS[index]](image), plain, atol=1e-6, rtol=0)
 
 
 def test_marks_are_drawn_on_about_half_and_nothing_else_changes() -> None:
@@ -86,9 +110,11 @@ def test_the_score_against_a_slow_loop() -> None:
     with torch.no_grad():
         scores = network.score(images, places)
         for image, score in zip(images, scores, strict=True):
-            local, whole = network(frames(image[None], WHOLE, 64))
+            local, whole, fault = network(frames(image[None], WHOLE, 64))
             highest = sorted(local.flatten().tolist(), reverse=True)[:HIGHEST]
-            assert float(score) == pytest.approx(0.5 * (float(whole) + sum(highest) / len(highest)), abs=1e-4)
+            p = np.exp(fault[0].double().numpy()) / np.exp(fault[0].double().numpy()).sum()
+            lesion, faulty = 0.5 * (float(whole) + sum(highest) / len(highest)), np.log1p((1 - p[0]) / p[0])
+            assert float(score) == pytest.approx(lesion + faulty, abs=1e-4)
 
 
 def test_no_grey_curve_reaches_the_network() -> None:
@@ -100,12 +126,15 @@ def test_no_grey_curve_reaches_the_network() -> None:
 
 
 def test_the_loss_against_numpy() -> None:
-    local, whole = torch.randn(2, 3, 3, generator=generator()), torch.randn(2, generator=generator(1))
-    cells, present = torch.rand(2, 3, 3, generator=generator(2)), torch.tensor([0.0, 1.0])
-    p, q = (1 / (1 + np.exp(-values.double().numpy())) for values in (local, whole))
-    y, z = cells.double().numpy(), present.double().numpy()
+    local, whole = torch.randn(3, 3, 3, generator=generator()), torch.randn(3, generator=generator(1))
+    cells, present = torch.rand(3, 3, 3, generator=generator(2)), torch.tensor([0.0, 1.0, 0.0])
+    logits, fault = torch.randn(3, len(FAULTS), generator=generator(3)), torch.tensor([0, 0, 4])  # the third is mirrored
+    p, q = (1 / (1 + np.exp(-values.double().numpy()))[:2] for values in (local, whole))
+    y, z, faults = cells.double().numpy()[:2], present.double().numpy()[:2], np.exp(logits.double().numpy())
     expected = -(4 * y * np.log(p) + (1 - y) * np.log(1 - p)).mean() - 0.3 * (z * np.log(q) + (1 - z) * np.log(1 - q)).mean()
-    assert float(lesion_loss((local, whole), LesionViews(local, cells, present))) == pytest.approx(expected, abs=1e-5)
+    expected -= 0.3 * np.mean([np.log(row[i] / row.sum()) for row, i in zip(faults, fault, strict=True)])
+    loss = lesion_loss((local, whole, logits), LesionViews(local, cells, present, fault))
+    assert float(loss) == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_backbone_without_stages_is_refused() -> None:
@@ -125,19 +154,22 @@ def settings(root: Path, out: Path, *overrides: str) -> RunConfig:
         "lesions.size=64",
         "lesions.batch_size=8",
         "lesions.mixture={infiltrate: 1, nodules: 1}",
+        "lesions.faults={rot: 1, mirror: 1}",
         "views.local_count=0",
         *overrides,
     )
 
 
-LONGER = ("lesions.epochs=90", "lesions.learning_rate=0.003", "lesions.momentum=0.98")
+LONGER = ("lesions.faults={}", "lesions.epochs=90", "lesions.learning_rate=0.003", "lesions.momentum=0.98")
 
 
 def trainer(config: RunConfig, folder: Path) -> LesionTrainer:
     images = (chests(24) * 255).round().byte()[:, 0].numpy()
     torch.manual_seed(3)
     backbone = LesionNetwork(config.model, 64).backbone.state_dict()
-    return LesionTrainer(config, backbone, images, WHOLE.expand(24, 5), folder, "cpu", "data")
+    registration = Registration()
+    registration.fit(torch.from_numpy(images).float()[:, None] / 255.0)
+    return LesionTrainer(config, backbone, images, registration, folder, "cpu", "32-true", "data")
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path: Path) -> None:
@@ -173,9 +205,11 @@ def test_it_learns_to_find_what_is_planted(tmp_path: Path) -> None:
     config = settings(tmp_path, tmp_path / "out", *LONGER)
     learner = trainer(config, tmp_path / "checkpoints")
     network = learner.fit().eval()
-    views = lesion_views(chests(96), WHOLE.expand(96, 5), Mixture(config.lesions.mixture), 0.5, 64, 16, generator(9))
+    images = chests(96)
+    places, sound = learner._registration.places(images), torch.zeros(96, dtype=torch.int64)
+    views = lesion_views(images, sound, places, Mixture(config.lesions.mixture), 0.5, 64, 16, generator(9))
     with torch.no_grad():
-        local, whole = network(views.frames)
+        local, whole, _ = network(views.frames)
     assert roc_auc_score(views.present, whole) > 0.65
     assert roc_auc_score((views.cells > 0.5).flatten(), local.flatten()) > 0.75
 

@@ -201,7 +201,7 @@ def test_compiled_networks_learn_what_plain_ones_do(tmp_path: Path, monkeypatch:
     """With the compiler's front end alone, which needs no C++ compiler."""
     compiled, plain_compile = [], torch.nn.Module.compile
 
-    def compile_eagerly(module: torch.nn.Module) -> None:
+    def compile_eagerly(module: torch.nn.Module, **_: object) -> None:
         compiled.append(module)
         plain_compile(module, backend="eager")
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import affine_grid, grid_sample
 
 from medood.config.schema import ModelConfig
+from medood.detection.lesions.faults import FAULTS
 from medood.detection.registration import affine, equalize_histogram
 from medood.errors import MedoodError
 
@@ -34,6 +35,7 @@ class LesionNetwork(nn.Module):
         backbone: a timm network with stages.
         local: logit of each place, from two stages.
         whole: logit of the radiograph, from the last stage.
+        fault: logits of :data:`medood.detection.lesions.faults.FAULTS`, from the last stage.
 
     Raises:
         MedoodError: the backbone has no four stages.
@@ -53,9 +55,10 @@ class LesionNetwork(nn.Module):
         widths = [int(info["num_chs"]) for info in self.backbone.feature_info]
         self.local = nn.Conv2d(widths[_FINE] + widths[_COARSE], 1, 1)
         self.whole = nn.Linear(widths[_COARSE], 1)
+        self.fault = nn.Linear(widths[_COARSE], len(FAULTS))
 
-    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of places ``[N, g, g]`` and of radiographs ``[N]``, of frames ``[N, 1, size, size]``."""
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits of places ``[N, g, g]``, radiographs ``[N]`` and faults ``[N, F]`` in frames ``[N, 1, size, size]``."""
         x = self.backbone.stem((frames - 0.5) / 0.25)
         stages = []
         for stage in self.backbone.stages:
@@ -65,19 +68,28 @@ class LesionNetwork(nn.Module):
         enlarged = functional.interpolate(coarse, fine.shape[-2:], mode="bilinear", align_corners=False)
         local = self.local(torch.cat([_normalised(fine), _normalised(enlarged)], dim=1))
         pooled = functional.layer_norm(coarse.mean(dim=(2, 3)), [coarse.shape[1]])
-        return local[:, 0].float(), self.whole(pooled)[:, 0].float()
+        return local[:, 0].float(), self.whole(pooled)[:, 0].float(), self.fault(pooled).float()
 
     def score(self, images: Tensor, places: Tensor) -> Tensor:
-        """Scores ``[N]``, higher with a lesion: half the radiograph's logit and half the mean of the highest places' logits.
+        """Scores ``[N]``, higher with a lesion or a fault.
+
+        Half the radiograph's logit and half the mean of the highest places' logits, plus softplus of the log odds of any
+        fault, which is near 0 in a radiograph without one.
 
         Args:
             images: float32 ``[N, 1, S, S]`` in [0, 1].
             places: ``[N, 5]``, their frames from :meth:`medood.detection.registration.Registration.places`.
         """
-        local, whole = self(frames(images, places, self.size))
+        local, whole, fault = self(frames(images, places, self.size))
         highest = local.flatten(1).topk(min(HIGHEST, local[0].numel()), dim=1).values
-        score: Tensor = 0.5 * (whole + highest.mean(dim=1))
+        score: Tensor = 0.5 * (whole + highest.mean(dim=1)) + functional.softplus(fault_odds(fault))
         return score
+
+
+def fault_odds(fault: Tensor) -> Tensor:
+    """Log odds ``[N]`` of any fault against none, of logits ``[N, F]``."""
+    odds: Tensor = fault[:, 1:].logsumexp(dim=1) - fault[:, 0]
+    return odds
 
 
 def frames(images: Tensor, places: Tensor, side: int) -> Tensor:

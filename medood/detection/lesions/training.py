@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -17,9 +18,12 @@ from safetensors.torch import load_file
 from torch import Generator, Tensor, nn
 
 from medood.config.schema import RunConfig
+from medood.detection.lesions.faults import plant_faults
 from medood.detection.lesions.network import LesionNetwork
 from medood.detection.lesions.views import LesionViews, lesion_views
+from medood.detection.registration import Registration
 from medood.distillation.checkpoint import (
+    Pace,
     load_module,
     load_newest,
     load_optimizer,
@@ -32,21 +36,27 @@ from medood.distillation.collapse import CollapseError
 from medood.distillation.multi_crop import ImageArray, mix_seed
 from medood.distillation.network import update_teacher
 from medood.distillation.schedules import warmup_cosine
+from medood.distillation.side_stream import SideStream
 from medood.errors import MedoodError
 from medood.negatives.mixture import Mixture
 
-#: Weight of a place that is lesion, and of the loss over whole radiographs.
-_LESION_WEIGHT, _WHOLE_WEIGHT = 4.0, 0.3
+#: Weight of a place that is lesion, and of the losses over whole radiographs.
+_LESION_WEIGHT, _WHOLE_WEIGHT, _FAULT_WEIGHT = 4.0, 0.3, 0.3
 _WEIGHT_DECAY, _GRADIENT_CLIP, _WARMUP = 0.05, 3.0, 200
 #: Stream of random numbers of this training; the trainer of self-distillation uses 1 to 3.
 _STREAM = 4
 
 
-def lesion_loss(outputs: tuple[Tensor, Tensor], views: LesionViews) -> Tensor:
-    """Cross-entropy of places and of radiographs with what was planted."""
-    weight = torch.tensor(_LESION_WEIGHT, device=views.cells.device)
-    local = functional.binary_cross_entropy_with_logits(outputs[0], views.cells, pos_weight=weight)
-    return local + _WHOLE_WEIGHT * functional.binary_cross_entropy_with_logits(outputs[1], views.present)
+def lesion_loss(outputs: tuple[Tensor, Tensor, Tensor], views: LesionViews) -> Tensor:
+    """Cross-entropy of places, radiographs and faults with what was planted; lesions count where there is no fault."""
+    places, wholes, faults = outputs
+    weight = torch.tensor(_LESION_WEIGHT, device=places.device)
+    sound = (views.fault == 0).float()
+    share = sound / sound.sum().clamp(min=1.0)
+    local = functional.binary_cross_entropy_with_logits(places, views.cells, pos_weight=weight, reduction="none")
+    whole = functional.binary_cross_entropy_with_logits(wholes, views.present, reduction="none")
+    lesions = (share * (local.mean(dim=(1, 2)) + _WHOLE_WEIGHT * whole)).sum()
+    return lesions + _FAULT_WEIGHT * functional.cross_entropy(faults, views.fault)
 
 
 class LesionTrainer:
@@ -56,9 +66,10 @@ class LesionTrainer:
         config: configuration of the run.
         backbone: state of the trained backbone to start from.
         images: uint8 ``[N, S, S]`` training images.
-        places: float32 ``[N, 5]``, their registered frames.
+        registration: finds the frame of an image.
         folder: where checkpoints go.
         device: device to train on.
+        precision: ``32-true`` or ``bf16-mixed``.
         data_sha256: digest that identifies the images; a run can only be resumed on the same ones.
     """
 
@@ -67,15 +78,21 @@ class LesionTrainer:
         config: RunConfig,
         backbone: dict[str, Tensor],
         images: ImageArray,
-        places: Tensor,
+        registration: Registration,
         folder: Path,
         device: str,
+        precision: str,
         data_sha256: str,
     ) -> None:
         settings = config.lesions
         self._settings, self._seed = settings, config.train.seed
-        self._images, self._places, self._folder, self._device = images, places, folder, torch.device(device)
+        self._images, self._folder, self._device = images, folder, torch.device(device)
+        self._registration = copy.deepcopy(registration).to(self._device)
+        self._autocast = precision == "bf16-mixed"
+        self._beside = SideStream(self._device)
+        self._pace = Pace()
         self._mixture = Mixture(settings.mixture) if settings.epochs else None
+        self._faults = Mixture(settings.faults) if settings.epochs and settings.faults else None
         torch.manual_seed(mix_seed(self._seed, _STREAM))
         self.network = LesionNetwork(config.model, settings.size)
         if settings.weights:
@@ -135,40 +152,52 @@ class LesionTrainer:
         """
         if self.next_step == 0:
             remove_checkpoints(self._folder)
+        views = self._views(self.next_step) if self.next_step < self.steps else None
         for step in range(self.next_step, self.steps):
-            loss = self._take_step(step)
+            assert views is not None
+            loss = self._take_step(step, views)
+            with self._beside.work():
+                views = self._views(step + 1) if step + 1 < self.steps else None
+            self._beside.hand_over(vars(views).values() if views else ())
+            if not math.isfinite(float(loss)):  # waits for the device
+                raise CollapseError(
+                    f"The lesion network's loss is not a number at step {step}. Lower lesions.learning_rate."
+                )
             if on_step:
-                on_step(loss)
-            if (step + 1) % self.steps_per_epoch == 0:
-                self._save(step + 1)
+                on_step(float(loss))
+            is_last = step + 1 == self.steps
+            if (step + 1) % self.steps_per_epoch == 0 and (is_last or self._pace.is_due()):
+                with self._pace.timed():
+                    self._save(step + 1)
         return self.average.cpu()
 
-    def _take_step(self, step: int) -> float:
+    def _take_step(self, step: int, views: LesionViews) -> Tensor:
         settings = self._settings
         for group in self._optimizer.param_groups:
             group["lr"] = warmup_cosine(step, self.steps, min(_WARMUP, self.steps // 10), settings.learning_rate, 0.0)
-        views = self._views(step)
-        outputs = self.network(views.frames)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
+            outputs = self.network(views.frames)
         loss = lesion_loss(outputs, views)
-        if not torch.isfinite(loss):
-            raise CollapseError(f"The lesion network's loss is not a number at step {step}. Lower lesions.learning_rate.")
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.network.parameters(), _GRADIENT_CLIP)
         self._optimizer.step()
         update_teacher(self.average, self.network, min(settings.momentum, (step + 1) / (step + 10)))
-        return float(loss.detach())
+        return loss.detach()
 
+    @torch.no_grad()
     def _views(self, step: int) -> LesionViews:
         epoch, index = divmod(step, self.steps_per_epoch)
         order = np.random.default_rng([self._seed, _STREAM, epoch]).permutation(len(self._images))
         rows = np.sort(order[index * self._batch : (index + 1) * self._batch])
         images = torch.from_numpy(self._images[rows]).to(self._device).float().div_(255.0)[:, None]
-        places = self._places[torch.from_numpy(rows)].to(self._device)
         generator = Generator().manual_seed(mix_seed(self._seed, _STREAM, step, 0))
-        settings = self._settings
+        settings, fault = self._settings, torch.zeros(len(rows), dtype=torch.int64)
+        if self._faults is not None:
+            images, fault = plant_faults(images, self._faults, settings.faulty, generator)
         assert self._mixture is not None
-        return lesion_views(images, places, self._mixture, settings.healthy, settings.size, self._cell, generator)
+        places = self._registration.places(images)
+        return lesion_views(images, fault, places, self._mixture, settings.healthy, settings.size, self._cell, generator)
 
     def _save(self, step: int) -> None:
         tensors = {

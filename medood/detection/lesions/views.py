@@ -11,12 +11,13 @@ from torch import Generator, Tensor
 from medood.config.schema import ViewsConfig
 from medood.detection.lesions.network import cut_frames
 from medood.detection.registration import equalize_histogram
-from medood.distillation.views import acquire, sample_view
-from medood.negatives.lungs import smooth_noise
+from medood.distillation.views import acquire, sample_view, to_device
+from medood.negatives.lungs import box_blur, smooth_noise
 from medood.negatives.mixture import Mixture
+from medood.negatives.shift import column
 
 #: Acquisition noise. Equalisation and registration remove grey curve and crop, so these do not vary.
-_VIEWS = ViewsConfig(brightness=0.0, contrast=0.0, gamma=0.0, blur=0.3, blur_sigma=1.6, detail=1.2)
+_VIEWS = ViewsConfig(brightness=0.0, contrast=0.0, gamma=0.0, blur=0.3, blur_sigma=1.6)
 #: Standard deviations of a frame's width, height, shifts and tilt, and of the factor common to width and height.
 _JITTER, _COMMON_JITTER = 0.03, 0.05
 #: Mean change of the grey value from which a place counts fully as lesion; a lesion that changes no place by so much as
@@ -24,6 +25,8 @@ _JITTER, _COMMON_JITTER = 0.03, 0.05
 _PLAIN, _LEAST = 0.05, 0.03
 #: Shares of the planted radiographs with a second lesion, and of those with a fainter one.
 _SECOND, _FAINT = 0.2, 0.5
+#: Widths of the bands of detail as shares of the frame's side, and the standard deviation of their gains' logarithm.
+_BANDS, _BAND_GAIN = (0.012, 0.04, 0.1, 0.25), 0.35
 #: Side of the squares whose mean change counts, as a share of the frame's side.
 _SQUARE = 0.047
 
@@ -36,41 +39,52 @@ class LesionViews:
         frames: float32 ``[N, 1, S, S]``, equalised.
         cells: float32 ``[N, g, g]``, how much of each place is lesion, in [0, 1].
         present: float32 ``[N]``, 1 where a lesion was planted.
+        fault: int64 ``[N]``, index in :data:`medood.detection.lesions.faults.FAULTS`; 0 for none.
     """
 
     frames: Tensor
     cells: Tensor
     present: Tensor
+    fault: Tensor
 
 
 def lesion_views(
-    images: Tensor, places: Tensor, mixture: Mixture, healthy: float, side: int, cell: int, generator: Generator
+    images: Tensor,
+    fault: Tensor,
+    places: Tensor,
+    mixture: Mixture,
+    healthy: float,
+    side: int,
+    cell: int,
+    generator: Generator,
 ) -> LesionViews:
     """Cut frames, plant lesions, and vary the style of healthy and planted frames alike.
 
     Args:
-        images: float32 ``[N, 1, S, S]`` healthy radiographs in [0, 1].
+        images: float32 ``[N, 1, S, S]`` radiographs in [0, 1].
+        fault: int64 ``[N]`` on the CPU; radiographs with one get no lesion.
         places: ``[N, 5]``, their frames.
         mixture: lesions.
-        healthy: share of the radiographs that stay as they are.
+        healthy: share of the other radiographs that stay as they are.
         side: side of the frames.
         cell: side of a place in pixels.
         generator: a CPU generator.
     """
     plain = cut_frames(images, _jitter(places, generator), side)
-    planted, change = plant(plain, mixture, healthy, generator)
-    parameters = {
-        name: value.to(images.device) for name, value in sample_view(len(images), [1.0, 1.0], _VIEWS, generator).items()
-    }
+    planted, change = plant(plain, fault == 0, mixture, healthy, generator)
+    parameters = to_device(sample_view(len(images), [1.0, 1.0], _VIEWS, generator), images.device)
     compressed = 0.2 + 0.6 * mark(planted, generator)  # so that nothing is clipped, whose noise equalisation would amplify
-    styled = sharpen(shade(acquire(compressed, parameters), generator), generator)
-    noise = 0.02 * torch.rand(len(images), 1, 1, 1, generator=generator) * torch.randn(styled.shape, generator=generator)
+    styled = sharpen(rebalance_bands(shade(acquire(compressed, parameters), generator), generator), generator)
+    amount = (0.02 * torch.rand(len(images), 1, 1, 1, generator=generator)).to(images.device)
+    there = Generator(images.device).manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+    styled = styled + amount * torch.randn(styled.shape, generator=there, device=images.device)
     cells = functional.adaptive_avg_pool2d(change, side // cell)[:, 0]
-    return LesionViews(equalize_histogram(styled + noise.to(styled.device)), cells, (change.amax(dim=(1, 2, 3)) > 0).float())
+    present = (change.amax(dim=(1, 2, 3)) > 0).float()
+    return LesionViews(equalize_histogram(styled), cells, present, fault.to(images.device))
 
 
-def plant(images: Tensor, mixture: Mixture, healthy: float, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Plant lesions in a share of ``[N, 1, S, S]`` images, two in some, from faint to plain.
+def plant(images: Tensor, allowed: Tensor, mixture: Mixture, healthy: float, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Plant lesions in a share of the allowed ``[N, 1, S, S]`` images, two in some, from faint to plain.
 
     Returns:
         the images, and how much of a lesion each pixel is, ``[N, 1, S, S]`` in [0, 1]; both are unchanged and 0 where a
@@ -78,7 +92,7 @@ def plant(images: Tensor, mixture: Mixture, healthy: float, generator: Generator
     """
     count, side = len(images), images.shape[-1]
     shifted = images.clone()
-    chosen = torch.rand(count, generator=generator) >= healthy
+    chosen = (torch.rand(count, generator=generator) >= healthy) & allowed
     for share in (1.0, _SECOND):
         chosen &= torch.rand(count, generator=generator) < share
         rows = torch.nonzero(chosen).flatten()
@@ -96,10 +110,11 @@ def plant(images: Tensor, mixture: Mixture, healthy: float, generator: Generator
 
 def mark(images: Tensor, generator: Generator) -> Tensor:
     """Draw what is harmless: letters near the upper corners of half of the images, bars along the borders of a fifth."""
-    images, side = images.clone(), images.shape[-1]
-    for image in images[:, 0]:
+    side = images.shape[-1]
+    is_drawn, levels = torch.zeros(len(images), 1, side, side, dtype=torch.bool), torch.zeros(len(images), 1, side, side)
+    for drawn, level in zip(is_drawn[:, 0], levels[:, 0], strict=True):
         draw = torch.rand(8, generator=generator).tolist()
-        glyphs = (torch.rand(1 + int(2 * draw[1]), 5, 4, generator=generator) < 0.6).float()
+        glyphs = torch.rand(1 + int(2 * draw[1]), 5, 4, generator=generator) < 0.6
         bars = (torch.rand(4, generator=generator).square() * 0.1 * side).int().tolist()
         if draw[0] < 0.5:
             text = functional.pad(glyphs, [0, 1]).permute(1, 0, 2).flatten(1)
@@ -107,13 +122,14 @@ def mark(images: Tensor, generator: Generator) -> Tensor:
             height, width = text.shape
             top = int(0.5 * draw[3] ** 2 * (side - height))
             left = int((0.2 * draw[4] if draw[5] < 0.5 else 1.0 - 0.2 * draw[4]) * (side - width))
-            area = image[top : top + height, left : left + width]
-            area.copy_(torch.where(text.to(image.device) > 0, 0.7 + 0.3 * draw[6], area))
+            drawn[top : top + height, left : left + width] = text
+            level[top : top + height, left : left + width] = 0.7 + 0.3 * draw[6]
         if draw[7] < 0.2:
-            level = 0.0 if draw[6] < 0.8 else 1.0
-            image[: bars[0]], image[side - bars[1] :] = level, level
-            image[:, : bars[2]], image[:, side - bars[3] :] = level, level
-    return images
+            for bar in (slice(0, bars[0]), slice(side - bars[1], None)):
+                drawn[bar], level[bar] = True, float(draw[6] >= 0.8)
+            for bar in (slice(0, bars[2]), slice(side - bars[3], None)):
+                drawn[:, bar], level[:, bar] = True, float(draw[6] >= 0.8)
+    return torch.where(is_drawn.to(images.device), levels.to(images.device), images)
 
 
 def shade(images: Tensor, generator: Generator) -> Tensor:
@@ -122,6 +138,19 @@ def shade(images: Tensor, generator: Generator) -> Tensor:
     depth = 0.4 * torch.rand(count, 1, 1, 1, generator=generator)
     grids = [torch.rand(count, 1, cells, cells, generator=generator) for cells in (2, 3)]
     return images + (depth * (smooth_noise(grids, images.shape[-1]) - 0.5)).to(images.device)
+
+
+def rebalance_bands(images: Tensor, generator: Generator) -> Tensor:
+    """Multiscale processing as of other devices: in most images each of four bands of detail gains or loses contrast."""
+    count = len(images)
+    gains = torch.exp(_BAND_GAIN * torch.randn(count, len(_BANDS), generator=generator))
+    gains = torch.where(torch.rand(count, 1, generator=generator) < 0.7, gains, 1.0).to(images.device)
+    processed, finer = torch.zeros_like(images), images
+    for band, share in enumerate(_BANDS):
+        coarser = box_blur(images, share)
+        processed = processed + column(gains[:, band]) * (finer - coarser)
+        finer = coarser
+    return processed + finer
 
 
 def sharpen(images: Tensor, generator: Generator) -> Tensor:
