@@ -30,7 +30,7 @@ _SHARES, _RATIO, _SHIFT, _TILT = (0.5, 1.1), 0.22, 0.3, 0.2
 _COARSE = [(s, s, x, y, 0.0) for s in _SCALES for x in _SHIFTS for y in _SHIFTS if max(abs(x), abs(y)) <= 1.0 - s + 1e-6]
 _STEPS = (0.06, 0.06, 0.03, 0.03, 0.015, 0.015)
 _ROUNDS = 3
-_BATCH = 64  # radiographs registered at once
+_BATCH = 64  # radiographs registered at once on a CPU
 
 
 class Registration(nn.Module):
@@ -74,7 +74,8 @@ class Registration(nn.Module):
         return sample(images, self.places(images), side)
 
     def _search(self, small: Tensor) -> Tensor:
-        return torch.cat([self._search_some(batch) for batch in torch.split(small, _BATCH)])
+        batch = _BATCH if small.device.type == "cpu" else len(small)  # a GPU is slowed by many small steps
+        return torch.cat([self._search_some(some) for some in torch.split(small, max(batch, 1))])
 
     def _search_some(self, small: Tensor) -> Tensor:
         every = torch.arange(len(small), device=small.device)

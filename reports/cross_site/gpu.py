@@ -31,11 +31,11 @@ from reports.cxr_small.gpu import unpack
 CONFIG = Path(__file__).parents[2] / "configs" / "cxr_small_lesions.yaml"
 #: What is changed in the configuration.
 RECIPES = {
-    "further": ["train.seed=0", "lesions.weights=START", "lesions.learning_rate=0.0008"],
-    "anew": ["train.seed=1", "lesions.learning_rate=0.001"],
-    "fine": ["train.seed=2", "lesions.weights=START", "lesions.size=256", "lesions.learning_rate=0.0008"],
+    "further": ["train.seed=0", "lesions.weights=START", "lesions.learning_rate=0.001"],
+    "anew": ["train.seed=1", "lesions.learning_rate=0.0014"],
+    "fine": ["train.seed=2", "lesions.weights=START", "lesions.size=256", "lesions.learning_rate=0.001"],
 }
-BATCH = 128
+BATCH = 256
 #: Every tenth training radiograph is kept out of the training, for standardisation.
 KEPT = 10
 DRY = ["train.device=cpu", "lesions.batch_size=8", "lesions.size=64"]

@@ -9,7 +9,7 @@ set -euo pipefail
 if [ "$1" = speed ]; then
   nvidia-smi --query-gpu=name,driver_version --format=csv,noheader
   for name in cxr cxr_small; do
-    timeout 170 python3 -m medood speed train "configs/$name.yaml" train.device=cuda --steps 3 --repeats 3 --quiet --out "$2/speed_gpu_$name.csv"
+    timeout 120 python3 -m medood speed train "configs/$name.yaml" train.device=cuda --steps 3 --repeats 3 --quiet --out "$2/speed_gpu_$name.csv"
   done
 else
   python3 -m reports.cross_site.gpu train "$2" "$3" "$4" & lesions=$!

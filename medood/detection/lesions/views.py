@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as functional
 from torch import Generator, Tensor
@@ -110,26 +111,26 @@ def plant(images: Tensor, allowed: Tensor, mixture: Mixture, healthy: float, gen
 
 def mark(images: Tensor, generator: Generator) -> Tensor:
     """Draw what is harmless: letters near the upper corners of half of the images, bars along the borders of a fifth."""
-    side = images.shape[-1]
-    is_drawn, levels = torch.zeros(len(images), 1, side, side, dtype=torch.bool), torch.zeros(len(images), 1, side, side)
-    for drawn, level in zip(is_drawn[:, 0], levels[:, 0], strict=True):
-        draw = torch.rand(8, generator=generator).tolist()
-        glyphs = torch.rand(1 + int(2 * draw[1]), 5, 4, generator=generator) < 0.6
-        bars = (torch.rand(4, generator=generator).square() * 0.1 * side).int().tolist()
+    count, side = len(images), images.shape[-1]
+    draws = torch.rand(count, 8, generator=generator).numpy()
+    texts = torch.rand(count, 2, 5, 4, generator=generator).numpy() < 0.6
+    bars = (torch.rand(count, 4, generator=generator).square() * 0.1 * side).int().numpy()
+    is_drawn, levels = np.zeros((count, 1, side, side), dtype=np.bool_), np.zeros((count, 1, side, side), dtype=np.float32)
+    for drawn, level, draw, glyphs, bar in zip(is_drawn[:, 0], levels[:, 0], draws, texts, bars, strict=True):
         if draw[0] < 0.5:
-            text = functional.pad(glyphs, [0, 1]).permute(1, 0, 2).flatten(1)
-            text = text.repeat_interleave(1 + int(4 * draw[2]), 0).repeat_interleave(1 + int(4 * draw[2]), 1)[:side, :side]
-            height, width = text.shape
-            top = int(0.5 * draw[3] ** 2 * (side - height))
-            left = int((0.2 * draw[4] if draw[5] < 0.5 else 1.0 - 0.2 * draw[4]) * (side - width))
-            drawn[top : top + height, left : left + width] = text
-            level[top : top + height, left : left + width] = 0.7 + 0.3 * draw[6]
+            text = np.pad(glyphs[: 1 + int(2 * draw[1])], ((0, 0), (0, 0), (0, 1)))
+            text = np.concatenate(list(text), axis=1).repeat(1 + int(4 * draw[2]), 0).repeat(1 + int(4 * draw[2]), 1)
+            text = text[:side, :side]
+            top = int(0.5 * draw[3] ** 2 * (side - text.shape[0]))
+            left = int((0.2 * draw[4] if draw[5] < 0.5 else 1.0 - 0.2 * draw[4]) * (side - text.shape[1]))
+            drawn[top : top + text.shape[0], left : left + text.shape[1]] = text
+            level[top : top + text.shape[0], left : left + text.shape[1]] = 0.7 + 0.3 * draw[6]
         if draw[7] < 0.2:
-            for bar in (slice(0, bars[0]), slice(side - bars[1], None)):
-                drawn[bar], level[bar] = True, float(draw[6] >= 0.8)
-            for bar in (slice(0, bars[2]), slice(side - bars[3], None)):
-                drawn[:, bar], level[:, bar] = True, float(draw[6] >= 0.8)
-    return torch.where(is_drawn.to(images.device), levels.to(images.device), images)
+            edges = (np.s_[: bar[0]], np.s_[side - bar[1] :], np.s_[:, : bar[2]], np.s_[:, side - bar[3] :])
+            for edge in edges:
+                drawn[edge], level[edge] = True, float(draw[6] >= 0.8)
+    drawn_there, levels_there = (torch.from_numpy(array).to(images.device) for array in (is_drawn, levels))
+    return torch.where(drawn_there, levels_there, images)
 
 
 def shade(images: Tensor, generator: Generator) -> Tensor:
