@@ -106,10 +106,12 @@ def equalize_histogram(images: Tensor) -> Tensor:
 
     Values that differ by less than ``2**-14`` may count as equal, so that rounding does not rank a uniform area.
     """
-    values = (images.flatten(1) * 2.0**14).round()
-    ordered = values.sort(dim=1).values
-    darker = torch.searchsorted(ordered, values) + torch.searchsorted(ordered, values, right=True)
-    return (darker.float() / (2 * values.shape[1])).reshape(images.shape)
+    values = (images.flatten(1) * 2.0**14).round().long()
+    values = values - values.amin()
+    counts = torch.zeros(len(values), int(values.amax()) + 1, dtype=torch.int64, device=images.device)
+    counts.scatter_add_(1, values, torch.ones_like(values))
+    below = 2 * counts.cumsum(dim=1) - counts  # twice the number of darker pixels, and equal ones once
+    return (below.gather(1, values).float() / (2 * values.shape[1])).reshape(images.shape)
 
 
 def _comparable(images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Trains the lesion networks of the seventh round on one GPU in a given time, all at once.
+"""Trains the lesion networks of the seventh round in a given time: on one GPU all at once, or one on a CPU.
 
   python -m reports.cross_site.gpu train FOLDER OUT SECONDS [NAME ...]
 
@@ -35,12 +35,21 @@ RECIPES = {
     "anew": ["train.seed=1", "lesions.learning_rate=0.0014"],
     "fine": ["train.seed=2", "lesions.weights=START", "lesions.size=256", "lesions.learning_rate=0.001"],
 }
+#: On a CPU: python -m reports.cross_site.gpu train FOLDER OUT SECONDS slowly
+ON_CPU = {
+    "slowly": [
+        *("train.seed=0", "lesions.weights=START", "lesions.batch_size=48", "lesions.learning_rate=0.0006"),
+        *("train.device=cpu", "train.precision=bf16-mixed"),
+    ]
+}
 BATCH = 256
 #: Every tenth training radiograph is kept out of the training, for standardisation.
 KEPT = 10
 DRY = ["train.device=cpu", "lesions.batch_size=8", "lesions.size=64"]
 #: Seconds in which each process measures its speed beside the others, of which the first are not counted.
 PROBE, WARM = 14.0, 7.0
+#: Seconds after which what there is is written, so that little is lost with the machine.
+WRITE = 60.0
 
 
 class OutOfTimeError(Exception):
@@ -48,7 +57,7 @@ class OutOfTimeError(Exception):
 
 
 def recipe(name: str, folder: Path, start: Path, epochs: int) -> RunConfig:
-    changes = [change.replace("START", str(start)) for change in RECIPES[name]]
+    changes = [change.replace("START", str(start)) for change in (RECIPES | ON_CPU)[name]]
     dry = DRY if "DRY" in os.environ else []
     fixed = [f"lesions.epochs={epochs}", f"lesions.batch_size={BATCH}", f"data.root={folder}"]
     return load_config(CONFIG, [*fixed, *changes, *dry])
@@ -96,30 +105,36 @@ def train_one(name: str, folder: Path, out: Path, until: float) -> None:
     epochs = max(1, int(0.96 * (until - time.time()) / each / learner.steps_per_epoch))
     print(f"{name}: {each:.4f} s a step, {epochs} epochs of {learner.steps_per_epoch} steps", flush=True)
     learner, losses = trainer(epochs), list[float]()
+    begun = written = time.time()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+    def write(ended: str) -> None:
+        tensors = {key: value.detach().cpu().half().contiguous() for key, value in learner.average.state_dict().items()}
+        save_file(tensors, out / f"{name}.safetensors")
+        with (out / f"{name}.csv").open("w", newline="") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(["steps", "loss"])
+            writer.writerows((i, f"{sum(losses[i - 100 : i]) / 100:.4f}") for i in range(100, len(losses) + 1, 100))
+        run = {"epochs": epochs, "steps": len(losses), "ended": ended, "seconds": round(time.time() - begun)}
+        (out / f"{name}.json").write_text(json.dumps({**run, "device": device, "torch": torch.__version__}, indent=1) + "\n")
 
     def note(loss: float) -> None:
+        nonlocal written
         losses.append(loss)
-        if len(losses) % 500 == 0:
-            print(name, len(losses), f"loss {sum(losses[-500:]) / 500:.4f}", flush=True)
         if time.time() > until:
             raise OutOfTimeError
+        if time.time() > written + WRITE:
+            written = time.time()
+            write("still running")
+            print(name, len(losses), f"loss {sum(losses[-100:]) / len(losses[-100:]):.4f}", flush=True)
 
-    begun, ended = time.time(), "at its end"
+    ended = "at its end"
     try:
         learner.fit(note)
     except OutOfTimeError:
         ended = "out of time"
-    out.mkdir(parents=True, exist_ok=True)
-    tensors = {key: value.detach().cpu().half().contiguous() for key, value in learner.average.state_dict().items()}
-    save_file(tensors, out / f"{name}.safetensors")
-    with (out / f"{name}.csv").open("w", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["steps", "loss"])
-        writer.writerows((i, f"{sum(losses[i - 100 : i]) / 100:.4f}") for i in range(100, len(losses) + 1, 100))
-    run = {"epochs": epochs, "steps": len(losses), "ended": ended, "seconds": round(time.time() - begun)}
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    (out / f"{name}.json").write_text(json.dumps({**run, "device": device, "torch": torch.__version__}, indent=1) + "\n")
-    print(name, run, flush=True)
+    write(ended)
+    print(name, ended, len(losses), "steps", flush=True)
 
 
 def main() -> None:

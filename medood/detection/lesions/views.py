@@ -13,7 +13,7 @@ from medood.config.schema import ViewsConfig
 from medood.detection.lesions.network import cut_frames
 from medood.detection.registration import equalize_histogram
 from medood.distillation.views import acquire, sample_view, to_device
-from medood.negatives.lungs import box_blur, smooth_noise
+from medood.negatives.lungs import smooth_noise
 from medood.negatives.mixture import Mixture
 from medood.negatives.shift import column
 
@@ -26,8 +26,8 @@ _JITTER, _COMMON_JITTER = 0.03, 0.05
 _PLAIN, _LEAST = 0.05, 0.03
 #: Shares of the planted radiographs with a second lesion, and of those with a fainter one.
 _SECOND, _FAINT = 0.2, 0.5
-#: Widths of the bands of detail as shares of the frame's side, and the standard deviation of their gains' logarithm.
-_BANDS, _BAND_GAIN = (0.012, 0.04, 0.1, 0.25), 0.35
+#: Cells a side of the grids that divide detail into bands, and the standard deviation of their gains' logarithm.
+_BANDS, _BAND_GAIN = (96, 30, 12, 4), 0.35
 #: Side of the squares whose mean change counts, as a share of the frame's side.
 _SQUARE = 0.047
 
@@ -143,12 +143,13 @@ def shade(images: Tensor, generator: Generator) -> Tensor:
 
 def rebalance_bands(images: Tensor, generator: Generator) -> Tensor:
     """Multiscale processing as of other devices: in most images each of four bands of detail gains or loses contrast."""
-    count = len(images)
+    count, side = len(images), images.shape[-1]
     gains = torch.exp(_BAND_GAIN * torch.randn(count, len(_BANDS), generator=generator))
     gains = torch.where(torch.rand(count, 1, generator=generator) < 0.7, gains, 1.0).to(images.device)
     processed, finer = torch.zeros_like(images), images
-    for band, share in enumerate(_BANDS):
-        coarser = box_blur(images, share)
+    for band, cells in enumerate(_BANDS):
+        means = functional.adaptive_avg_pool2d(images, min(cells, side))
+        coarser = functional.interpolate(means, (side, side), mode="bilinear", align_corners=False)
         processed = processed + column(gains[:, band]) * (finer - coarser)
         finer = coarser
     return processed + finer
