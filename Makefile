@@ -7,8 +7,9 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/medood demo --out runs/demo
 
+# In one process a core, of at most four: one test needs up to 2 GiB.
 test: .venv/installed lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # Every test with branch coverage, which is printed.
 coverage: .venv/installed

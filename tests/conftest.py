@@ -12,6 +12,8 @@ from medood.config.schema import RunConfig
 
 ROOT = Path(__file__).parent.parent
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: threads of several processes on one core wait for each other
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 #: Fixtures that need something of the machine, and the marker of tests that use them.
 _NEEDS = {"medood_data": "data", "chromium": "browser", "storescu": "pacs"}

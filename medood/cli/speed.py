@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import astuple, fields
+from dataclasses import astuple, fields, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from medood.cli.read_options import DEFAULTS, Decode
+from medood.config.resources import DEFAULT, find_detector
+from medood.detection.detector_folder import check_detector
 
 speed_app = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
 
@@ -42,9 +46,65 @@ def train_command(
     share = f"{100 * speed.flops / speed.matmul:.0f} % of the {speed.matmul / 1e9:.0f} of a matrix product"
     print(f"network       {speed.flops / 1e9:>8.1f} GFLOP/s, {share}")
     print(f"batch {speed.batch}, {speed.threads} threads")
+    _write(speed, out)
+
+
+@speed_app.command("screen", short_help="Images per second of a run and of its parts")
+def screen_command(
+    archive: Annotated[Path, typer.Argument(help="A folder or archive to screen.")],
+    detector: Annotated[
+        str, typer.Option("--detector", help="A detector's folder, or the name of a shipped one.")
+    ] = DEFAULT,
+    decode: Decode = DEFAULTS.decode,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Timings of each side; medians are shown.")] = 5,
+    out: Annotated[Path | None, typer.Option("--out", help="A CSV file for the figures.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Draw no progress bar.")] = False,
+) -> None:
+    """Images a second of screening an archive, of reading it alone and of scoring alone, on all cores."""
+    from medood.errors import MedoodError
+    from medood.scans.reader import check_options
+
+    read = replace(DEFAULTS, decode=decode)
+    check_options(read)
+    check_detector(find_detector(detector))
+    if not archive.exists():
+        raise MedoodError(f"{archive} does not exist. Give a folder or an archive of scans.")
+
+    from medood.progress import Progress
+    from medood.screening.screening_benchmark import CORES, screening_speed
+
+    speed = screening_speed(archive, detector, read, repeats, Progress(quiet=quiet))
+    print(f"reading alone {speed.decode:>8.1f} images/s")
+    print(f"scoring alone {speed.score:>8.1f} images/s")
+    print(f"a run         {speed.screen:>8.1f} images/s, {speed.share:.2f} of the lower of the two")
+    print(f"{speed.images} images, {CORES} cores")
+    _write(speed, out)
+
+
+@speed_app.command("score", short_help="Images per second of a detector's networks")
+def score_command(
+    detector: Annotated[str, typer.Argument(help="A detector's folder, or the name of a shipped one.")] = DEFAULT,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Timings; medians are shown.")] = 5,
+    out: Annotated[Path | None, typer.Option("--out", help="A CSV file for the figures.")] = None,
+) -> None:
+    """Images a second of a detector's networks, on one thread and on all cores, beside what a matrix product would allow."""
+    check_detector(find_detector(detector))
+    from medood.detection.detector import Detector
+    from medood.screening.screening_benchmark import CORES, scoring_speed
+
+    speed = scoring_speed(Detector.load(detector), repeats=repeats)
+    print(f"one thread    {speed.one_thread:>8.1f} images/s, {1000 / speed.one_thread:.1f} ms each")
+    print(f"all cores     {speed.all_cores:>8.1f} images/s")
+    print(f"limit         {speed.limit:>8.1f} images/s: {speed.gflop:.2f} GFLOP each at the speed of a matrix product")
+    print(f"{CORES} cores")
+    _write(speed, out)
+
+
+def _write(speed: object, out: Path | None) -> None:
+    """Write the figures as lines ``NAME,VALUE``."""
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text("".join(f"{field.name},{getattr(speed, field.name):.4g}\n" for field in fields(speed)))
+        out.write_text("".join(f"{name},{value:.4g}\n" for name, value in vars(speed).items()))
 
 
 @speed_app.command("decode", short_help="Files per second of each decoder")

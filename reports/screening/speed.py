@@ -12,19 +12,16 @@ Usage: python -m reports.screening.speed WORK [FILMS ROUNDS]
 from __future__ import annotations
 
 import io
-import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import imagecodecs
 import numpy as np
 import pydicom
-import torch
 from monai.transforms import Compose, LoadImaged, Resized, ScaleIntensityd
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1
@@ -33,13 +30,11 @@ from medood.config.schema import ReadConfig
 from medood.detection.detector import Detector
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
-from medood.screening.execution.worker_pool import WorkerPool
-from medood.screening.read_worker import ReadSpec
 from medood.screening.run import screen
 from medood.screening.run_options import RunOptions
-from medood.screening.source_listing import SourceListing
+from medood.screening.screening_benchmark import CORES, decode_all, score_all
 
-SIDE, BASES, CORES = 1180, 8, len(os.sched_getaffinity(0))
+SIDE, BASES = 1180, 8
 
 
 def films(folder: Path, count: int) -> None:
@@ -72,23 +67,6 @@ def films(folder: Path, count: int) -> None:
         dataset.save_as(folder / f"{i:06d}.dcm", enforce_file_format=True)
 
 
-def decode_alone(folder: Path, detector: Detector) -> None:
-    workers = WorkerPool(CORES, ReadSpec(ReadConfig(), detector.preprocess), 300.0)
-    try:
-        for _ in workers.read(SourceListing([folder], folder, ReadConfig()).enumerate_sources(), lambda: False):
-            pass
-    finally:
-        workers.close()
-
-
-def network_alone(images: torch.Tensor, detector: Detector) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with ThreadPoolExecutor(CORES) as pool:
-        list(pool.map(detector.embed, torch.split(images, 32)))
-    torch.set_num_threads(before)
-
-
 def plain_loop(paths: list[Path], detector: Detector) -> None:
     side = detector.preprocess.size
     chain = Compose(
@@ -107,8 +85,6 @@ def sides(work: Path) -> dict[str, tuple[int, Callable[[], object]]]:
     """What is timed: how many radiographs, and what is done with them."""
     detector = Detector.load("cxr-small")
     paths = sorted((work / "films").iterdir())
-    side = detector.preprocess.size
-    images = torch.rand(len(paths), 1, side, side)
 
     def run(sources: list[Path], **options: object) -> Callable[[], object]:
         def begin() -> object:
@@ -119,8 +95,8 @@ def sides(work: Path) -> dict[str, tuple[int, Callable[[], object]]]:
 
     few, whole, one = paths[: len(paths) // 4], [work / "films"], paths[:1]
     return {
-        "decoding alone, all cores": (len(paths), lambda: decode_alone(work / "films", detector)),
-        "network alone, all cores": (len(paths), lambda: network_alone(images, detector)),
+        "decoding alone, all cores": (len(paths), lambda: decode_all(detector, work / "films", ReadConfig())),
+        "network alone, all cores": (len(paths), lambda: score_all(detector, len(paths))),
         "a run with a worker process a core": (len(paths), run(whole, workers=CORES)),
         "the same of one radiograph: starting up": (1, run(one, workers=CORES)),
         "a run in one process": (len(paths), run(whole)),
