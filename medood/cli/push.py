@@ -9,11 +9,11 @@ import typer
 
 
 def push_command(
-    run: Annotated[Path, typer.Argument(help="The folder that medood screen wrote, after medood dicom.")],
+    run: Annotated[Path, typer.Argument(help="The folder that medood screen wrote, after medood dicom; or RUN/rejected.")],
     to: Annotated[str, typer.Option("--to", help="Where to: dicomweb+https://HOST/ROOT.")],
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the number of stored objects.")] = False,
 ) -> None:
-    """Store a run's DICOM objects (medood dicom) in a PACS.
+    """Store a run's DICOM objects (medood dicom), or those of a folder such as its rejection notes, in a PACS.
 
     Exit code 4 where the PACS took some of them only.
     """
@@ -25,9 +25,11 @@ def push_command(
 
     if not is_dicomweb(to):
         raise MedoodError(f"--to is {to!r}; expected dicomweb+https://HOST/ROOT.")
-    files = sorted((run / "dicom").rglob("*.dcm"))
+    is_run = (run / "ledger.sqlite").exists()
+    folder = run / "dicom" if is_run else run
+    files = sorted(folder.rglob("*.dcm"))
     if not files:
-        raise MedoodError(f"{run / 'dicom'} holds no DICOM object. Write them with medood dicom {run} first.")
+        raise MedoodError(f"{folder} holds no DICOM object. Write them with medood dicom {run if is_run else 'RUN'} first.")
     progress, stored = Progress(quiet=quiet), 0
     answers = store(to, (pydicom.dcmread(file) for file in files))
     for file, reason in zip(files, progress.track(answers, len(files), "storing"), strict=True):

@@ -27,10 +27,11 @@ from medood.detection.conformal import Decision
 from medood.detection.detector import Detector
 from medood.errors import MedoodError
 from medood.evidence.evidence_maps import DRAWN
+from medood.evidence.fault_codes import FINDINGS, QUALITY, SCHEME
 from medood.evidence.score_map import FULL_STRENGTH, score_maps
 from medood.output_folder import atomic_write
 from medood.progress import Progress
-from medood.reporting.dicom_header import missing_identity, orientation, refer_to, usable_header
+from medood.reporting.dicom_header import missing_identity, orientation, refer_to, set_times, usable_header
 from medood.reporting.original_scans import OriginalScan, header, read_original_scans
 from medood.reporting.renderings import blend, on_picture
 from medood.reporting.report_data import detector_of
@@ -39,14 +40,13 @@ from medood.scans.scan import RefusedError, Scan
 from medood.screening.ledger.database import Ledger, Row
 from medood.screening.ledger.run_metadata import RunMetadata
 
-_SCHEME = "99MEDOOD"
-_SCORE = sr.CodedConcept("score", _SCHEME, "Out-of-distribution score")
+_SCORE = sr.CodedConcept("score", SCHEME, "Out-of-distribution score")
 _P_VALUE = sr.CodedConcept("C44185", "NCIt", "P-Value")
-_LIMIT = sr.CodedConcept("limit", _SCHEME, "Largest p-value that is flagged")
-_DECISION = sr.CodedConcept("decision", _SCHEME, "Decision")
+_LIMIT = sr.CodedConcept("limit", SCHEME, "Largest p-value that is flagged")
+_DECISION = sr.CodedConcept("decision", SCHEME, "Decision")
 _DECISIONS = {
-    Decision.OUT_OF_DISTRIBUTION: sr.CodedConcept("out", _SCHEME, "Out of distribution"),
-    Decision.IN_DISTRIBUTION: sr.CodedConcept("in", _SCHEME, "In distribution"),
+    Decision.OUT_OF_DISTRIBUTION: sr.CodedConcept("out", SCHEME, "Out of distribution"),
+    Decision.IN_DISTRIBUTION: sr.CodedConcept("in", SCHEME, "In distribution"),
 }
 #: Body parts (DICOM terms) without a side.
 _UNPAIRED = {"CHEST", "HEAD", "SKULL", "BRAIN", "NECK", "SPINE", "CSPINE", "TSPINE", "LSPINE", "ABDOMEN", "PELVIS", "HEART"}
@@ -152,7 +152,7 @@ def objects(
 
     def complete(dataset: Dataset) -> Dataset:
         refer_to(dataset, instance, sop_class)
-        return _complete_header(dataset, finished, uid)
+        return set_times(dataset, finished, uid)
 
     yield "sr", complete(structured_report(source, row, detector, metadata, uid))
     score_map = on_picture(heat / np.float32(FULL_STRENGTH), pixels.shape, detector.preprocess.fit)
@@ -167,7 +167,8 @@ def objects(
 def structured_report(
     source: Dataset, row: Row, detector: Detector, metadata: RunMetadata, uid: Callable[[str], str]
 ) -> Dataset:
-    """Structured Report (TID 1500) of score, p-value, limit and decision, with the device and algorithm that made them."""
+    """Structured Report (TID 1500, one image-level TID 1501 group) of score, p-value, limit, decision and finding, with the
+    device and algorithm that made them."""
     device = sr.ObserverContext(
         codes.DCM.Device,
         sr.DeviceObserverIdentifyingAttributes(
@@ -180,6 +181,9 @@ def structured_report(
     )
     frames = [row.frame + 1] if (source.get("NumberOfFrames") or 1) > 1 else None
     limit = metadata.limit or 0.0
+    evaluations = [sr.QualitativeEvaluation(_DECISION, _DECISIONS[Decision(row.decision)])]
+    if row.finding in QUALITY:
+        evaluations.append(sr.QualitativeEvaluation(codes.DCM.QualityFinding, QUALITY[row.finding]))
     group = sr.MeasurementsAndQualitativeEvaluations(
         sr.TrackingIdentifier(uid("tracking"), "medood"),
         algorithm_id=sr.AlgorithmIdentification(
@@ -196,7 +200,8 @@ def structured_report(
             sr.Measurement(_P_VALUE, float(row.p_value or 0.0), codes.UCUM.NoUnits),
             sr.Measurement(_LIMIT, float(limit), codes.UCUM.NoUnits),
         ],
-        qualitative_evaluations=[sr.QualitativeEvaluation(_DECISION, _DECISIONS[Decision(row.decision)])],
+        qualitative_evaluations=evaluations,
+        finding_type=FINDINGS.get(row.finding),
         source_images=[sr.SourceImageForMeasurementGroup.from_source_image(source, frames)],
     )
     report = sr.MeasurementReport(
@@ -205,7 +210,7 @@ def structured_report(
         [group],
         title=codes.DCM.ImagingMeasurementReport,
     )
-    return hd.sr.EnhancedSR(
+    return hd.sr.Comprehensive3DSR(
         [source],
         report[0],
         uid("sr series"),
@@ -306,21 +311,6 @@ def encapsulated(pdf: bytes, metadata: RunMetadata) -> Dataset:
 
 def _uids(row: Row, detector: Detector) -> Callable[[str], str]:
     return lambda kind: str(generate_uid(entropy_srcs=["medood", kind, row.sha256, str(row.frame), detector.sha256]))
-
-
-def _complete_header(dataset: Dataset, finished: datetime, uid: Callable[[str], str]) -> Dataset:
-    """Replace the current time by the run's end and random UIDs by derived ones, so that a run gives the same bytes."""
-    day, time = finished.strftime("%Y%m%d"), finished.strftime("%H%M%S")
-    for element in dataset.iterall():
-        if element.keyword in ("ContentDate", "InstanceCreationDate", "DateOfSecondaryCapture"):
-            element.value = day
-        elif element.keyword in ("ContentTime", "InstanceCreationTime", "TimeOfSecondaryCapture"):
-            element.value = time
-        elif element.keyword == "ContributionDateTime":
-            element.value = day + time
-        elif element.keyword == "DimensionOrganizationUID":
-            element.value = uid("dimensions")
-    return dataset
 
 
 def _copy_orientation(dataset: Dataset, source: Dataset) -> Dataset:

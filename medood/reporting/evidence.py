@@ -39,11 +39,6 @@ class ReportEvidence:
     thumbnails: dict[str, str]
 
 
-def key_of(row: Row) -> str:
-    """The key of a scan in a review: its SHA-256 and frame."""
-    return f"{row.sha256}:{row.frame}"
-
-
 def without_pictures(flagged: Sequence[Row], top: int) -> ReportEvidence:
     """The entries without evidence or thumbnails."""
     entries = entries_of(flagged, {})
@@ -80,23 +75,23 @@ def show(
     cache = EvidenceCache(run, detector, metadata)
     try:
         every = [*flagged, *accepted]
-        undrawn = [row for row in every if cache.thumbnail(key_of(row)) is None]
+        undrawn = [row for row in every if cache.thumbnail(row.key) is None]
         missing = list[str]()
         with progress.bar(len(undrawn), "thumbnails") as bar:
             for row, small in draw_thumbnails(undrawn, detector, base, read):
                 if isinstance(small, str):
                     missing.append(f"{row.source} {row.member}".strip() + f": {small}")
                 else:
-                    cache.keep_thumbnail(key_of(row), *small)
+                    cache.keep_thumbnail(row.key, *small)
                 bar(1, "")
         if missing:
             progress.say(f"some scans have no image ({len(missing)}), such as {missing[0]}")
         looks, thumbnails = dict[tuple[str, int], bytes](), dict[str, str]()
         for number, row in enumerate(every, start=1):
-            if (cached := cache.thumbnail(key_of(row))) is not None:
+            if (cached := cache.thumbnail(row.key)) is not None:
                 looks[row.sha256, row.frame] = cached[1]
-                thumbnails[key_of(row)] = f"small-{number:05d}.jpg"
-                (folder / thumbnails[key_of(row)]).write_bytes(cached[0])
+                thumbnails[row.key] = f"small-{number:05d}.jpg"
+                (folder / thumbnails[row.key]).write_bytes(cached[0])
         entries = entries_of(flagged, looks)
         shown_rows = [entry.row for entry in entries[:top]]
         evidence = _evidence(shown_rows, detector, cache, base, read, progress)
@@ -115,14 +110,14 @@ def _evidence(
     rows: Sequence[Row], detector: Detector, cache: EvidenceCache, base: Path, read: ReadConfig, progress: Progress
 ) -> list[RenderedEvidence | str]:
     evidence_of: dict[int, RenderedEvidence | str] = {
-        id(row): cached for row in rows if (cached := cache.evidence(key_of(row))) is not None
+        id(row): cached for row in rows if (cached := cache.evidence(row.key)) is not None
     }
     missing = [row for row in rows if id(row) not in evidence_of]
     with progress.bar(len(missing), "evidence") as bar:
         for row, rendered in draw_evidence(missing, detector, base, read):
             evidence_of[id(row)] = rendered
             if isinstance(rendered, RenderedEvidence):
-                cache.keep_evidence(key_of(row), rendered)
+                cache.keep_evidence(row.key, rendered)
             bar(1, "")
     return [evidence_of[id(row)] for row in rows]
 

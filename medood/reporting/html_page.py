@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from medood.detection.conformal import Decision
 from medood.detection.detector import Detector
-from medood.reporting.evidence import key_of
 from medood.reporting.i18n.language import Language
 from medood.reporting.report_data import MAX_ROWS, name_of, validate_record
 from medood.reporting.review import COLUMNS, REVIEW_VERSION
@@ -109,7 +108,7 @@ def _row(row: Row, place: dict[str, int], language: Language) -> list[Any]:
     name = name_of(row)
     if row.frame:
         name += ", " + language.say("frame", number=row.frame)
-    key = key_of(row)
+    key = row.key
     finding = language.say(row.finding) if row.finding else ""
     reason = language.reason(row.reason)
     return [key, name, row.status, row.decision, row.score, row.p_value, reason, finding, place.get(key, -1)]

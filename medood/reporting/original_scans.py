@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pydicom.dataset import Dataset
 from medood.config.schema import ReadConfig
 from medood.scans.dicom.parser import is_dicom, parse_dicom
 from medood.scans.reader import read_source
-from medood.scans.scan import Scan, UnavailableError
+from medood.scans.scan import RefusedError, Scan, UnavailableError
 from medood.scans.sources.compression import is_compressed, unpack
 from medood.scans.sources.dicomweb import is_dicomweb
 from medood.scans.sources.source import Source, find_sources, read_bytes
@@ -41,6 +42,56 @@ class OriginalScan:
     scan: Scan
 
 
+def read_headers(rows: Sequence[Row], base: Path, options: ReadConfig) -> Iterator[tuple[list[Row], Dataset | str]]:
+    """Parse the DICOM objects of scored rows again, without decoding any image; each source is opened only once.
+
+    Args:
+        rows: rows of scored scans.
+        base: the folder against which relative sources are resolved.
+        options: the run's reading options.
+
+    Yields:
+        the rows of each object together, with the object, or with the reason why there is none.
+    """
+    for source, source_rows in _by_source(rows).items():
+        waiting: dict[str, list[Row]] = defaultdict(list)
+        for row in source_rows:
+            waiting[row.member].append(row)
+        try:
+            for member in find_sources(_resolved(source, base), options):
+                name = escape_name(member.member) if isinstance(member, Source) else ""
+                if isinstance(member, Source) and name in waiting:
+                    yield waiting[name], _header_of(member, options, waiting.pop(name)[0].sha256)
+        except (OSError, UnavailableError):
+            pass
+        for member_rows in waiting.values():
+            yield member_rows, GONE
+
+
+def _header_of(source: Source, options: ReadConfig, sha256: str) -> Dataset | str:
+    try:
+        if hashlib.sha256(read_bytes(source, options)).hexdigest() != sha256:
+            return CHANGED
+        return header(source, options)
+    except OSError:
+        return GONE
+    except RefusedError as refused:
+        return str(refused.reason)
+    except Exception:  # a header may be malformed in any way; one file must not stop the rest
+        return "the file is no DICOM object and so belongs to no study"
+
+
+def _by_source(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    by_source: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_source[row.source].append(row)
+    return by_source
+
+
+def _resolved(source: str, base: Path) -> str | Path:
+    return source if is_dicomweb(source) else find_escaped(base / source)
+
+
 def read_original_scans(rows: Sequence[Row], base: Path, options: ReadConfig) -> Iterator[tuple[Row, OriginalScan | str]]:
     """Re-read the scans of scored rows; each source is opened only once.
 
@@ -52,15 +103,11 @@ def read_original_scans(rows: Sequence[Row], base: Path, options: ReadConfig) ->
     Yields:
         each row once, in the order found, with its scan or with ``CHANGED`` or ``GONE``.
     """
-    by_source: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        by_source[row.source].append(row)
-    for source, source_rows in by_source.items():
+    for source, source_rows in _by_source(rows).items():
         waiting = {(row.member, row.frame, row.sha256): row for row in source_rows}
         changed = set[str]()
         try:
-            where = source if is_dicomweb(source) else find_escaped(base / source)
-            for member in find_sources(where, options):
+            for member in find_sources(_resolved(source, base), options):
                 if not waiting:
                     break
                 name = escape_name(member.member) if isinstance(member, Source) else ""

@@ -21,7 +21,7 @@ from medood.errors import MedoodError
 from medood.evidence.score_map import FULL_STRENGTH
 from medood.progress import Progress
 from medood.reporting.entries import SAME_FILE, SAME_PICTURE, Entry
-from medood.reporting.evidence import ReportEvidence, key_of, show, without_pictures, write_pictures
+from medood.reporting.evidence import ReportEvidence, show, without_pictures, write_pictures
 from medood.reporting.i18n.language import Language
 from medood.reporting.review import LONGEST, Review, read_review, run_name
 from medood.reporting.sentences import run_sentences
@@ -171,7 +171,7 @@ def make_record(run: Path, detector: Detector, folder: Path, options: ReportOpti
                 for rank, entry in enumerate(content.entries[: options.top], start=1)
             ],
             "thumbnails": content.thumbnails,
-            "groups": {key_of(row): key_of(entry.row) for entry in content.entries for row, _ in entry.others},
+            "groups": {row.key: entry.row.key for entry in content.entries for row, _ in entry.others},
             "refused": [_line(0, row, None, language) for row in ledger.refused(MAX_LINES)],
         }
     finally:
@@ -194,7 +194,7 @@ def _review(ledger: Ledger, metadata: RunMetadata, path: Path | None) -> Review 
 
 def _names(ledger: Ledger, review: Review) -> dict[str, tuple[str, str]]:
     """Name and decision of each reviewed scan by key, highest score first."""
-    keyed_rows = ((key_of(row), row) for row in ledger.scored())
+    keyed_rows = ((row.key, row) for row in ledger.scored())
     return {key: (name_of(row), row.decision) for key, row in keyed_rows if key in review.verdicts or key in review.notes}
 
 
@@ -300,7 +300,7 @@ def _group_fields(entry: Entry, thumbnails: dict[str, str]) -> dict[str, Any]:
     """An entry's thumbnail and the scans grouped with it."""
     reasons = [reason for _, reason in entry.others]
     return {
-        "thumbnail": thumbnails.get(key_of(entry.row), ""),
+        "thumbnail": thumbnails.get(entry.row.key, ""),
         "same_file": reasons.count(SAME_FILE),
         "same_picture": reasons.count(SAME_PICTURE),
         "others": [name_of(row) + (f", {row.frame}" if row.frame else "") for row, _ in entry.others[:MAX_OTHERS]],
@@ -314,7 +314,7 @@ def _input(config: PreprocessConfig, language: Language) -> str:
 
 
 def _line(rank: int, row: Row, review: Review | None, language: Language) -> dict[str, Any]:
-    key = key_of(row)
+    key = row.key
     return {
         "rank": rank,
         "key": key,

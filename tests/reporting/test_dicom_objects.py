@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 from pydicom.uid import (
+    Comprehensive3DSRStorage,
     ComputedRadiographyImageStorage,
     EncapsulatedPDFStorage,
-    EnhancedSRStorage,
     ParametricMapStorage,
     SecondaryCaptureImageStorage,
 )
@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from medood.cli.main import app
 from medood.detection.detector import Detector
 from medood.errors import MedoodError
+from medood.evidence.fault_codes import FINDINGS
 from medood.evidence.score_map import ScoreMaps, score_maps
 from medood.phantom.dicom import dicom_bytes
 from medood.phantom.outliers import OUTLIERS
@@ -84,7 +85,7 @@ def test_the_command_tells_each_reason_once(run: Path, tmp_path: Path) -> None:
 def test_the_structured_report_says_what_the_ledger_holds(run: Path, tmp_path: Path) -> None:
     item = next(item for item in write_dicom(run, tmp_path) if item.row.member == "film.dcm")
     made = hd.sr.srread(tmp_path / item.files[0].split(": ")[1])
-    assert made.SOPClassUID == EnhancedSRStorage
+    assert made.SOPClassUID == Comprehensive3DSRStorage
     group = made.content.get_image_measurement_groups()[0]
     values = {some.name.meaning: some.value for some in group.get_measurements()}
     ledger = Ledger(run)
@@ -93,7 +94,9 @@ def test_the_structured_report_says_what_the_ledger_holds(run: Path, tmp_path: P
     assert values["Out-of-distribution score"] == pytest.approx(item.row.score)
     assert values["P-Value"] == pytest.approx(item.row.p_value)
     assert values["Largest p-value that is flagged"] == metadata.limit
-    assert [some.value.meaning for some in group.get_qualitative_evaluations()] == ["Out of distribution"]
+    evaluations = {some.name.meaning: some.value for some in group.get_qualitative_evaluations()}
+    assert evaluations["Decision"].meaning == "Out of distribution"
+    assert group.finding_type == FINDINGS[item.row.finding]
     assert group.source_images[0].referenced_sop_class_uid == ComputedRadiographyImageStorage
     assert metadata.detector.sha256 in made.to_json()
 

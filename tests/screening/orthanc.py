@@ -5,6 +5,7 @@ Run by ``test_orthanc.py`` inside ``unshare -rn``: python -m tests.screening.ort
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
 from medood.phantom.outliers import OUTLIERS
 from medood.reporting.dicom_objects import write_dicom
-from medood.scans.sources.dicomweb import find_instances, store
+from medood.reporting.rejection_notes import write_notes
+from medood.scans.sources.dicomweb import fetch, find_instances, store
 from medood.screening.ledger.database import Ledger
 from medood.screening.run import screen
 from medood.screening.run_options import RunOptions
@@ -68,6 +70,12 @@ def main(work: Path, detector: Path) -> None:
         written = write_dicom(work / "pacs", work / "pacs" / "dicom", detector)
         objects = sorted((work / "pacs" / "dicom").rglob("*.dcm"))
         pushed = list(store(ADDRESS, (pydicom.dcmread(path) for path in objects)))
+        held = count()
+        with ledgers[0].writing():
+            ledgers[0]._database.execute("UPDATE scans SET finding = 'inverted' WHERE decision = 'out_of_distribution'")
+        notes = write_notes(work / "pacs", work / "pacs" / "rejected", ["inverted"])
+        sent = list(store(ADDRESS, (pydicom.dcmread(work / "pacs" / "rejected" / name) for name in notes.files)))
+        found = [pydicom.dcmread(io.BytesIO(fetch(address))) for address in find_instances(f"{ADDRESS}?Modality=KO")]
         print(
             json.dumps(
                 {
@@ -79,7 +87,16 @@ def main(work: Path, detector: Path) -> None:
                     "flagged": len(written),
                     "objects": len(objects),
                     "pushed": pushed.count(""),
-                    "held": count(),
+                    "held": held,
+                    "rejected": notes.scans,
+                    "notes": [len(notes.files), sent.count("")],
+                    "titles": [note.ConceptNameCodeSequence[0].CodeValue for note in found],
+                    "named": sorted(
+                        str(item.ReferencedSOPInstanceUID)
+                        for note in found
+                        for series in note.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
+                        for item in series.ReferencedSOPSequence
+                    ),
                 }
             )
         )

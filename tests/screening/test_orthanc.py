@@ -37,3 +37,6 @@ def test_from_a_real_pacs_and_back(tiny_detector: Path, tmp_path: Path) -> None:
     assert told["objects"] > told["flagged"] > 0
     assert told["pushed"] == told["objects"]
     assert told["held"] == 22 + told["objects"]
+    assert told["notes"] == [told["flagged"]] * 2  # each radiograph has a study of its own
+    assert told["titles"] == ["113001"] * told["flagged"]
+    assert len(set(told["named"])) == told["rejected"] == told["flagged"]

@@ -70,6 +70,11 @@ class Row:
     host: str = ""
     finding: str = ""
 
+    @property
+    def key(self) -> str:
+        """``SHA256:FRAME``, the key of a scan in a review."""
+        return f"{self.sha256}:{self.frame}"
+
 
 @dataclass(frozen=True)
 class ResumePoint:
