@@ -23,6 +23,7 @@ from medood.cli.export import export_command
 from medood.cli.inspect import inspect_command
 from medood.cli.listen import listen_command
 from medood.cli.merge import merge_command
+from medood.cli.monitor import monitor_command
 from medood.cli.negatives import negatives_command
 from medood.cli.push import push_command
 from medood.cli.renamed import current_names
@@ -89,6 +90,12 @@ _PANELS: dict[str, list[tuple[str, Callable[..., None], str, str]]] = {
         ),
         ("runs", runs_command, "List the runs in a folder", "medood runs runs"),
         ("show", show_command, "Summarize a run", "medood show runs/january --limit 50"),
+        (
+            "monitor",
+            monitor_command,
+            "Compare runs over time, with alarms",
+            "medood monitor runs/2026-* --out runs/monitoring",
+        ),
         ("diff", diff_command, "Compare two runs", "medood diff runs/january runs/february --out changes.csv"),
     ],
     "Exchange": [

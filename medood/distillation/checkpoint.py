@@ -24,7 +24,7 @@ KEPT = 2
 _QUICK = 0.2
 
 
-class Pace:
+class CheckpointInterval:
     """Says when the next checkpoint is due, so that writing large ones takes at most a twentieth of the time."""
 
     def __init__(self) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from medood.config.schema import RunConfig
 from medood.distillation import losses as losses
 from medood.distillation.checkpoint import (
-    Pace,
+    CheckpointInterval,
     load_module,
     load_newest,
     load_optimizer,
@@ -125,7 +125,7 @@ class Trainer:
         optimizer = torch.optim.AdamW(_parameter_groups(student), lr=1.0)
         self.student, self.optimizer = self.fabric.setup(student, optimizer)
         self.next_step = 0
-        self._pace = Pace()
+        self._interval = CheckpointInterval()
         self._terminated = False
         self._order: tuple[int, npt.NDArray[np.int64]] = (-1, np.zeros(0, dtype=np.int64))
         self._watch = CollapseWatch(config.model.out_dim)
@@ -182,8 +182,8 @@ class Trainer:
                         on_step(step, self.steps, metrics)
                     stop_after = step + 1 if self._asked_to_end() else 0
                     is_last = step + 1 == self.steps
-                    if (last_of_epoch and (is_last or self._pace.is_due())) or stop_after:
-                        with self._pace.timed():
+                    if (last_of_epoch and (is_last or self._interval.is_due())) or stop_after:
+                        with self._interval.timed():
                             self._save(step + 1)
                     if stop_after:
                         break

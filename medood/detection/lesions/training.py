@@ -23,7 +23,7 @@ from medood.detection.lesions.network import LesionNetwork
 from medood.detection.lesions.views import LesionViews, lesion_views
 from medood.detection.registration import Registration
 from medood.distillation.checkpoint import (
-    Pace,
+    CheckpointInterval,
     load_module,
     load_newest,
     load_optimizer,
@@ -90,7 +90,7 @@ class LesionTrainer:
         self._registration = copy.deepcopy(registration).to(self._device)
         self._autocast = precision == "bf16-mixed"
         self._beside = SideStream(self._device)
-        self._pace = Pace()
+        self._interval = CheckpointInterval()
         self._mixture = Mixture(settings.mixture) if settings.epochs else None
         self._faults = Mixture(settings.faults) if settings.epochs and settings.faults else None
         torch.manual_seed(mix_seed(self._seed, _STREAM))
@@ -166,8 +166,8 @@ class LesionTrainer:
             if on_step:
                 on_step(float(loss))
             is_last = step + 1 == self.steps
-            if (step + 1) % self.steps_per_epoch == 0 and (is_last or self._pace.is_due()):
-                with self._pace.timed():
+            if (step + 1) % self.steps_per_epoch == 0 and (is_last or self._interval.is_due()):
+                with self._interval.timed():
                     self._save(step + 1)
         return self.average.cpu()
 

@@ -77,8 +77,8 @@ def lesion_views(
     compressed = 0.2 + 0.6 * mark(planted, generator)  # so that nothing is clipped, whose noise equalisation would amplify
     styled = sharpen(rebalance_bands(shade(acquire(compressed, parameters), generator), generator), generator)
     amount = (0.02 * torch.rand(len(images), 1, 1, 1, generator=generator)).to(images.device)
-    there = Generator(images.device).manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
-    styled = styled + amount * torch.randn(styled.shape, generator=there, device=images.device)
+    device_generator = Generator(images.device).manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
+    styled = styled + amount * torch.randn(styled.shape, generator=device_generator, device=images.device)
     cells = functional.adaptive_avg_pool2d(change, side // cell)[:, 0]
     present = (change.amax(dim=(1, 2, 3)) > 0).float()
     return LesionViews(equalize_histogram(styled), cells, present, fault.to(images.device))
@@ -129,8 +129,8 @@ def mark(images: Tensor, generator: Generator) -> Tensor:
             edges = (np.s_[: bar[0]], np.s_[side - bar[1] :], np.s_[:, : bar[2]], np.s_[:, side - bar[3] :])
             for edge in edges:
                 drawn[edge], level[edge] = True, float(draw[6] >= 0.8)
-    drawn_there, levels_there = (torch.from_numpy(array).to(images.device) for array in (is_drawn, levels))
-    return torch.where(drawn_there, levels_there, images)
+    drawn_mask, level_map = (torch.from_numpy(array).to(images.device) for array in (is_drawn, levels))
+    return torch.where(drawn_mask, level_map, images)
 
 
 def shade(images: Tensor, generator: Generator) -> Tensor:

@@ -177,8 +177,7 @@ class Ledger:
 
     def add(self, rows: Iterable[Row]) -> None:
         """Append rows in one transaction."""
-        marks = ", ".join("?" * len(_STORED))
-        query = f"INSERT INTO scans ({', '.join(_STORED)}) VALUES ({marks})"  # noqa: S608 - names of our own fields
+        query = f"INSERT INTO scans ({', '.join(_STORED)}) VALUES ({', '.join('?' * len(_STORED))})"  # noqa: S608
         with self.writing():
             self._database.executemany(
                 query, ([*(_to_sql(getattr(row, name)) for name in _COLUMNS), *_reason_to_sql(row.reason)] for row in rows)

@@ -1,0 +1,186 @@
+"""What monitoring found, as a page, as JSON and as Prometheus text."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
+
+from medood.errors import MedoodError
+from medood.output_folder import atomic_write
+from medood.screening.monitor.run_comparison import Monitoring, Stream
+from medood.text import visible
+
+_WIDTH, _HEIGHT, _MARGIN = 720, 180, 46
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #1b1b1b; }
+h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; } h3 { font-size: 1em; margin-bottom: .2em; }
+table { border-collapse: collapse; width: 100%; }
+th, td { text-align: right; padding: .25em .6em; border-bottom: 1px solid #ddd; }
+th:first-child, td:first-child { text-align: left; } .bad { color: #a40000; font-weight: 600; }
+svg { width: 100%; height: auto; } svg text { font-size: 11px; fill: #444; }
+.axis { stroke: #999; } .line { stroke: #1f5fa8; fill: none; stroke-width: 1.5; } .dot { fill: #1f5fa8; }
+.band { fill: #d7e6f6; } .limit { stroke: #a40000; stroke-dasharray: 4 3; } .alarm { fill: #a40000; }
+"""
+
+
+def write_monitoring(found: Monitoring, folder: Path) -> Path:
+    """Write ``monitor.html``, ``monitor.json`` and ``monitor.prom`` into a folder; return the page.
+
+    Raises:
+        MedoodError: the folder cannot be written.
+    """
+    contents = {
+        "monitor.json": json.dumps(asdict(found), indent=1, allow_nan=False) + "\n",
+        "monitor.prom": prometheus(found),
+        "monitor.html": page(found),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in contents.items():
+            with atomic_write(folder / name) as partial:
+                partial.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise MedoodError(f"{folder} cannot be written: {error.strerror or error}.") from error
+    return folder / "monitor.html"
+
+
+def prometheus(found: Monitoring) -> str:
+    """The latest period of each stratum with scans, in Prometheus text format."""
+    registry = CollectorRegistry()
+    gauges = {
+        name: Gauge(f"medood_monitor_{name}", words, ["stratum"], registry=registry)
+        for name, words in (
+            ("scans", "Scored scans of the latest run"),
+            ("flag_rate", "Share of them that is flagged"),
+            ("outside_limits", "1 if that share is outside its control limits"),
+            ("alarms", "Changes reported among them"),
+            ("evidence", "Decimal logarithm of the evidence of a change at the last scan"),
+        )
+    }
+    for stream in found.streams:
+        latest = next((period for period in reversed(stream.periods) if period.scans), None)
+        if latest is None:
+            continue
+        values = (latest.scans, latest.rate or 0.0, latest.is_outside, len(latest.alarms), stream.evidence[-1][1])
+        for gauge, value in zip(gauges.values(), values, strict=True):
+            gauge.labels(stream.stratum).set(float(value))
+    return generate_latest(registry).decode()
+
+
+def page(found: Monitoring) -> str:
+    """A self-contained page without scripts."""
+    style = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+    alarms = sum(len(period.alarms) for stream in found.streams for period in stream.periods)
+    outside = sum(period.is_outside for stream in found.streams for period in stream.periods)
+    name, sha256 = found.detector
+    body = "".join(_section(stream, found) for stream in found.streams)
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'sha256-{style}'">
+<meta name="viewport" content="width=device-width, initial-scale=1"><title>medood monitoring</title>
+<style>{_STYLE}</style></head><body>
+<h1>Monitoring of {_text(name or "a detector")}</h1>
+<p>{_count(alarms, "alarm")}, {_count(outside, "period")} outside the control limits.
+Detector {sha256[:12]}, calibration {_text(found.calibration)}.</p>
+<p>The control limits hold the flag rate of a period in 99.7 % of cases if nothing has changed since the first
+{"run" if found.baseline == 1 else f"{found.baseline} runs"}. An alarm says that the scores are no longer exchangeable
+with the earlier ones; at most one in {found.every:,.0f} scans of a stratum is expected to be false. Neither says what has
+changed: a device, its settings, the patients or the disease.</p>
+{body}</body></html>
+"""
+
+
+def _section(stream: Stream, found: Monitoring) -> str:
+    rows = []
+    for period in stream.periods:
+        rate = "no scans" if period.rate is None else f"{100 * period.rate:.1f} %"
+        limits = "baseline" if period.limits is None else "{:.1f} to {:.1f} %".format(*(100 * v for v in period.limits))
+        quantiles = ["", "", ""] if period.quantiles is None else [f"{value:.2f}" for value in period.quantiles]
+        alarms = ", ".join(f"at scan {scan}" for scan in period.alarms)
+        mark = ' class="bad"' if period.is_outside else ""
+        first = (period.started[:10], f"{period.scans:,}", f"{period.flagged:,}")
+        before = "".join(f"<td>{_text(cell)}</td>" for cell in first)
+        after = "".join(f"<td>{cell}</td>" for cell in (limits if period.scans else "", *quantiles))
+        rows.append(
+            f'<tr><td>{_text(period.run)}</td>{before}<td{mark}>{rate}</td>{after}<td class="bad">{alarms}</td></tr>'
+        )
+    title = f"<h2>{_text(stream.stratum)}</h2>" if stream.stratum else "<h2>All scans</h2>"
+    heads = "".join(
+        f'<th scope="col">{head}</th>'
+        for head in ("run", "begun", "scans", "flagged", "rate", "expected", "score 5 %", "median", "95 %", "alarms")
+    )
+    return (
+        f"{title}<h3>Flag rate and its control limits</h3>{_rates(stream)}"
+        f"<h3>Evidence of a change (decimal logarithm) along the scans</h3>{_evidence(stream, found.every)}"
+        f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def _rates(stream: Stream) -> str:
+    shown = [(i, period) for i, period in enumerate(stream.periods) if period.rate is not None]
+    top = max([0.01, *(max(period.rate or 0.0, period.limits[1] if period.limits else 0.0) for _, period in shown)]) * 1.1
+    slot = (_WIDTH - 2 * _MARGIN) / max(1, len(stream.periods))
+
+    def place(i: int, value: float) -> tuple[float, float]:
+        return _MARGIN + (i + 0.5) * slot, _HEIGHT - 24 - (_HEIGHT - 40) * value / top
+
+    parts = []
+    for i, period in shown:
+        x, y = place(i, period.rate or 0.0)
+        if period.limits:
+            low, high = (place(i, limit)[1] for limit in period.limits)
+            box = f'x="{x - slot * 0.4:.1f}" y="{high:.1f}" width="{slot * 0.8:.1f}" height="{low - high:.1f}"'
+            parts.append(f'<rect class="band" {box}/>')
+        parts.append(f'<circle class="{"alarm" if period.is_outside else "dot"}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
+    step = max(1, len(stream.periods) // 12)
+    parts += [
+        f'<text x="{place(i, 0)[0]:.1f}" y="{_HEIGHT - 6}" text-anchor="middle">{_text(period.started[:7])}</text>'
+        for i, period in enumerate(stream.periods)
+        if i % step == 0
+    ]
+    return _chart(parts, [(place(0, value)[1], f"{100 * value:.3g} %") for value in (0.0, top / 2, top)], "flag rate by run")
+
+
+def _evidence(stream: Stream, every: float) -> str:
+    limit = math.log10(every)
+    top = max([limit, *(value for _, value in stream.evidence)]) * 1.1
+    last = max([1, *(scan for scan, _ in stream.evidence)])
+
+    def place(scan: int, value: float) -> tuple[float, float]:
+        return _MARGIN + (_WIDTH - 2 * _MARGIN) * scan / last, _HEIGHT - 24 - (_HEIGHT - 40) * max(value, 0.0) / top
+
+    points = " ".join("{:.1f},{:.1f}".format(*place(scan, value)) for scan, value in stream.evidence)
+    y = place(0, limit)[1]
+    parts = [
+        f'<polyline class="line" points="{points}"/>',
+        f'<line class="limit" x1="{_MARGIN}" x2="{_WIDTH - _MARGIN}" y1="{y:.1f}" y2="{y:.1f}"/>',
+        *(_dot(*place(scan, value)) for scan, value in stream.evidence if value >= limit),
+        f'<text x="{_WIDTH - _MARGIN}" y="{_HEIGHT - 6}" text-anchor="end">{last:,} scans</text>',
+    ]
+    return _chart(parts, [(place(0, value)[1], f"{value:.0f}") for value in (0.0, limit)], "evidence of a change by scan")
+
+
+def _dot(x: float, y: float) -> str:
+    return f'<circle class="alarm" cx="{x:.1f}" cy="{y:.1f}" r="4"/>'
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _chart(parts: Sequence[str], ticks: Sequence[tuple[float, str]], label: str) -> str:
+    axis = "".join(f'<text x="{_MARGIN - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>' for y, text in ticks)
+    base = f'<line class="axis" x1="{_MARGIN}" x2="{_WIDTH - _MARGIN}" y1="{_HEIGHT - 24}" y2="{_HEIGHT - 24}"/>'
+    return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">{base}{axis}{"".join(parts)}</svg>'
+
+
+def _text(value: str) -> str:
+    return html.escape(visible(value))
