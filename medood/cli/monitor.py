@@ -28,9 +28,9 @@ def monitor_command(
     from medood.screening.monitor.run_comparison import monitor
 
     progress = Progress(quiet=quiet)
-    found = monitor(runs, baseline=baseline, every=every, progress=progress)
-    page = write_monitoring(found, out)
-    for stream in found.streams:
+    result = monitor(runs, baseline=baseline, every=every, progress=progress)
+    page = write_monitoring(result, out)
+    for stream in result.streams:
         for period in stream.periods:
             where = f"{period.run}{f', {stream.stratum}' if stream.stratum else ''}"
             for scan in period.alarms:

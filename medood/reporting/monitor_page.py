@@ -1,4 +1,4 @@
-"""What monitoring found, as a page, as JSON and as Prometheus text."""
+"""what monitoring found, as a page, as JSON and as Prometheus text."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ svg { width: 100%; height: auto; } svg text { font-size: 11px; fill: #444; }
 """
 
 
-def write_monitoring(found: Monitoring, folder: Path) -> Path:
+def write_monitoring(result: Monitoring, folder: Path) -> Path:
     """Write ``monitor.html``, ``monitor.json`` and ``monitor.prom`` into a folder; return the page.
 
     Raises:
         MedoodError: the folder cannot be written.
     """
     contents = {
-        "monitor.json": json.dumps(asdict(found), indent=1, allow_nan=False) + "\n",
-        "monitor.prom": prometheus(found),
-        "monitor.html": page(found),
+        "monitor.json": json.dumps(asdict(result), indent=1, allow_nan=False) + "\n",
+        "monitor.prom": prometheus(result),
+        "monitor.html": page(result),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def write_monitoring(found: Monitoring, folder: Path) -> Path:
     return folder / "monitor.html"
 
 
-def prometheus(found: Monitoring) -> str:
+def prometheus(result: Monitoring) -> str:
     """The latest period of each stratum with scans, in Prometheus text format."""
     registry = CollectorRegistry()
     gauges = {
@@ -65,7 +65,7 @@ def prometheus(found: Monitoring) -> str:
             ("evidence", "Decimal logarithm of the evidence of a change at the last scan"),
         )
     }
-    for stream in found.streams:
+    for stream in result.streams:
         latest = next((period for period in reversed(stream.periods) if period.scans), None)
         if latest is None:
             continue
@@ -75,13 +75,13 @@ def prometheus(found: Monitoring) -> str:
     return generate_latest(registry).decode()
 
 
-def page(found: Monitoring) -> str:
+def page(result: Monitoring) -> str:
     """A self-contained page without scripts."""
     style = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
-    alarms = sum(len(period.alarms) for stream in found.streams for period in stream.periods)
-    outside = sum(period.is_outside for stream in found.streams for period in stream.periods)
-    name, sha256 = found.detector
-    body = "".join(_section(stream, found) for stream in found.streams)
+    alarms = sum(len(period.alarms) for stream in result.streams for period in stream.periods)
+    outside = sum(period.is_outside for stream in result.streams for period in stream.periods)
+    name, sha256 = result.detector
+    body = "".join(_section(stream, result) for stream in result.streams)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'sha256-{style}'">
@@ -89,16 +89,16 @@ def page(found: Monitoring) -> str:
 <style>{_STYLE}</style></head><body>
 <h1>Monitoring of {_text(name or "a detector")}</h1>
 <p>{_count(alarms, "alarm")}, {_count(outside, "period")} outside the control limits.
-Detector {sha256[:12]}, calibration {_text(found.calibration)}.</p>
+Detector {sha256[:12]}, calibration {_text(result.calibration)}.</p>
 <p>The control limits hold the flag rate of a period in 99.7 % of cases if nothing has changed since the first
-{"run" if found.baseline == 1 else f"{found.baseline} runs"}. An alarm says that the scores are no longer exchangeable
-with the earlier ones; at most one in {found.every:,.0f} scans of a stratum is expected to be false. Neither says what has
+{"run" if result.baseline == 1 else f"{result.baseline} runs"}. An alarm says that the scores are no longer exchangeable
+with the earlier ones; at most one in {result.every:,.0f} scans of a stratum is expected to be false. Neither says what has
 changed: a device, its settings, the patients or the disease.</p>
 {body}</body></html>
 """
 
 
-def _section(stream: Stream, found: Monitoring) -> str:
+def _section(stream: Stream, result: Monitoring) -> str:
     rows = []
     for period in stream.periods:
         rate = "no scans" if period.rate is None else f"{100 * period.rate:.1f} %"
@@ -119,7 +119,7 @@ def _section(stream: Stream, found: Monitoring) -> str:
     )
     return (
         f"{title}<h3>Flag rate and its control limits</h3>{_rates(stream)}"
-        f"<h3>Evidence of a change (decimal logarithm) along the scans</h3>{_evidence(stream, found.every)}"
+        f"<h3>Evidence of a change (decimal logarithm) along the scans</h3>{_evidence(stream, result.every)}"
         f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     )
 

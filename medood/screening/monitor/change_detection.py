@@ -87,10 +87,10 @@ def changes(scores: Vector, every: float, seed: int = 0) -> tuple[list[int], Vec
     start = 0
     while start < len(scores):
         rng = np.random.default_rng([seed, start])
-        found = evidence_of_change(ranks_among_earlier(scores[start:], rng))
-        over = np.flatnonzero(found >= math.log(every))
-        stop = int(over[0]) + 1 if len(over) else len(found)
-        evidence[start : start + stop] = found[:stop]
+        values = evidence_of_change(ranks_among_earlier(scores[start:], rng))
+        over = np.flatnonzero(values >= math.log(every))
+        stop = int(over[0]) + 1 if len(over) else len(values)
+        evidence[start : start + stop] = values[:stop]
         if not len(over):
             break
         start += stop
