@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from medood.screening.run import screen
     from medood.screening.run_options import RunOptions
     from medood.workflows.calibrate import calibrate
+    from medood.workflows.clean import clean
     from medood.workflows.train import train
 
     __version__: str
@@ -37,6 +38,7 @@ __all__ = [
     "__version__",
     "benchmark",
     "calibrate",
+    "clean",
     "load_config",
     "read_scans",
     "report",
@@ -55,6 +57,7 @@ _PUBLIC = {
     "Scan": ("medood.scans.scan", "Scan"),
     "benchmark": ("medood.evaluation.benchmark", "benchmark"),
     "calibrate": ("medood.workflows.calibrate", "calibrate"),
+    "clean": ("medood.workflows.clean", "clean"),
     "load_config": ("medood.config.loader", "load_config"),
     "read_scans": ("medood.scans.reader", "read_scans"),
     "report": ("medood.reporting.pdf", "report"),

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from medood.cli.benchmark import benchmark_command
 from medood.cli.calibrate import calibrate_command
 from medood.cli.check_maps import check_maps_command
+from medood.cli.clean import clean_command
 from medood.cli.data import data_app
 from medood.cli.demo import demo_command
 from medood.cli.dicom import dicom_command
@@ -66,6 +67,12 @@ _PANELS: dict[str, list[tuple[str, Callable[..., None], str, str]]] = {
             screen_command,
             "Score and decide every scan of an archive",
             "medood screen ARCHIVE.zip --out runs/january --fpr 0.05",
+        ),
+        (
+            "clean",
+            clean_command,
+            "List what a data set should not hold",
+            "medood clean DATASET --out runs/cleaning",
         ),
         (
             "listen",

@@ -24,7 +24,7 @@ def monitor_command(
     A change is looked for in the order of the scans, by stratum where the calibration has strata.
     """
     from medood.progress import Progress
-    from medood.reporting.monitor_page import write_monitoring
+    from medood.reporting.pages.monitoring import write_monitoring
     from medood.screening.monitor.run_comparison import monitor
 
     progress = Progress(quiet=quiet)

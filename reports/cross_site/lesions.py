@@ -63,8 +63,8 @@ SIDE, SOURCE, BATCH = 192, 224, 48
 
 @torch.no_grad()
 def scores_of(network: LesionNetwork, images: Tensor, registration: Registration) -> tuple[Tensor, Tensor]:
-    """Scores ``[N, 5]``, the radiograph's logit and the means of the 1, 3, 7 and 14 highest places, each plus the softplus of
-    the odds of a fault; and the logits of the faults ``[N, F]``."""
+    """Scores ``[N, 5]``, the radiograph's logit and the means of the 1, 3, 7 and 14 highest places, each plus the softplus
+    of the odds of a fault; and the logits of the faults ``[N, F]``."""
     local, whole, fault = network(frames(images, registration.places(images), SIDE))
     highest = local.flatten(1).sort(dim=1, descending=True).values
     lesions = torch.stack([whole, *(highest[:, :k].mean(dim=1) for k in (1, 3, 7, 14))], dim=1)

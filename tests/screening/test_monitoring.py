@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from medood.cli.main import app
 from medood.errors import MedoodError
+from medood.reporting.pages.monitoring import monitoring_page, prometheus
 from medood.screening.ledger.database import Ledger, Row
 from medood.screening.ledger.run_metadata import CalibrationInfo, DetectorInfo, RunMetadata
 from medood.screening.monitor.change_detection import changes, evidence_of_change, ranks_among_earlier
@@ -138,10 +139,8 @@ def test_a_month_without_scans_and_a_new_stratum(tmp_path: Path) -> None:
     assert [stream.stratum for stream in found.streams] == ["<DX>", "CR"]
     assert [period.scans for period in found.streams[1].periods] == [50, 0, 0]
     assert all(period.limits is None for period in found.streams[0].periods)  # it has no baseline
-    from medood.reporting.monitor_page import page, prometheus
-
-    assert "no scans" in page(found)
-    assert "&lt;DX&gt;" in page(found)
+    assert "no scans" in monitoring_page(found)
+    assert "&lt;DX&gt;" in monitoring_page(found)
     assert 'stratum="CR"' in prometheus(found)
 
 

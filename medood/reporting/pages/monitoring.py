@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
 import json
 import math
 from collections.abc import Sequence
@@ -15,20 +12,10 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from medood.errors import MedoodError
 from medood.output_folder import atomic_write
+from medood.reporting.pages.style import count, page, text
 from medood.screening.monitor.run_comparison import Monitoring, Stream
-from medood.text import visible
 
 _WIDTH, _HEIGHT, _MARGIN = 720, 180, 46
-_STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #1b1b1b; }
-h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; } h3 { font-size: 1em; margin-bottom: .2em; }
-table { border-collapse: collapse; width: 100%; }
-th, td { text-align: right; padding: .25em .6em; border-bottom: 1px solid #ddd; }
-th:first-child, td:first-child { text-align: left; } .bad { color: #a40000; font-weight: 600; }
-svg { width: 100%; height: auto; } svg text { font-size: 11px; fill: #444; }
-.axis { stroke: #999; } .line { stroke: #1f5fa8; fill: none; stroke-width: 1.5; } .dot { fill: #1f5fa8; }
-.band { fill: #d7e6f6; } .limit { stroke: #a40000; stroke-dasharray: 4 3; } .alarm { fill: #a40000; }
-"""
 
 
 def write_monitoring(result: Monitoring, folder: Path) -> Path:
@@ -40,13 +27,13 @@ def write_monitoring(result: Monitoring, folder: Path) -> Path:
     contents = {
         "monitor.json": json.dumps(asdict(result), indent=1, allow_nan=False) + "\n",
         "monitor.prom": prometheus(result),
-        "monitor.html": page(result),
+        "monitor.html": monitoring_page(result),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in contents.items():
+        for name, content in contents.items():
             with atomic_write(folder / name) as partial:
-                partial.write_text(text, encoding="utf-8")
+                partial.write_text(content, encoding="utf-8")
     except OSError as error:
         raise MedoodError(f"{folder} cannot be written: {error.strerror or error}.") from error
     return folder / "monitor.html"
@@ -75,27 +62,20 @@ def prometheus(result: Monitoring) -> str:
     return generate_latest(registry).decode()
 
 
-def page(result: Monitoring) -> str:
+def monitoring_page(result: Monitoring) -> str:
     """A self-contained page without scripts."""
-    style = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
     alarms = sum(len(period.alarms) for stream in result.streams for period in stream.periods)
     outside = sum(period.is_outside for stream in result.streams for period in stream.periods)
     name, sha256 = result.detector
     body = "".join(_section(stream, result) for stream in result.streams)
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'sha256-{style}'">
-<meta name="viewport" content="width=device-width, initial-scale=1"><title>medood monitoring</title>
-<style>{_STYLE}</style></head><body>
-<h1>Monitoring of {_text(name or "a detector")}</h1>
-<p>{_count(alarms, "alarm")}, {_count(outside, "period")} outside the control limits.
-Detector {sha256[:12]}, calibration {_text(result.calibration)}.</p>
+    introduction = f"""<p>{count(alarms, "alarm")}, {count(outside, "period")} outside the control limits.
+Detector {sha256[:12]}, calibration {text(result.calibration)}.</p>
 <p>The control limits hold the flag rate of a period in 99.7 % of cases if nothing has changed since the first
 {"run" if result.baseline == 1 else f"{result.baseline} runs"}. An alarm says that the scores are no longer exchangeable
 with the earlier ones; at most one in {result.every:,.0f} scans of a stratum is expected to be false. Neither says what has
 changed: a device, its settings, the patients or the disease.</p>
-{body}</body></html>
 """
+    return page(f"Monitoring of {name or 'a detector'}", introduction + body)
 
 
 def _section(stream: Stream, result: Monitoring) -> str:
@@ -107,12 +87,10 @@ def _section(stream: Stream, result: Monitoring) -> str:
         alarms = ", ".join(f"at scan {scan}" for scan in period.alarms)
         mark = ' class="bad"' if period.is_outside else ""
         first = (period.started[:10], f"{period.scans:,}", f"{period.flagged:,}")
-        before = "".join(f"<td>{_text(cell)}</td>" for cell in first)
+        before = "".join(f"<td>{text(cell)}</td>" for cell in first)
         after = "".join(f"<td>{cell}</td>" for cell in (limits if period.scans else "", *quantiles))
-        rows.append(
-            f'<tr><td>{_text(period.run)}</td>{before}<td{mark}>{rate}</td>{after}<td class="bad">{alarms}</td></tr>'
-        )
-    title = f"<h2>{_text(stream.stratum)}</h2>" if stream.stratum else "<h2>All scans</h2>"
+        rows.append(f'<tr><td>{text(period.run)}</td>{before}<td{mark}>{rate}</td>{after}<td class="bad">{alarms}</td></tr>')
+    title = f"<h2>{text(stream.stratum)}</h2>" if stream.stratum else "<h2>All scans</h2>"
     heads = "".join(
         f'<th scope="col">{head}</th>'
         for head in ("run", "begun", "scans", "flagged", "rate", "expected", "score 5 %", "median", "95 %", "alarms")
@@ -142,7 +120,7 @@ def _rates(stream: Stream) -> str:
         parts.append(f'<circle class="{"alarm" if period.is_outside else "dot"}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
     step = max(1, len(stream.periods) // 12)
     parts += [
-        f'<text x="{place(i, 0)[0]:.1f}" y="{_HEIGHT - 6}" text-anchor="middle">{_text(period.started[:7])}</text>'
+        f'<text x="{place(i, 0)[0]:.1f}" y="{_HEIGHT - 6}" text-anchor="middle">{text(period.started[:7])}</text>'
         for i, period in enumerate(stream.periods)
         if i % step == 0
     ]
@@ -172,15 +150,7 @@ def _dot(x: float, y: float) -> str:
     return f'<circle class="alarm" cx="{x:.1f}" cy="{y:.1f}" r="4"/>'
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
 def _chart(parts: Sequence[str], ticks: Sequence[tuple[float, str]], label: str) -> str:
-    axis = "".join(f'<text x="{_MARGIN - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>' for y, text in ticks)
+    axis = "".join(f'<text x="{_MARGIN - 6}" y="{y + 4:.1f}" text-anchor="end">{tick}</text>' for y, tick in ticks)
     base = f'<line class="axis" x1="{_MARGIN}" x2="{_WIDTH - _MARGIN}" y1="{_HEIGHT - 24}" y2="{_HEIGHT - 24}"/>'
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">{base}{axis}{"".join(parts)}</svg>'
-
-
-def _text(value: str) -> str:
-    return html.escape(visible(value))

@@ -1,0 +1,1 @@
+"""Pages without scripts: monitoring, and cleaning a data set."""

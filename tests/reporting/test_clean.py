@@ -1,0 +1,102 @@
+"""Cleaning lists every planted issue, and the rest of a data set."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from medood.cli.main import app
+from medood.errors import MedoodError
+from medood.phantom.chest import frontal_chest
+from medood.phantom.outliers import OUTLIERS
+from medood.reporting.pages.cleaning import KINDS, Issue
+from medood.workflows.clean import Cleaning, clean
+
+
+def save(image: np.ndarray, target: Path, **options: object) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.uint8(image * 255)).save(target, **options)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten chests in two splits, one of them three times, one upside down, and two files that cannot be read."""
+    root = tmp_path_factory.mktemp("clean") / "data"
+    for i in range(10):
+        save(frontal_chest(i, 96).image, root / ("train" if i < 7 else "test") / f"{i}.png")
+    shutil.copy(root / "train" / "0.png", root / "train" / "again.png")
+    save(frontal_chest(1, 96).image, root / "test" / "smaller.jpg", quality=90)
+    save(OUTLIERS["hand_like"](3, 96), root / "test" / "hand.png")
+    (root / "train" / "empty.png").write_bytes(b"")
+    (root / "train" / "=cmd.png").write_bytes(b"no image")
+    return root
+
+
+def table(folder: Path) -> Path:
+    target = folder.parent / "table.csv"
+    with target.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["Path", "Patient", "split"])
+        for path in sorted(folder.rglob("*.*")):
+            patient = "p1" if path.name in ("1.png", "smaller.jpg") else path.stem
+            writer.writerow([path.relative_to(folder), patient, path.parent.name])
+    return target
+
+
+@pytest.fixture(scope="module")
+def cleaning(folder: Path, tiny_detector: Path) -> Cleaning:
+    return clean([folder], folder.parent / "out", tiny_detector, fpr=0.1, table=table(folder))
+
+
+def test_each_planted_issue_is_listed_once_and_the_rest_is_clean(cleaning: Cleaning, folder: Path) -> None:
+    by_kind: dict[str, list[Issue]] = {kind: [issue for issue in cleaning.issues if issue.issue == kind] for kind in KINDS}
+    assert {Path(issue.file).name for issue in by_kind["unreadable"]} == {"empty.png", "=cmd.png"}
+    assert [(Path(i.file).name, Path(i.other).name) for i in by_kind["exact_duplicate"]] == [("again.png", "0.png")]
+    names = {(Path(issue.file).name, Path(issue.other).name) for issue in by_kind["near_duplicate"]}
+    assert names == {("1.png", "smaller.jpg")} or names == {("smaller.jpg", "1.png")}
+    assert {issue.detail for issue in by_kind["near_duplicate"]} == {"splits"}  # one patient
+    flagged = {Path(issue.file).name for kind in ("fault", "outlier") for issue in by_kind[kind]}
+    listed = {(issue.file, issue.member, issue.frame) for issue in cleaning.issues}
+    assert listed | set(cleaning.clean) == {(str(path), "", 0) for path in folder.rglob("*.*")}
+    assert not listed & set(cleaning.clean)
+    assert all(Path(file).name not in flagged for file, _, _ in cleaning.clean)
+
+
+def test_the_tables_hold_the_same_and_no_formula(cleaning: Cleaning, folder: Path) -> None:
+    out = folder.parent / "out"
+    with (out / "issues.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == len(cleaning.issues)
+    assert [row["issue"] for row in rows] == [issue.issue for issue in cleaning.issues]
+    with (out / "clean.csv").open(newline="") as stream:
+        assert [row["file"] for row in csv.DictReader(stream)] == [file for file, _, _ in cleaning.clean]
+
+
+def test_the_page_shows_every_issue_and_loads_nothing(cleaning: Cleaning, folder: Path) -> None:
+    page = (folder.parent / "out" / "clean.html").read_text()
+    for issue in cleaning.issues:
+        assert Path(issue.file).name in page
+    assert "Near duplicates: 1" in page
+    assert "<script" not in page
+    assert "http" not in page.split("</head>")[1]
+
+
+def test_given_again_it_reads_nothing_anew_and_says_the_same(cleaning: Cleaning, folder: Path, tiny_detector: Path) -> None:
+    arguments = ["clean", str(folder), "--out", str(folder.parent / "out"), "--detector", str(tiny_detector), "--fpr", "0.1"]
+    result = CliRunner().invoke(app, [*arguments, "--workers", "0", "--table", str(table(folder))])
+    assert result.exit_code == 0, result.output
+    assert "is already finished" in result.stderr
+    assert f"{len(cleaning.clean)}  without an issue" in result.stderr
+    assert result.stdout.strip().endswith("issues.csv")
+
+
+def test_a_table_without_groups_is_refused(folder: Path, tiny_detector: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.csv").write_text("file,note\na.png,1\n")
+    with pytest.raises(MedoodError, match=r"bad.csv cannot be used: it has the columns file, note; expected any of"):
+        clean([folder], tmp_path / "out", tiny_detector, fpr=0.1, table=tmp_path / "bad.csv")
