@@ -34,6 +34,7 @@ from medood.evidence.padim import MAX_SCANS
 from medood.output_folder import new_folder
 from medood.progress import Bar, Progress
 from medood.scans.lazy_arrays import RowSubset
+from medood.workflows.model_card import write_card
 from medood.workflows.preflight import check_training
 from medood.workflows.training_data import TrainingData, auxiliary_images, to_input, training_data
 
@@ -139,6 +140,7 @@ def _train(config: RunConfig, out: Path, keep: Callable[[], None], *, resume: bo
         config=_portable(config, members),
     )
     detector.save(out)
+    write_card(detector, out)
     progress.say(f"effective rank of the features: {rank:.1f}; detector: {out}")
     return out
 

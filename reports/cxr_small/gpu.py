@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,18 +30,20 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from timm.layers import set_fast_norm
+from torch import Tensor
 from torch.nn.functional import interpolate
 
 from medood.config.loader import load_config
 from medood.config.schema import RunConfig
 from medood.distillation.trainer import TerminatedError, Trainer
+from medood.distillation.training_log import Metrics
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SIDE = 224
 #: A configuration and what is changed in it.
 RECIPES: dict[str, tuple[str, list[str]]] = {
     "first": ("cxr_small", []),
-    "further": ("cxr_small_further", ["model.weights=runs/gpu/first/network.safetensors"]),
+    "further": ("cxr_small_further", ["model.weights=runs/gpu/first/network-1.safetensors"]),
     "vit": (
         "cxr_small",
         [
@@ -58,6 +61,8 @@ THREADS = "train.threads=3"
 DRY = ["train.device=cpu", "train.batch_size=8", "preprocess.size=32", "views.local_size=32", "train.compile=false"]
 #: Seconds in which each process measures its speed beside the others, of which the first are not counted.
 PROBE, WARM = 12.0, 6.0
+#: Seconds after which what there is is written, so that little is lost with the machine; most bytes of one file.
+WRITE, LARGEST = 60.0, 14 * 2**20
 
 
 def recipe(name: str, *more: str) -> RunConfig:
@@ -119,28 +124,50 @@ def train_one(name: str, folder: Path, out: Path, until: float) -> None:
     print(f"{name}: {each:.4f} s a step of {probe.batch} radiographs, {epochs} epochs", flush=True)
     del probe
     trainer = Trainer(recipe(name, f"train.epochs={epochs}", THREADS), images, work)
-    begun, ended = time.time(), "at its end"
-    try:
-        network = trainer.fit()
-    except TerminatedError as error:
-        network, ended = trainer.teacher, str(error)
+    begun = written = time.time()
     result = out / name
     result.mkdir(parents=True, exist_ok=True)
-    tensors = {key: value.detach().cpu().half().contiguous() for key, value in network.state_dict().items()}
-    save_file(tensors, result / "network.safetensors")
-    (work / "training.csv").rename(result / "training.csv")
-    metadata = {
-        "epochs": epochs,
-        "steps": sum(1 for _ in (result / "training.csv").open()) - 1,
-        "ended": ended,
-        "seconds": round(time.time() - begun),
-        "device": torch.cuda.get_device_name() if trainer.device == "cuda" else "cpu",
-        "precision": trainer.precision,
-        "torch": torch.__version__,
-        "beside": sorted(os.environ.get("NAMES", name).split()),
-    }
-    (result / "run.json").write_text(json.dumps(metadata, indent=1) + "\n")
-    print(name, metadata, flush=True)
+
+    def write(ended: str) -> None:
+        write_parts(trainer.teacher.state_dict(), result)
+        shutil.copy(work / "training.csv", result / "training.csv")
+        metadata = {
+            "epochs": epochs,
+            "steps": sum(1 for _ in (result / "training.csv").open()) - 1,
+            "ended": ended,
+            "seconds": round(time.time() - begun),
+            "device": torch.cuda.get_device_name() if trainer.device == "cuda" else "cpu",
+            "precision": trainer.precision,
+            "torch": torch.__version__,
+            "beside": sorted(os.environ.get("NAMES", name).split()),
+        }
+        (result / "run.json").write_text(json.dumps(metadata, indent=1) + "\n")
+        print(name, metadata, flush=True)
+
+    def note(step: int, steps: int, metrics: Metrics) -> None:
+        nonlocal written
+        if time.time() > written + WRITE:
+            written = time.time()
+            write("still running")
+
+    ended = "at its end"
+    try:
+        trainer.fit(note)
+    except TerminatedError as error:
+        ended = str(error)
+    write(ended)
+
+
+def write_parts(tensors: dict[str, Tensor], folder: Path) -> None:
+    """Write tensors in half precision as ``network-1.safetensors`` and so on, each small enough to be fetched."""
+    parts: list[dict[str, Tensor]] = [{}]
+    for name, value in tensors.items():
+        half = value.detach().cpu().half().contiguous()
+        if parts[-1] and sum(some.nbytes for some in parts[-1].values()) + half.nbytes > LARGEST:
+            parts.append({})
+        parts[-1][name] = half
+    for number, part in enumerate(parts, start=1):
+        save_file(part, folder / f"network-{number}.safetensors")
 
 
 def train(folder: Path, out: Path, seconds: float, names: list[str]) -> None:
@@ -172,7 +199,8 @@ def finish(name: str, out: Path, detector: Path) -> None:
     found = training_data(config, Progress(quiet=False))
     rows = Rows(found.source.images, found.training)
     trainer = Trainer(config, rows, detector, fingerprint([found.inputs.keys[i] for i in found.training]))
-    weights = {key: value.float() for key, value in load_file(out / name / "network.safetensors").items()}
+    parts = [load_file(path) for path in sorted((out / name).glob("network-*.safetensors"))]
+    weights = {key: value.float() for part in parts for key, value in part.items()}
     trainer.teacher.load_state_dict(weights)
     trainer.student.module.load_state_dict(weights)
     detector.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What needs a GPU, from the checkout's root:
+# What needs a GPU, from the checkout's root. Train first: on 2026-11-27 the machine was there after 386 of 900 seconds, and compiling
+# alone took more than the 120 seconds that the speed was given. Give OUT a folder that outlives the machine: all is written every minute.
 #   bash reports/training/gpu.sh speed OUT                      speed of training beside a plain implementation
 #   bash reports/training/gpu.sh train FOLDER OUT SECONDS       configs/cxr.yaml and the lesion networks of reports/cross_site,
 #                                                               beside each other, each in as many epochs as fit
