@@ -45,8 +45,9 @@ def clean_command(
     options = RunOptions(cores() if workers is None else workers, resume=True, stopped=lambda: bool(interrupts))
     check_run(sources, out / "run", detector=detector, fpr=fpr, calibration=calibration, read=read, options=options)
     from medood.reporting.pages.cleaning import KINDS
-    from medood.workflows.clean import clean, read_groups
+    from medood.workflows.clean import check_folder, clean, read_groups
 
+    check_folder(sources, out)
     if table is not None:
         read_groups(table)
     progress = Progress(quiet=quiet)

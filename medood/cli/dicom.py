@@ -63,7 +63,7 @@ def _write_notes(
 
     if not findings:
         raise MedoodError("--review and --restore need --reject FINDING, which says what is rejected or restored.")
-    check_findings(findings, reviewed=review is not None)
+    check_findings(findings)
     notes = write_notes(run, folder, findings, review=review, restore=restore, progress=progress)
     _say_left_out(notes.left_out, "note", progress)
     progress.say(f"{len(notes.files)} notes that {'restore' if restore else 'reject'} {notes.scans} scans")

@@ -18,6 +18,7 @@ def push_command(
     Exit code 4 where the PACS took some of them only.
     """
     import pydicom
+    from pydicom.misc import is_dicom
 
     from medood.errors import ExitCode, MedoodError
     from medood.progress import Progress
@@ -27,7 +28,7 @@ def push_command(
         raise MedoodError(f"--to is {to!r}; expected dicomweb+https://HOST/ROOT.")
     is_run = (run / "ledger.sqlite").exists()
     folder = run / "dicom" if is_run else run
-    files = sorted(folder.rglob("*.dcm"))
+    files = sorted(path for path in folder.glob("*.dcm") if is_dicom(path))
     if not files:
         raise MedoodError(f"{folder} holds no DICOM object. Write them with medood dicom {run if is_run else 'RUN'} first.")
     progress, stored = Progress(quiet=quiet), 0

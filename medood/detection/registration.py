@@ -30,7 +30,8 @@ _SHARES, _RATIO, _SHIFT, _TILT = (0.5, 1.1), 0.22, 0.3, 0.2
 _COARSE = [(s, s, x, y, 0.0) for s in _SCALES for x in _SHIFTS for y in _SHIFTS if max(abs(x), abs(y)) <= 1.0 - s + 1e-6]
 _STEPS = (0.06, 0.06, 0.03, 0.03, 0.015, 0.015)
 _ROUNDS = 3
-_BATCH = 64  # radiographs registered at once on a CPU
+_BATCH = 64  # radiographs registered at once on a CPU, and equalised at once
+_RANGE = 16.0  # largest magnitude of grey values that equalisation tells apart
 
 
 class Registration(nn.Module):
@@ -104,9 +105,16 @@ class Registration(nn.Module):
 def equalize_histogram(images: Tensor) -> Tensor:
     """Histogram-equalised ``[N, 1, S, S]`` images: each value is the share of darker pixels (equal ones count half).
 
-    Values that differ by less than ``2**-14`` may count as equal, so that rounding does not rank a uniform area.
+    Values that differ by less than ``2**-14`` may count as equal, so that rounding does not rank a uniform area; so do
+    values beyond -16 and 16, and NaN counts as 0.
     """
-    values = (images.flatten(1) * 2.0**14).round().long()
+    if not images.numel():
+        return images.clone()
+    return torch.cat([_equalized(some) for some in torch.split(images, _BATCH)])
+
+
+def _equalized(images: Tensor) -> Tensor:
+    values = (images.flatten(1).nan_to_num().clamp(-_RANGE, _RANGE) * 2.0**14).round().long()
     values = values - values.amin()
     counts = torch.zeros(len(values), int(values.amax()) + 1, dtype=torch.int64, device=images.device)
     counts.scatter_add_(1, values, torch.ones_like(values))

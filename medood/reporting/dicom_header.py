@@ -30,7 +30,7 @@ _TYPE_2 = (
     "ReferringPhysicianName",
 )
 #: Attributes with which a new object refers to the scan.
-_IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+IDENTITY = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 _DATES_AND_TIMES = {"DA": DA, "TM": TM, "DT": DT}
 #: Stands in for a SOP class that is not in the standard while an object is built; see :func:`refer_to`.
 _STAND_IN = ComputedRadiographyImageStorage
@@ -38,7 +38,7 @@ _STAND_IN = ComputedRadiographyImageStorage
 
 def missing_identity(source: Dataset) -> list[str]:
     """Keywords of the identifiers that a new object needs and the header lacks."""
-    return [name for name in _IDENTITY if not source.get(name)]
+    return [name for name in IDENTITY if not source.get(name)]
 
 
 def usable_header(source: Dataset) -> Dataset:

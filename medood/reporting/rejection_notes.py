@@ -17,6 +17,7 @@ from typing import Any
 import highdicom as hd
 from highdicom import sr
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
@@ -24,9 +25,9 @@ from medood.errors import MedoodError
 from medood.evidence.fault_codes import ABNORMALITIES, FINDINGS, QUALITY
 from medood.output_folder import atomic_write
 from medood.progress import Progress
-from medood.reporting.dicom_header import missing_identity, refer_to, set_times, usable_header
+from medood.reporting.dicom_header import IDENTITY, missing_identity, refer_to, set_times, usable_header
 from medood.reporting.original_scans import read_headers
-from medood.reporting.review import Review, read_review
+from medood.reporting.review import Review, read_review, run_name
 from medood.screening.finished_run import finished_run
 from medood.screening.ledger.database import Ledger, Row
 from medood.screening.ledger.run_metadata import RunMetadata
@@ -34,6 +35,11 @@ from medood.screening.ledger.run_metadata import RunMetadata
 _REJECTED = codes.DCM.RejectedForQualityReasons
 _RESTORED = sr.CodedConcept("REVOKE_REJECTION", "99DCM4CHEE", "Restore rejected Instances")
 _SERIES = {"reject": 9705, "restore": 9706}
+#: Findings that can be rejected.
+REJECTABLE = tuple(name for name in FINDINGS if name not in ABNORMALITIES)
+#: Reasons why a scan is named by no note.
+_SAME_UID = "another file with other contents has the same SOP Instance UID, by which an archive cannot tell them apart"
+_UNUSABLE = "no DICOM object can be made from the header: a required attribute is unusable"
 
 
 @dataclass(frozen=True)
@@ -51,20 +57,20 @@ class Notes:
     left_out: list[tuple[Row, str]]
 
 
-def check_findings(findings: Sequence[str], *, reviewed: bool) -> None:
+def check_findings(findings: Sequence[str]) -> None:
     """Check what is to be rejected.
 
     Raises:
-        MedoodError: a finding is unknown, or is an abnormality that nobody has reviewed: it may be disease.
+        MedoodError: a finding is unknown, or is an abnormality: it may be disease, which nobody may hide.
     """
     for name in findings:
-        if name not in FINDINGS:
-            raise MedoodError(f"--reject is {name!r}; expected one of {', '.join(FINDINGS)}.")
-        if name in ABNORMALITIES and not reviewed:
+        if name in ABNORMALITIES:
             raise MedoodError(
-                f"--reject {name}: an abnormality may be disease, and a rejected scan is hidden. Give --review FILE, an "
-                "exported review; scans that its reviewer agreed about are then rejected."
+                f"--reject {name}: an abnormality may be disease, and a rejected scan is hidden. Reject such a scan in the "
+                "archive itself, if it is to be."
             )
+        if name not in REJECTABLE:
+            raise MedoodError(f"--reject is {name!r}; expected one of {', '.join(REJECTABLE)}.")
 
 
 def write_notes(
@@ -78,29 +84,27 @@ def write_notes(
 ) -> Notes:
     """Write rejection notes for the flagged scans of a run that have one of the findings.
 
-    An object is rejected as a whole, and so only if every one of its scored frames is to be rejected.
+    An object is rejected as a whole, and so only if every one of its frames is to be rejected.
 
     Args:
         run: the folder that ``screen`` wrote.
         out: the output folder; it may hold the same notes already, but no other objects, so that none is sent by mistake.
         findings: the findings to reject, see :mod:`medood.evidence.fault_codes`.
-        review: a person's review; only scans that the reviewer agreed about are then rejected. Without one, none that
-            could be disease is.
+        review: a person's review; only scans that the reviewer agreed about are then named.
         restore: write notes that take the rejection of these scans back.
         progress: the progress display; None is quiet.
 
     Raises:
-        MedoodError: the run is missing or unfinished, the review belongs to another run, a finding is unknown or needs a
-            review, or the folder holds other objects or cannot be written.
+        MedoodError: the run is missing or unfinished, the review belongs to another run, a finding is unknown or
+            may be disease, or the folder holds other objects or cannot be written.
     """
-    check_findings(findings, reviewed=review is not None)
+    check_findings(findings)
     progress = progress or Progress(quiet=True)
     metadata = finished_run(run)
     ledger = Ledger(run)
     try:
         verdicts = read_review(review, metadata, set(ledger.keys(scored_only=True))) if review else None
         flagged = [row for row in ledger.flagged() if row.finding in findings and _agreed(row, verdicts)]
-        frames = Counter(key.partition(":")[0] for key in ledger.keys(scored_only=True))
     finally:
         ledger.close()
     kind = "restore" if restore else "reject"
@@ -109,12 +113,23 @@ def write_notes(
     with progress.bar(len(flagged), "headers") as bar:
         for rows, source in read_headers(flagged, Path(metadata.working_directory), replace(metadata.read, select="")):
             bar(len(rows), "")
-            reason = source if isinstance(source, str) else _reason_against(rows, source, frames[rows[0].sha256])
+            reason = source if isinstance(source, str) else _reason_against(rows, source)
             if reason or isinstance(source, str):
                 left_out += [(row, reason) for row in rows]
                 continue
             studies[str(source.StudyInstanceUID), str(source.get("PatientID") or "")].append((rows, source))
-    notes = {f"{note.SOPInstanceUID}.dcm": note for note in (_note(objects, metadata, kind) for objects in studies.values())}
+    notes, scans = {}, 0
+    for objects in studies.values():
+        twice = [uid for uid, count in Counter(str(source.SOPInstanceUID) for _, source in objects).items() if count > 1]
+        left_out += [(row, _SAME_UID) for rows, source in objects for row in rows if source.SOPInstanceUID in twice]
+        unique = [(rows, source) for rows, source in objects if source.SOPInstanceUID not in twice]
+        try:
+            if unique:
+                note = _note(unique, metadata, kind)
+                notes[f"{note.SOPInstanceUID}.dcm"] = note
+                scans += sum(len(rows) for rows, _ in unique)
+        except Exception:  # a header may be malformed in any way; one study must not stop the rest
+            left_out += [(row, _UNUSABLE) for rows, _ in unique for row in rows]
     others = sorted({path.name for path in out.glob("*.dcm")} - set(notes))
     if others:
         raise MedoodError(
@@ -128,19 +143,22 @@ def write_notes(
                 note.save_as(partial, enforce_file_format=True)
     except OSError as error:
         raise MedoodError(f"{out} cannot be written: {error.strerror or error}.") from error
-    return Notes(list(notes), sum(len(rows) for objects in studies.values() for rows, _ in objects), left_out)
+    return Notes(list(notes), scans, left_out)
 
 
 def _agreed(row: Row, review: Review | None) -> bool:
     return review is None or review.verdicts.get(row.key) == "agree"
 
 
-def _reason_against(rows: list[Row], source: Dataset, frames: int) -> str:
+def _reason_against(rows: list[Row], source: Dataset) -> str:
     missing = missing_identity(source)
     if missing:
         return f"the file has no {' and no '.join(missing)}, which a DICOM object must refer to"
+    if any(isinstance(source.get(name), MultiValue) for name in (*IDENTITY, "PatientID")):
+        return _UNUSABLE
+    frames = int(source.get("NumberOfFrames") or 1)
     if len(rows) < frames:
-        return f"only {len(rows)} of the object's {frames} scored frames are to be rejected, and an object is rejected whole"
+        return f"only {len(rows)} of the object's {frames} frames are to be rejected, and an object is rejected whole"
     return ""
 
 
@@ -148,7 +166,7 @@ def _note(objects: list[tuple[list[Row], Dataset]], metadata: RunMetadata, kind:
     """One note for objects of one study and patient."""
     objects = sorted(objects, key=lambda pair: str(pair[1].SOPInstanceUID))
     identities = [(str(source.SOPInstanceUID), str(source.SOPClassUID)) for _, source in objects]
-    key = [kind, metadata.detector.sha256, *(instance for instance, _ in identities)]
+    key = [kind, run_name(metadata), *(instance for instance, _ in identities)]
 
     def uid(name: str) -> str:
         return str(generate_uid(entropy_srcs=["medood", name, *key]))

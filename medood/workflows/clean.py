@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+import posixpath
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
@@ -11,9 +13,10 @@ import numpy as np
 
 from medood.config.resources import DEFAULT
 from medood.config.schema import ReadConfig
+from medood.detection.conformal import Decision
 from medood.detection.detector import Detector
 from medood.detection.perceptual_hash import NEAR, near_pairs
-from medood.errors import MedoodError
+from medood.errors import MedoodError, StoppedError
 from medood.evidence.fault_codes import ABNORMALITIES
 from medood.output_folder import atomic_write
 from medood.progress import Progress
@@ -22,6 +25,7 @@ from medood.reporting.renderings import draw_thumbnails
 from medood.reporting.report_data import name_of
 from medood.scans.scan import Status
 from medood.scans.sources.csv_table import CsvTable, TableError
+from medood.scans.sources.dicomweb import is_dicomweb
 from medood.screening.ledger.database import Ledger, Row
 from medood.screening.run import screen
 from medood.screening.run_options import RunOptions
@@ -29,6 +33,8 @@ from medood.text import spreadsheet_cell
 
 #: Columns of a table of the data set that are used: the file's, and those that a duplicate must not cross.
 TABLE_COLUMNS = ("file", "patient_id", "split")
+#: The list of issues, written last.
+ISSUES = "issues.csv"
 #: Scans of each kind that the page shows.
 _SHOWN = 60
 
@@ -39,7 +45,7 @@ class Cleaning:
 
     Attributes:
         issues: by kind; faults and outliers by score, highest first.
-        clean: names of the scans without an issue.
+        clean: file (absolute), member and frame of the scans without an issue.
         scans: number of scans, and of files that hold none.
     """
 
@@ -62,7 +68,7 @@ def clean(
 ) -> Cleaning:
     """Screen a data set and list its issues in ``issues.csv``, the other scans in ``clean.csv``, and both on ``clean.html``.
 
-    Nothing is moved or deleted. Called again it goes on where it stopped.
+    Nothing is moved or deleted. Called again after an interruption it goes on where it stopped.
 
     Args:
         sources: files, folders and archives.
@@ -77,13 +83,15 @@ def clean(
         progress: progress display; None shows nothing.
 
     Raises:
-        MedoodError: as by :func:`medood.screening.run.screen`, or the table cannot be read.
+        MedoodError: as by :func:`medood.screening.run.screen`; the table cannot be read or knows none of the scans; the
+            output folder holds a cleaning already, or lies in the data set.
     """
     progress, out = progress or Progress(quiet=True), Path(out)
-    groups = read_groups(Path(table)) if table else {}
+    check_folder(sources, out)
+    groups = Groups(read_groups(Path(table)) if table else {})
     run, resumed = out / "run", replace(options or RunOptions(), resume=True)
     loaded = Detector.load(detector, calibration)
-    screen(sources, detector, run, fpr=fpr, calibration=calibration, read=read, options=resumed, progress=progress)
+    screen(sources, loaded, run, fpr=fpr, calibration=calibration, read=read, options=resumed, progress=progress)
     ledger = Ledger(run)
     try:
         metadata = ledger.metadata()
@@ -93,78 +101,125 @@ def clean(
     working, reading = Path(metadata.working_directory), metadata.read
     scored = [row for row in rows if row.status == Status.SCORED]
     hashes: dict[str, bytes] = {}
+    unread: dict[str, str] = {}
     drawn = draw_thumbnails(scored, loaded, working, reading)
     for row, result in progress.track(drawn, len(scored), "comparing scans"):
-        if not isinstance(result, str):
+        if isinstance(result, str):
+            unread[row.key] = result
+        else:
             hashes[row.key] = result[1]
-    issues = [*_refused(rows), *_flagged(scored), *_near_duplicates(scored, hashes, groups)]
+        if resumed.stopped():
+            raise StoppedError(f"Stopped; {out} holds the screening, but no issues yet. Go on with the same command.")
+    issues = [*_refused(rows, unread, groups), *_flagged(scored), *_near_duplicates(scored, hashes, groups)]
     issues.sort(key=lambda issue: (KINDS.index(issue.issue), -(issue.score or 0.0) if issue.issue in KINDS[1:3] else 0.0))
+    if table and not any(groups.of(row) for row in scored):
+        raise MedoodError(f"--table: {table} knows none of the {len(scored)} scans. Give paths that end as theirs do.")
     listed = {(issue.file, issue.member, issue.frame) for issue in issues}
     clean_scans = [place for row in scored if (place := (row.source, row.member, row.frame)) not in listed]
-    cleaning = Cleaning(issues, clean_scans, len(rows))
-    _write(out / "issues.csv", [field.name for field in fields(Issue)], [astuple(issue) for issue in issues])
-    _write(out / "clean.csv", ["file", "member", "frame"], clean_scans)
-    shown = _shown(issues, scored)
+    clean_scans = [_located(place, working) for place in clean_scans]
+    shown = _shown(issues, [row for row in scored if row.key in hashes])
+    again = draw_thumbnails(list(shown.values()), loaded, working, reading)
     thumbnails = {
-        row.key: result[0]
-        for row, result in progress.track(
-            draw_thumbnails(list(shown.values()), loaded, working, reading), len(shown), "thumbnails"
-        )
+        (row.source, row.member, row.frame): result[0]
+        for row, result in progress.track(again, len(shown), "thumbnails")
         if not isinstance(result, str)
     }
-    by_place = {place: thumbnails.get(row.key) for place, row in shown.items()}
-    write_page(cleaning.issues, len(clean_scans), len(rows), by_place, out / "clean.html", _SHOWN)
-    return cleaning
+    write_page(issues, len(clean_scans), len(rows), thumbnails, out / "clean.html", _SHOWN)
+    _write(out / "clean.csv", ["file", "member", "frame"], clean_scans)
+    _write(out / ISSUES, [field.name for field in fields(Issue)], [astuple(issue) for issue in issues])
+    return Cleaning(issues, clean_scans, len(rows))
 
 
-def _refused(rows: Sequence[Row]) -> Iterator[Issue]:
+def check_folder(sources: Sequence[str | Path], out: Path) -> None:
+    """Check that nothing is mixed up: the output is neither a finished cleaning nor part of the data set.
+
+    Raises:
+        MedoodError: it is.
+    """
+    if (out / ISSUES).exists():
+        raise MedoodError(f"{out} holds the issues of a data set already. Give another --out to clean anew, or remove it.")
+    for source in sources:
+        if Path(source).is_dir() and out.resolve().is_relative_to(Path(source).resolve()):
+            raise MedoodError(f"--out {out} lies in {source}, so that its own files would be listed. Give a folder outside.")
+
+
+def _located(place: tuple[str, str, int], working: Path) -> tuple[str, str, int]:
+    """A scan with its file's absolute path, by which a manifest finds it from any folder."""
+    source, member, frame = place
+    return source if is_dicomweb(source) else str((working / source).absolute()), member, frame
+
+
+def _refused(rows: Sequence[Row], unread: Mapping[str, str], groups: Groups) -> Iterator[Issue]:
+    first = {row.sha256: row for row in reversed(rows) if row.sha256 and row.status != Status.DUPLICATE}
     for row in rows:
-        if row.status == Status.DUPLICATE:
-            yield Issue(row.source, row.member, row.frame, "exact_duplicate", "", _first(row))
+        if row.status == Status.DUPLICATE and row.sha256 in first:
+            other = first[row.sha256]
+            yield Issue(row.source, row.member, row.frame, "exact_duplicate", groups.crossed(row, [other]), name_of(other))
         elif row.status not in (Status.SCORED, Status.NOT_SELECTED):
             yield Issue(row.source, row.member, row.frame, "unreadable", f"{row.status}: {row.reason}")
-
-
-def _first(row: Row) -> str:
-    """The scan that a row's bytes were read from first."""
-    values = getattr(row.reason, "values", {})
-    return str(values.get("first", ""))
+        elif row.key in unread:
+            yield Issue(row.source, row.member, row.frame, "unreadable", unread[row.key])
 
 
 def _flagged(rows: Sequence[Row]) -> Iterator[Issue]:
     for row in rows:
-        if row.decision == "out_of_distribution":
+        if row.decision == Decision.OUT_OF_DISTRIBUTION:
             kind = "outlier" if row.finding in ("", *ABNORMALITIES) else "fault"
             yield Issue(row.source, row.member, row.frame, kind, row.finding, "", row.score, row.p_value)
 
 
-def _near_duplicates(rows: Sequence[Row], hashes: dict[str, bytes], groups: dict[str, tuple[str, str]]) -> Iterator[Issue]:
-    """Scans that look like an earlier one, each listed once, with the first scan of its kind."""
+def _near_duplicates(rows: Sequence[Row], hashes: Mapping[str, bytes], groups: Groups) -> Iterator[Issue]:
+    """Scans that look like an earlier one of another file, each listed once, with the first scan that looks so."""
     hashed = [row for row in rows if row.key in hashes]
     if not hashed:
         return
-    pairs = near_pairs(np.stack([np.frombuffer(hashes[row.key], np.uint8) for row in hashed]), NEAR)
     first = list(range(len(hashed)))
-    for i, j in pairs:
+    for i, j in near_pairs(np.stack([np.frombuffer(hashes[row.key], np.uint8) for row in hashed]), NEAR):
         first[j] = min(first[j], first[i])
+    alike: dict[int, list[Row]] = defaultdict(list)
     for j, leader in enumerate(first):
-        if leader == j:
-            continue
-        row, other = hashed[j], hashed[leader]
-        crossed = _crossed(_group_of(row, groups), _group_of(other, groups))
-        yield Issue(row.source, row.member, row.frame, "near_duplicate", crossed, name_of(other), row.score, row.p_value)
+        alike[leader].append(hashed[j])
+    for leader, members in alike.items():
+        start = hashed[leader]
+        for row in members:
+            if (row.source, row.member) != (start.source, start.member):  # frames of one file may well look alike
+                other = name_of(start) + (f", {start.frame}" if start.frame else "")
+                crossed = groups.crossed(row, members)
+                yield Issue(row.source, row.member, row.frame, "near_duplicate", crossed, other, row.score, row.p_value)
 
 
-def _crossed(one: tuple[str, str], other: tuple[str, str]) -> str:
-    """What a pair of duplicates crosses: patients, splits or both."""
-    names = ("patients", "splits")
-    return " and ".join(name for name, a, b in zip(names, one, other, strict=True) if a and b and a != b)
+class Groups:
+    """Patient and split of each scan.
+
+    Args:
+        groups: patient and split by file, see :func:`read_groups`.
+    """
+
+    def __init__(self, groups: dict[str, tuple[str, str]]) -> None:
+        self._groups = groups
+        self._by_name: dict[str, list[str]] = defaultdict(list)
+        for path in groups:
+            self._by_name[posixpath.basename(path)].append(path)
+
+    def of(self, row: Row) -> tuple[str, str] | None:
+        """Patient and split of a scan, by the longest common end of its path and one of the table; none if unknown."""
+        path = posixpath.normpath("/".join(part for part in (row.source, row.member) if part).replace("\\", "/"))
+        ends = [other for other in self._by_name[posixpath.basename(path)] if _ends_alike(path, other)]
+        return self._groups[max(ends, key=len)] if ends else None
+
+    def crossed(self, row: Row, others: Sequence[Row]) -> str:
+        """What a scan and others that look like it cross: ``patients``, ``splits`` or both."""
+        if not self._groups:
+            return ""
+        own, theirs = self.of(row) or ("", ""), [self.of(other) or ("", "") for other in others]
+        names = ("patients", "splits")
+        differ = [any(own[i] and other[i] and own[i] != other[i] for other in theirs) for i in range(2)]
+        return " and ".join(name for name, differs in zip(names, differ, strict=True) if differs)
 
 
-def _group_of(row: Row, groups: dict[str, tuple[str, str]]) -> tuple[str, str]:
-    """Patient and split of a scan, by the longest end of its path that the table holds."""
-    parts = Path(row.source, row.member).parts
-    return next((groups[name] for i in range(len(parts)) if (name := "/".join(parts[i:])) in groups), ("", ""))
+def _ends_alike(path: str, other: str) -> bool:
+    short, long = sorted((path.lstrip("/"), other.lstrip("/")), key=len)
+    return long == short or long.endswith("/" + short)
 
 
 def read_groups(path: Path) -> dict[str, tuple[str, str]]:
@@ -181,7 +236,7 @@ def read_groups(path: Path) -> dict[str, tuple[str, str]]:
         rows = [{key: row.get(name, "") for key, name in names.items()} for _, row in opened.rows()]
     except (OSError, TableError) as error:
         raise MedoodError(f"--table: {path} cannot be used: {error}.") from error
-    return {row["file"].replace("\\", "/"): (row["patient_id"], row["split"]) for row in rows}
+    return {posixpath.normpath(row["file"].replace("\\", "/")): (row["patient_id"], row["split"]) for row in rows}
 
 
 def _shown(issues: Sequence[Issue], scored: Sequence[Row]) -> dict[tuple[str, str, int], Row]:

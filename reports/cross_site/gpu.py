@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -73,6 +74,22 @@ def started(folder: Path, out: Path, detector: Detector) -> Path:
     return path
 
 
+def epochs_that_fit(trainer: Callable[[int], LesionTrainer], until: float) -> int:
+    """The number of epochs that fit in the time, by a first measurement beside the other trainings."""
+    begun, times = time.time(), list[float]()
+
+    def probe(loss: float) -> None:
+        times.append(time.time())
+        if times[-1] > begun + PROBE:
+            raise OutOfTimeError
+
+    with contextlib.suppress(OutOfTimeError):
+        trainer(10_000).fit(probe)
+    counted = [moment for moment in times if moment > begun + WARM]
+    each = (counted[-1] - counted[0]) / (len(counted) - 1)
+    return max(1, int(0.96 * (until - time.time()) / each / trainer(1).steps_per_epoch))
+
+
 def train_one(name: str, folder: Path, out: Path, until: float) -> None:
     torch.set_num_threads(2)
     detector = Detector.load("cxr-small")
@@ -90,21 +107,16 @@ def train_one(name: str, folder: Path, out: Path, until: float) -> None:
         backbone = detector.network.backbone.state_dict()
         return LesionTrainer(config, backbone, images, registration, work / "checkpoints", device, precision, "packed")
 
-    begun, times = time.time(), list[float]()
-
-    def probe(loss: float) -> None:
-        times.append(time.time())
-        if times[-1] > begun + PROBE:
-            raise OutOfTimeError
-
-    with contextlib.suppress(OutOfTimeError):
-        trainer(10_000).fit(probe)
-    counted = [moment for moment in times if moment > begun + WARM]
-    each = (counted[-1] - counted[0]) / (len(counted) - 1)
-    learner = trainer(1)
-    epochs = max(1, int(0.96 * (until - time.time()) / each / learner.steps_per_epoch))
-    print(f"{name}: {each:.4f} s a step, {epochs} epochs of {learner.steps_per_epoch} steps", flush=True)
+    plan = work / "epochs"
+    goes_on = plan.exists()  # where an earlier call stopped
+    if not goes_on:
+        plan.write_text(str(epochs_that_fit(trainer, until)))
+    epochs = int(plan.read_text())
     learner, losses = trainer(epochs), list[float]()
+    if goes_on:
+        learner.resume()
+    first = learner.next_step
+    print(f"{name}: from step {first} of {learner.steps}", flush=True)
     begun = written = time.time()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
@@ -114,8 +126,8 @@ def train_one(name: str, folder: Path, out: Path, until: float) -> None:
         with (out / f"{name}.csv").open("w", newline="") as stream:
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(["steps", "loss"])
-            writer.writerows((i, f"{sum(losses[i - 100 : i]) / 100:.4f}") for i in range(100, len(losses) + 1, 100))
-        run = {"epochs": epochs, "steps": len(losses), "ended": ended, "seconds": round(time.time() - begun)}
+            writer.writerows((first + i, f"{sum(losses[i - 100 : i]) / 100:.4f}") for i in range(100, len(losses) + 1, 100))
+        run = {"epochs": epochs, "steps": first + len(losses), "ended": ended, "seconds": round(time.time() - begun)}
         (out / f"{name}.json").write_text(json.dumps({**run, "device": device, "torch": torch.__version__}, indent=1) + "\n")
 
     def note(loss: float) -> None:
@@ -126,7 +138,7 @@ def train_one(name: str, folder: Path, out: Path, until: float) -> None:
         if time.time() > written + WRITE:
             written = time.time()
             write("still running")
-            print(name, len(losses), f"loss {sum(losses[-100:]) / len(losses[-100:]):.4f}", flush=True)
+            print(name, first + len(losses), f"loss {sum(losses[-100:]) / len(losses[-100:]):.4f}", flush=True)
 
     ended = "at its end"
     try:
@@ -134,7 +146,7 @@ def train_one(name: str, folder: Path, out: Path, until: float) -> None:
     except OutOfTimeError:
         ended = "out of time"
     write(ended)
-    print(name, ended, len(losses), "steps", flush=True)
+    print(name, ended, first + len(losses), "steps", flush=True)
 
 
 def main() -> None:

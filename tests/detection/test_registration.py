@@ -149,3 +149,17 @@ def test_progress_is_told_and_registration_can_be_had_alone() -> None:
     model.fit(films(20), track)
     assert len(seen) == 3
     assert model(films(2), 40).shape == (2, 1, 40, 40)
+
+
+def test_equalisation_against_a_slow_loop_and_on_odd_values() -> None:
+    images = torch.rand(70, 1, 9, 9, generator=torch.Generator().manual_seed(0)) * 3.0 - 1.0
+    images[1] = 0.25
+    equalized = equalize_histogram(images)
+    for image, values in zip(images, equalized, strict=True):
+        rounded = (image.flatten() * 2**14).round()
+        for pixel, value in zip(rounded, values.flatten(), strict=True):
+            expected = (float((rounded < pixel).sum()) + 0.5 * float((rounded == pixel).sum())) / 81
+            assert float(value) == pytest.approx(expected, abs=1e-6)
+    assert equalize_histogram(torch.zeros(0, 1, 4, 4)).shape == (0, 1, 4, 4)
+    odd = torch.tensor([[float("nan"), float("inf")], [1e30, -1e30]]).view(1, 1, 2, 2)
+    assert torch.equal(equalize_histogram(odd).flatten(), torch.tensor([0.375, 0.75, 0.75, 0.125]))

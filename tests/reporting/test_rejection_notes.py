@@ -1,4 +1,4 @@
-"""Rejection notes name what is to be hidden, and nothing that could be disease without a person's review."""
+"""Rejection notes name what is to be hidden, and never what could be disease."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from pydicom.uid import KeyObjectSelectionDocumentStorage
 from typer.testing import CliRunner
 
 from medood.cli.main import app
+from medood.config.schema import ReadConfig
 from medood.errors import MedoodError
 from medood.phantom.dicom import dicom_bytes
 from medood.phantom.outliers import OUTLIERS
-from medood.reporting.dicom_objects import write_dicom
+from medood.reporting.dicom_objects import encapsulated, write_dicom
 from medood.reporting.rejection_notes import check_findings, write_notes
 from medood.reporting.review import run_name
 from medood.screening.ledger.database import Ledger, Row
@@ -94,28 +95,50 @@ def test_each_study_and_patient_gets_one_note_with_title_reason_and_objects(run:
     assert len({note.StudyInstanceUID for note in made}) == 1
 
 
-def test_an_abnormality_is_rejected_only_where_a_person_agreed(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(MedoodError, match="may be disease"):
-        write_notes(run, tmp_path, ["local_abnormality"])
-    disagreed = review_of(run, {"e.dcm": "disagree"}, tmp_path / "no.json")
-    assert write_notes(run, tmp_path / "out", ["local_abnormality"], review=disagreed).scans == 0
-    agreed = review_of(run, {"e.dcm": "agree", "a.dcm": "disagree"}, tmp_path / "yes.json")
-    assert write_notes(run, tmp_path / "out", ["local_abnormality", "inverted"], review=agreed).scans == 1
+def test_no_abnormality_is_rejected_whoever_agrees(run: Path, tmp_path: Path) -> None:
+    agreed = review_of(run, {"e.dcm": "agree"}, tmp_path / "yes.json")
+    for review in (None, agreed):
+        with pytest.raises(MedoodError, match="may be disease"):
+            write_notes(run, tmp_path / "out", ["inverted", "local_abnormality"], review=review)
 
 
-def test_an_object_of_which_only_some_frames_are_to_be_rejected_stays(run: Path, tmp_path: Path) -> None:
-    ledger = Ledger(run)
-    row = rows_of(run)["a.dcm"]
+def test_with_a_review_only_what_it_agrees_about_is_named(run: Path, tmp_path: Path) -> None:
+    review = review_of(run, {"a.dcm": "agree", "b.dcm": "disagree"}, tmp_path / "review.json")
+    assert write_notes(run, tmp_path / "out", ["inverted"], review=review).scans == 1
+
+
+@pytest.fixture
+def odd_run(tiny_detector: Path, tmp_path: Path) -> Path:
+    """Two contents under one UID, an object of which one of three frames was read, and a UID that is a list."""
+    twins = [dicom_bytes(OUTLIERS["inverted"](seed, 96), "twin") for seed in range(2)]
+    frames = pydicom.dcmread(io.BytesIO(dicom_bytes(OUTLIERS["inverted"](5, 96), "frames")))
+    frames.NumberOfFrames, frames.PixelData = 3, frames.PixelData * 3
+    stream = io.BytesIO()
+    frames.save_as(stream)
+    several = changed(dicom_bytes(OUTLIERS["inverted"](7, 96), "list"), StudyInstanceUID=["1.2.3", "1.2.4"])
+    contents = {"twin0": twins[0], "twin1": twins[1], "frames": stream.getvalue(), "list": several}
+    uid = pydicom.dcmread(io.BytesIO(twins[0])).SOPInstanceUID
+    contents["twin1"] = changed(twins[1], SOPInstanceUID=uid)
+    (tmp_path / "odd").mkdir()
+    for name, content in contents.items():
+        (tmp_path / "odd" / f"{name}.dcm").write_bytes(content)
+    read = ReadConfig(frames="first")
+    screen([tmp_path / "odd"], tiny_detector, tmp_path / "run", fpr=0.99, read=read)
+    ledger = Ledger(tmp_path / "run")
     with ledger.writing():
-        ledger._database.execute("UPDATE scans SET sha256 = ? WHERE member = 'e.dcm'", (row.sha256,))
-    try:
-        notes = write_notes(run, tmp_path, ["inverted"])
-        reasons = {left.member: reason for left, reason in notes.left_out}
-        assert "only 1 of the object's 2 scored frames" in reasons["a.dcm"]
-    finally:
-        with ledger.writing():
-            ledger._database.execute("UPDATE scans SET sha256 = 'other' WHERE member = 'e.dcm'")
-        ledger.close()
+        ledger._database.execute("UPDATE scans SET decision = 'out_of_distribution', finding = 'inverted'")
+    ledger.close()
+    return tmp_path / "run"
+
+
+def test_what_a_note_cannot_name_alone_is_left_out(odd_run: Path, tmp_path: Path) -> None:
+    notes = write_notes(odd_run, tmp_path / "notes", ["inverted"])
+    reasons = {Path(row.source).stem: reason for row, reason in notes.left_out}
+    assert notes.scans == 0
+    assert "same SOP Instance UID" in reasons["twin0"]
+    assert reasons["twin1"] == reasons["twin0"]
+    assert "only 1 of the object's 3 frames" in reasons["frames"]
+    assert "a required attribute is unusable" in reasons["list"]
 
 
 def test_a_rejection_is_taken_back_by_a_note_of_its_own(run: Path, tmp_path: Path) -> None:
@@ -163,16 +186,23 @@ def test_the_command_says_what_it_wrote_and_what_not(run: Path, tmp_path: Path) 
     unknown = CliRunner().invoke(app, ["dicom", str(run), "--reject", "ugly"])
     assert "--reject is 'ugly'; expected one of rotated_90_cw" in str(unknown.exception)
     with pytest.raises(MedoodError, match="may be disease"):
-        check_findings(["global_abnormality"], reviewed=False)
+        check_findings(["global_abnormality"])
 
 
 def test_the_validator_finds_no_error_in_any_object(run: Path, tmp_path: Path) -> None:
     write_notes(run, tmp_path / "rejected", ["inverted"])
     write_notes(run, tmp_path / "restored", ["inverted"], restore=True)
     write_dicom(run, tmp_path / "dicom")
+    encapsulated(b"%PDF-1.4", Ledger.read_metadata(run)).save_as(tmp_path / "report.dcm", enforce_file_format=True)
     paths = sorted(tmp_path.rglob("*.dcm"))
     assert len(paths) > 8
     for path in paths:
         ended = subprocess.run([VALIDATOR, path], capture_output=True, text=True, check=False)
         errors = [line for line in (ended.stdout + ended.stderr).splitlines() if line.startswith("Error")]
         assert not errors, (path.name, pydicom.dcmread(path, stop_before_pixels=True).SOPClassUID.name, errors)
+
+
+def test_a_folder_without_dicom_objects_is_not_sent(tmp_path: Path) -> None:
+    (tmp_path / "x.dcm").write_bytes(b"no object")
+    result = CliRunner().invoke(app, ["push", str(tmp_path), "--to", "dicomweb+http://127.0.0.1:9/dicom-web"])
+    assert "holds no DICOM object" in str(result.exception)

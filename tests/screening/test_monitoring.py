@@ -13,11 +13,12 @@ from scipy.stats import binom, kstest
 from typer.testing import CliRunner
 
 from medood.cli.main import app
+from medood.config.schema import ReadConfig
 from medood.errors import MedoodError
 from medood.reporting.pages.monitoring import monitoring_page, prometheus
 from medood.screening.ledger.database import Ledger, Row
 from medood.screening.ledger.run_metadata import CalibrationInfo, DetectorInfo, RunMetadata
-from medood.screening.monitor.change_detection import changes, evidence_of_change, ranks_among_earlier
+from medood.screening.monitor.change_detection import ChangeDetector, changes
 from medood.screening.monitor.run_comparison import control_limits, monitor
 
 METADATA = RunMetadata(
@@ -33,7 +34,13 @@ METADATA = RunMetadata(
 
 
 def write_run(
-    folder: Path, month: int, scores: np.ndarray, limit: float = 1.65, stratum: str = "", **changed: object
+    folder: Path,
+    month: int,
+    scores: np.ndarray,
+    limit: float = 1.65,
+    stratum: str = "",
+    frames: int = 1,
+    **changed: object,
 ) -> Path:
     ledger = Ledger(folder, create=True)
     started = f"2026-{month:02d}-01T00:00:00+00:00"
@@ -41,7 +48,7 @@ def write_run(
     decisions = ["out_of_distribution" if score > limit else "in_distribution" for score in scores]
     metadata = {"stratum": stratum} if stratum else {}
     ledger.add(
-        Row("archive", f"{i}", 0, f"{month}-{i}", "scored", "", float(score), 0.5, decision, metadata)
+        Row("archive", f"{i}", 0, f"{month}-{i}", "scored", "", float(score), 0.5, decision, metadata, file=i // frames)
         for i, (score, decision) in enumerate(zip(scores, decisions, strict=True))
     )
     ledger.close()
@@ -55,18 +62,22 @@ def months(folder: Path, shift: float = 0.0, since: int = 13, scans: int = 400) 
     ]
 
 
+def ranks_of(scores: np.ndarray, seed: int) -> np.ndarray:
+    detector = ChangeDetector(np.random.default_rng(seed))
+    return np.concatenate([detector.rank(block) for block in np.split(scores, range(700, len(scores), 700))])
+
+
 def test_ranks_against_a_slow_loop_and_with_ties() -> None:
     scores = np.random.default_rng(1).integers(0, 50, 5000).astype(float)
-    ranks = ranks_among_earlier(scores, np.random.default_rng(2))
+    ranks = ranks_of(scores, 2)
     draws = np.random.default_rng(2).random(5000)
-    for i in (0, 1, 7, 2047, 2048, 2049, 4999):
+    for i in (0, 1, 7, 699, 700, 701, 4999):
         above, equal = (scores[:i] > scores[i]).sum(), (scores[:i] == scores[i]).sum()
         assert ranks[i] == pytest.approx((above + draws[i] * (equal + 1)) / (i + 1))
 
 
 def test_ranks_of_exchangeable_scores_are_uniform_and_independent() -> None:
-    scores = np.random.default_rng(3).exponential(size=6000)
-    ranks = ranks_among_earlier(scores, np.random.default_rng(4))
+    ranks = ranks_of(np.random.default_rng(3).exponential(size=6000), 4)
     assert kstest(ranks, "uniform").pvalue > 0.01
     assert abs(np.corrcoef(ranks[:-1], ranks[1:])[0, 1]) < 0.04
 
@@ -77,7 +88,9 @@ def test_each_bet_is_fair_and_the_capital_follows_a_slow_loop() -> None:
         assert bet.mean() == pytest.approx(1.0, abs=2e-3)
     ranks = np.random.default_rng(5).random(50) ** 2
     shares, capital = [0.2] * 5, 1.0
-    for rank, logarithm in zip(ranks, evidence_of_change(ranks), strict=True):
+    detector = ChangeDetector(np.random.default_rng(0))
+    logarithms = np.concatenate([detector.evidence(part) for part in np.split(ranks, [20])])
+    for rank, logarithm in zip(ranks, logarithms, strict=True):
         shares = [0.99 * share + 0.01 / 5 for share in shares]
         bets = [1.0, 0.5 / math.sqrt(rank), 0.5 / math.sqrt(1 - rank), 2 * (1 - rank), 2 * rank]
         won = [share * bet for share, bet in zip(shares, bets, strict=True)]
@@ -141,7 +154,9 @@ def test_a_month_without_scans_and_a_new_stratum(tmp_path: Path) -> None:
     assert all(period.limits is None for period in found.streams[0].periods)  # it has no baseline
     assert "no scans" in monitoring_page(found)
     assert "&lt;DX&gt;" in monitoring_page(found)
-    assert 'stratum="CR"' in prometheus(found)
+    assert "no baseline" in monitoring_page(found)
+    assert 'medood_monitor_scans{stratum="CR"} 0.0' in prometheus(found)
+    assert 'medood_monitor_flag_rate{stratum="CR"}' not in prometheus(found)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +165,7 @@ def test_a_month_without_scans_and_a_new_stratum(tmp_path: Path) -> None:
         ({"detector": DetectorInfo("other", "e" * 64)}, "another detector"),
         ({"calibration": CalibrationInfo("site", "f" * 64, 40)}, "another calibration"),
         ({"fpr": 0.01}, "another --fpr"),
+        ({"read": ReadConfig(decode="scored")}, "another way of reading"),
         ({"finished": None}, "was not finished"),
     ],
 )
@@ -159,11 +175,29 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path, changed: dict[
         monitor(runs)
 
 
+def test_frames_of_a_file_count_once_and_infinite_scores_do_no_harm(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    runs = [
+        write_run(tmp_path / f"{i}", i, np.repeat(rng.normal(size=30), 20) + rng.normal(0, 0.01, 600), frames=20)
+        for i in range(1, 13)
+    ]
+    runs.append(write_run(tmp_path / "13", 12, np.full(30, np.inf)))
+    (stream,) = monitor(runs).streams
+    assert [period.scans for period in stream.periods] == [30] * 13
+    assert not any(period.alarms for period in stream.periods[:12])
+    json.dumps(stream.periods[12].quantiles, allow_nan=False)
+
+
 def test_wrong_settings_are_told(tmp_path: Path) -> None:
     runs = [write_run(tmp_path / f"{i}", i, np.zeros(5)) for i in (1, 2)]
     with pytest.raises(MedoodError, match="--baseline is 2; expected 1 to 1"):
         monitor(runs, baseline=2)
-    with pytest.raises(MedoodError, match="--every is 5"):
-        monitor(runs, every=5)
+    for every in (5.0, math.nan, math.inf):
+        with pytest.raises(MedoodError, match=f"--every is {every:g}"):
+            monitor(runs, every=every)
+    with pytest.raises(MedoodError, match="was given twice"):
+        monitor([runs[0], runs[0]])
+    with pytest.raises(MedoodError, match="false-discovery rate"):
+        monitor([write_run(tmp_path / "fdr", 1, np.zeros(5), fdr=0.1, fpr=None)])
     with pytest.raises(MedoodError, match="is not a run"):
         monitor([tmp_path])

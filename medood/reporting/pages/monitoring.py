@@ -40,7 +40,7 @@ def write_monitoring(result: Monitoring, folder: Path) -> Path:
 
 
 def prometheus(result: Monitoring) -> str:
-    """The latest period of each stratum with scans, in Prometheus text format."""
+    """The latest run of each stratum, in Prometheus text format; a run without scans has no flag rate."""
     registry = CollectorRegistry()
     gauges = {
         name: Gauge(f"medood_monitor_{name}", words, ["stratum"], registry=registry)
@@ -53,12 +53,11 @@ def prometheus(result: Monitoring) -> str:
         )
     }
     for stream in result.streams:
-        latest = next((period for period in reversed(stream.periods) if period.scans), None)
-        if latest is None:
-            continue
-        values = (latest.scans, latest.rate or 0.0, latest.is_outside, len(latest.alarms), stream.evidence[-1][1])
+        latest = stream.periods[-1]
+        values = (latest.scans, latest.rate, latest.is_outside, len(latest.alarms), stream.evidence[-1][1])
         for gauge, value in zip(gauges.values(), values, strict=True):
-            gauge.labels(stream.stratum).set(float(value))
+            if value is not None:
+                gauge.labels(stream.stratum).set(float(value))
     return generate_latest(registry).decode()
 
 
@@ -82,7 +81,9 @@ def _section(stream: Stream, result: Monitoring) -> str:
     rows = []
     for period in stream.periods:
         rate = "no scans" if period.rate is None else f"{100 * period.rate:.1f} %"
-        limits = "baseline" if period.limits is None else "{:.1f} to {:.1f} %".format(*(100 * v for v in period.limits))
+        is_baseline = period in stream.periods[: result.baseline]
+        unknown = "baseline" if is_baseline else "no baseline"
+        limits = unknown if period.limits is None else "{:.1f} to {:.1f} %".format(*(100 * v for v in period.limits))
         quantiles = ["", "", ""] if period.quantiles is None else [f"{value:.2f}" for value in period.quantiles]
         alarms = ", ".join(f"at scan {scan}" for scan in period.alarms)
         mark = ' class="bad"' if period.is_outside else ""

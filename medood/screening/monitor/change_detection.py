@@ -20,55 +20,50 @@ Vector = npt.NDArray[np.float64]
 #: Share of the capital that moves to the other bets at each scan.
 _JUMP = 0.01
 #: Scans ranked at once.
-_BLOCK = 2048
+_BLOCK = 1024
 #: Smallest rank that is bet on, so that no bet wins without limit.
 _LEAST = 1e-6
 
 
-def ranks_among_earlier(scores: Vector, rng: np.random.Generator) -> Vector:
-    """For each score the share of earlier scores above it, with ties (and itself) broken at random: ``[N]`` in (0, 1).
+class ChangeDetector:
+    """Ranks scores among the earlier ones and bets on the ranks.
 
     Args:
-        scores: ``[N]``, in the order in which the scans came.
         rng: breaks ties.
     """
-    ranks = np.empty(len(scores))
-    before = np.empty(0)
-    for start in range(0, len(scores), _BLOCK):
-        block = scores[start : start + _BLOCK]
-        above = len(before) - np.searchsorted(before, block, side="right")
-        equal = len(before) - above - np.searchsorted(before, block, side="left")
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng, self._before = rng, np.empty(0)
+        self._shares, self._total = np.full(5, 0.2), 0.0
+
+    def rank(self, block: Vector) -> Vector:
+        """For each score the share of earlier scores above it, ties (and itself) broken at random: ``[N]`` in (0, 1)."""
+        count = len(self._before)
+        above = count - np.searchsorted(self._before, block, side="right")
+        equal = count - above - np.searchsorted(self._before, block, side="left")
         earlier = np.tri(len(block), k=-1, dtype=np.bool_)
         above += (earlier & (block[None] > block[:, None])).sum(axis=1)
         equal += (earlier & (block[None] == block[:, None])).sum(axis=1)
-        number = start + np.arange(len(block))
-        ranks[start : start + len(block)] = (above + rng.random(len(block)) * (equal + 1)) / (number + 1)
-        before = np.sort(np.concatenate([before, block]), kind="stable")
-    return ranks
+        self._before = np.sort(np.concatenate([self._before, block]), kind="stable")
+        ranks: Vector = (above + self._rng.random(len(block)) * (equal + 1)) / (count + np.arange(len(block)) + 1)
+        return ranks
 
+    def evidence(self, ranks: Vector) -> Vector:
+        """Logarithm of the capital after each rank, ``[N]``; it is set back to 1 (here 0) wherever it falls below.
 
-def evidence_of_change(ranks: Vector) -> Vector:
-    """Logarithm of the capital after each rank, ``[N]``; it is set back to 1 (here 0) wherever it falls below.
-
-    The bets are densities on (0, 1): uniform, on small ranks (scores rise) and on large ones (scores fall), each as a steep
-    and as a gentle one.
-
-    Args:
-        ranks: ``[N]`` in (0, 1).
-    """
-    p = np.clip(ranks, _LEAST, 1.0 - _LEAST)
-    bets = np.stack([np.ones_like(p), 0.5 / np.sqrt(p), 0.5 / np.sqrt(1.0 - p), 2.0 * (1.0 - p), 2.0 * p], axis=1)
-    count = bets.shape[1]
-    shares, total = np.full(count, 1.0 / count), 0.0
-    totals = np.empty(len(p))
-    for i, row in enumerate(bets):
-        shares = (1.0 - _JUMP) * shares + _JUMP / count
-        won = shares * row
-        gain = float(won.sum())
-        shares = won / gain
-        total = max(total, 0.0) + math.log(gain)
-        totals[i] = total
-    return totals
+        The bets are densities on (0, 1): uniform, on small ranks (scores rise) and on large ones (scores fall), each as a
+        steep and as a gentle one.
+        """
+        p = np.clip(ranks, _LEAST, 1.0 - _LEAST)
+        bets = np.stack([np.ones_like(p), 0.5 / np.sqrt(p), 0.5 / np.sqrt(1.0 - p), 2.0 * (1.0 - p), 2.0 * p], axis=1)
+        totals = np.empty(len(p))
+        for i, row in enumerate(bets):
+            won = ((1.0 - _JUMP) * self._shares + _JUMP / len(row)) * row
+            gain = float(won.sum())
+            self._shares = won / gain
+            self._total = max(self._total, 0.0) + math.log(gain)
+            totals[i] = self._total
+        return totals
 
 
 def changes(scores: Vector, every: float, seed: int = 0) -> tuple[list[int], Vector]:
@@ -84,15 +79,15 @@ def changes(scores: Vector, every: float, seed: int = 0) -> tuple[list[int], Vec
     """
     alarms: list[int] = []
     evidence = np.zeros(len(scores))
-    start = 0
-    while start < len(scores):
-        rng = np.random.default_rng([seed, start])
-        values = evidence_of_change(ranks_among_earlier(scores[start:], rng))
+    position, detector = 0, ChangeDetector(np.random.default_rng([seed, 0]))
+    while position < len(scores):
+        block = scores[position : position + _BLOCK]
+        values = detector.evidence(detector.rank(block))
         over = np.flatnonzero(values >= math.log(every))
-        stop = int(over[0]) + 1 if len(over) else len(values)
-        evidence[start : start + stop] = values[:stop]
-        if not len(over):
-            break
-        start += stop
-        alarms.append(start - 1)
+        stop = int(over[0]) + 1 if len(over) else len(block)
+        evidence[position : position + stop] = values[:stop]
+        position += stop
+        if len(over):
+            alarms.append(position - 1)
+            detector = ChangeDetector(np.random.default_rng([seed, position]))
     return alarms, evidence

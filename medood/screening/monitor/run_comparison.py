@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -34,8 +36,8 @@ class Period:
     Attributes:
         run: name of the run's folder.
         started: time in ISO 8601, UTC.
-        scans: number of scored scans.
-        flagged: number of flagged ones.
+        scans: number of scored files; of several frames the highest score counts.
+        flagged: number of files with a flagged frame.
         limits: control limits of the flag rate, given the baseline; none for the baseline itself or without scans.
         quantiles: 5 %, 50 % and 95 % of the scores; none without scans.
         alarms: numbers of the scans in this period, from 1, at which a change was reported.
@@ -104,11 +106,12 @@ def monitor(runs: Sequence[Path], *, baseline: int = 1, every: float = 1e6, prog
         progress: progress display; None shows nothing.
 
     Raises:
-        MedoodError: a run is missing or unfinished, or was made with another detector, calibration or rate than the others.
+        MedoodError: a run is missing or unfinished, given twice, decided at a false-discovery rate, or was made with another
+            detector, calibration, rate or way of reading than the others.
     """
     progress = progress or Progress(quiet=True)
-    if every < 100:
-        raise MedoodError(f"--every is {every:g}; expected at least 100 scans.")
+    if not (math.isfinite(every) and every >= 100):
+        raise MedoodError(f"--every is {every:g}; expected a number of at least 100 scans.")
     known = sorted(((finished_run(run), run) for run in runs), key=lambda pair: (pair[0].started, str(pair[1])))
     _check_alike(known)
     if not 1 <= baseline < max(2, len(known)):
@@ -117,17 +120,18 @@ def monitor(runs: Sequence[Path], *, baseline: int = 1, every: float = 1e6, prog
     flagged: dict[str, list[int]] = defaultdict(list)
     for number, (_, run) in enumerate(progress.track(iter(known), len(known), "reading runs")):
         by_stratum: dict[str, tuple[list[float], list[bool]]] = defaultdict(lambda: ([], []))
-        for score, decision, stratum in _scored(run):
-            rows = by_stratum[stratum or ""]
+        for stratum, score, is_flagged in _files(run):
+            rows = by_stratum[stratum]
             rows[0].append(score)
-            rows[1].append(decision == Decision.OUT_OF_DISTRIBUTION)
+            rows[1].append(is_flagged)
         for stratum in {*scores, *by_stratum}:
             values, flags = by_stratum[stratum]
             scores[stratum] += [np.empty(0)] * (number - len(scores[stratum])) + [np.array(values, dtype=np.float64)]
             flagged[stratum] += [0] * (number - len(flagged[stratum])) + [sum(flags)]
     names = sorted(scores)
     metadata = [item for item, _ in known]
-    folders = [run.name for _, run in known]
+    names_of_runs = [run.name for _, run in known]
+    folders = [run.name if names_of_runs.count(run.name) == 1 else str(run) for _, run in known]
     streams = [
         _stream(name, metadata, folders, scores[name], flagged[name], baseline, every)
         for name in progress.track(iter(names), len(names), "comparing")
@@ -136,10 +140,21 @@ def monitor(runs: Sequence[Path], *, baseline: int = 1, every: float = 1e6, prog
     return Monitoring((first.detector.name, first.detector.sha256), first.calibration.name, baseline, every, streams)
 
 
-def _scored(run: Path) -> Iterator[tuple[float, str, str | None]]:
+def _files(run: Path) -> Iterator[tuple[str, float, bool]]:
+    """Stratum, highest score and decision of each file, in the order of the run: the frames of a file are not independent.
+
+    Raises:
+        MedoodError: the ledger cannot be read.
+    """
     ledger = Ledger(run)
     try:
-        yield from ledger.scored_columns("score", "decision", "json_extract(metadata, '$.stratum')")
+        columns = ledger.scored_columns("file", "item", "score", "decision", "json_extract(metadata, '$.stratum')")
+        for _, frames in itertools.groupby(columns, key=lambda row: row[:2]):
+            rows = list(frames)
+            is_flagged = any(row[3] == Decision.OUT_OF_DISTRIBUTION for row in rows)
+            yield rows[0][4] or "", max(row[2] for row in rows), is_flagged
+    except sqlite3.Error as error:
+        raise MedoodError(f"The ledger of {run} cannot be read: {error}.") from error
     finally:
         ledger.close()
 
@@ -153,12 +168,20 @@ def _check_alike(known: Sequence[tuple[RunMetadata, Path]]) -> None:
     if not known:
         raise MedoodError("There is no run to monitor. Give the folders that medood screen wrote.")
     (first, folder), *others = known
+    if first.fdr is not None:
+        raise MedoodError(
+            f"{folder} was decided at a false-discovery rate, by which the flag rate depends on the archive. Monitor runs "
+            "that were screened with --fpr."
+        )
+    twice = [run for i, (_, run) in enumerate(known) if run.resolve() in {other.resolve() for _, other in known[:i]}]
+    if twice:
+        raise MedoodError(f"{twice[0]} was given twice. Give each run once.")
     for metadata, run in others:
         for what, one, other in (
             ("detector", first.detector.sha256[:12], metadata.detector.sha256[:12]),
             ("calibration", first.calibration.sha256[:12], metadata.calibration.sha256[:12]),
             ("--fpr", first.fpr, metadata.fpr),
-            ("--fdr", first.fdr, metadata.fdr),
+            ("way of reading", first.read, metadata.read),
         ):
             if one != other:
                 raise MedoodError(
@@ -190,13 +213,20 @@ def _stream(
                 len(values),
                 count,
                 control_limits(*base, len(values)) if is_compared else None,
-                tuple(float(v) for v in np.quantile(values, _QUANTILES)) if len(values) else None,  # type: ignore[arg-type]
+                _quantiles(values),
                 [alarm - start + 1 for alarm in alarms if start <= alarm < int(ends[number])],
             )
         )
     pieces = np.array_split(np.arange(len(evidence)), min(_POINTS, len(evidence))) if len(evidence) else []
     kept = sorted({*(int(piece[evidence[piece].argmax()]) for piece in pieces), *alarms, len(evidence) - 1} - {-1})
     return Stream(stratum, periods, [(i + 1, float(evidence[i]) / math.log(10.0)) for i in kept])
+
+
+def _quantiles(values: npt.NDArray[np.float64]) -> tuple[float, float, float] | None:
+    if not len(values):
+        return None
+    low, middle, high = (float(value) for value in np.quantile(np.minimum(values, 1e300), _QUANTILES, method="lower"))
+    return low, middle, high
 
 
 def control_limits(flagged: int, scans: int, period: int) -> tuple[float, float]:
