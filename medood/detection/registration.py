@@ -76,7 +76,7 @@ class Registration(nn.Module):
 
     def _search(self, small: Tensor) -> Tensor:
         batch = _BATCH if small.device.type == "cpu" else len(small)  # a GPU is slowed by many small steps
-        return torch.cat([self._search_some(some) for some in torch.split(small, max(batch, 1))])
+        return torch.cat([self._search_some(group) for group in torch.split(small, max(batch, 1))])
 
     def _search_some(self, small: Tensor) -> Tensor:
         every = torch.arange(len(small), device=small.device)
@@ -110,7 +110,7 @@ def equalize_histogram(images: Tensor) -> Tensor:
     """
     if not images.numel():
         return images.clone()
-    return torch.cat([_equalized(some) for some in torch.split(images, _BATCH)])
+    return torch.cat([_equalized(group) for group in torch.split(images, _BATCH)])
 
 
 def _equalized(images: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ class ViewMaker:
         if prepared is None or prepared[0] != step:
             return self.make(step, rows)
         views = prepared[1]
-        self._beside.hand_over(some for some in (views.positives, views.locals, views.negatives) if some is not None)
+        self._beside.hand_over(view for view in (views.positives, views.locals, views.negatives) if view is not None)
         return views
 
     def make(self, step: int, rows: npt.NDArray[np.int64]) -> StepViews:
