@@ -8,6 +8,7 @@ how faithful they are.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from medood.detection.detector import Detector
 from medood.detection.ensemble import log_divergence
 from medood.detection.features import Features
+from medood.distillation.network import backbone_features
 from medood.negatives.shift import resample
 
 Maps = npt.NDArray[np.float32]
@@ -41,12 +43,13 @@ class _ScoreModel(nn.Module):
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
-        self.network = detector.network
+        # A copy, since Grad-CAM hooks its layers and other threads may be using the detector's own.
+        self.backbone, self.head = copy.deepcopy((detector.network.backbone, detector.network.head))
         self._detector = detector
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.network.features(images)
-        outputs = self.network.head(features)
+        features = backbone_features(self.backbone, images)
+        outputs = self.head(features)
         if self._detector.score_name in _OF_THE_HEAD:
             return -log_divergence(outputs)
         return self._detector.score(Features(functional.normalize(features, dim=-1), outputs))
@@ -88,14 +91,15 @@ def grad_cam(detector: Detector, images: Tensor, batch_size: int = 16) -> Maps:
         float32 ``[N, S, S]``, at least 0: what each place adds to the score, in its units, per share of the area; not
         scaled, so that maps of different scans are comparable; 0 outside the detector's crops.
     """
-    layers, reshape = _targets(detector.network.backbone)
+    model = _ScoreModel(detector)
+    layers, reshape = _targets(model.backbone)
     device = next(detector.network.parameters()).device
     side = images.shape[-1]
     images = detector.network.scaled(images)
     small = images.shape[-1]
     crops, back = _crops(detector.preprocess.crops)
     maps = []
-    with _RawHiResCAM(_ScoreModel(detector), layers, reshape) as cam, torch.enable_grad():
+    with _RawHiResCAM(model, layers, reshape) as cam, torch.enable_grad():
         for batch in torch.split(images, batch_size):
             total = torch.zeros(len(batch), 1, side, side)
             for crop, inverse in zip(crops, back, strict=True):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from typing import ClassVar
 
 import numpy as np
@@ -58,11 +59,12 @@ def test_maps_are_finite_non_zero_and_follow_the_score(backbone: str, arguments:
 def test_raw_maps_are_the_librarys_before_its_scaling() -> None:
     detector = detector_with("resnet18", {}, "mahalanobis")
     image = torch.rand(1, 1, 64, 64, requires_grad=True)
-    layers, reshape = _targets(detector.network.backbone)
+    model = _ScoreModel(detector)
+    layers, reshape = _targets(model.backbone)
     for layer in layers:
-        with _RawHiResCAM(_ScoreModel(detector), [layer], reshape) as cam:
+        with _RawHiResCAM(model, [layer], reshape) as cam:
             raw = cam(image, [lambda score: score])[0]
-        with HiResCAM(_ScoreModel(detector), [layer], reshape) as cam:
+        with HiResCAM(model, [layer], reshape) as cam:
             scaled = cam(image, [lambda score: score])[0]
         shown = torch.nn.functional.interpolate(raw[None].clamp(min=0), 64, mode="bilinear")[0, 0].numpy()
         assert np.corrcoef(scaled.ravel(), shown.ravel())[0, 1] > 0.98
@@ -111,6 +113,28 @@ def test_a_linear_score_is_mapped_where_it_comes_from() -> None:
     row, col = divmod(int(grad_cam(detector, torch.ones(1, 1, 64, 64))[0].argmax()), 64)
     assert abs(row - (0.05 + 0.9 * 4.5 / 16) * 64) < 3
     assert abs(col - (0.05 + 0.9 * 11.5 / 16) * 64) < 3
+
+
+def test_a_map_is_its_own_while_other_threads_score() -> None:
+    detector = detector_with("resnet18", {}, "head_entropy")
+    image, others = torch.rand(1, 1, 64, 64), torch.rand(7, 1, 64, 64)
+    undisturbed = grad_cam(detector, image)
+    stopped = threading.Event()
+
+    def score() -> None:
+        while not stopped.is_set():
+            detector.embed(others)
+
+    threads = [threading.Thread(target=score) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(10):
+            np.testing.assert_allclose(grad_cam(detector, image), undisturbed, atol=1e-6)
+    finally:
+        stopped.set()
+        for thread in threads:
+            thread.join()
 
 
 def test_the_scale_leaves_normal_scans_below_its_end() -> None:
