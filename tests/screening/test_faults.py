@@ -105,14 +105,14 @@ def test_a_file_that_kills_or_hangs_its_reader_costs_its_own_row(tiny_detector: 
     ]
     for name in names:
         Image.fromarray(rng.integers(0, 255, (16, 16), dtype=np.uint8)).save(root / f"{name}.png")
-    screen([root], tiny_detector, tmp_path / "run", fpr=0.1, options=RunOptions(workers=2, timeout=2.0))
+    screen([root], tiny_detector, tmp_path / "run", fpr=0.1, options=RunOptions(workers=2, timeout=6.0))
     found = {name: status for name, status in statuses(tmp_path / "run").items() if name.endswith(".png")}
     expected = {"segfault": "worker_died", "exit": "worker_died", "forever": "timed_out", "oom": "worker_died"}
     assert found == {f"{name}.png": expected.get(name.partition("-")[2], "scored") for name in names}
     reasons = {Path(row[0]).stem: row[5] for row in rows(tmp_path / "run")}
     assert reasons["01-segfault"] == "the process that read this file ended (signal SIGSEGV), 2 times"
     assert reasons["03-exit"] == "the process that read this file ended (exit code 3), 2 times"
-    assert reasons["04-forever"] == "the file was not read within 2 s"
+    assert reasons["04-forever"] == "the file was not read within 6 s"
 
 
 def test_workers_killed_at_random_lose_no_row(archive: Path, whole_run: Path, tiny_detector: Path, tmp_path: Path) -> None:
