@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from medood.cli.read_options import DEFAULTS, Frames, Select
-from medood.cli.screen import cores, signals
+from medood.cli.screen import signals
 from medood.config.resources import DEFAULT
 from medood.config.schema import ReadConfig
 from medood.errors import StoppedError
@@ -39,17 +39,19 @@ def clean_command(
     Nothing is moved or deleted. Given again after an interruption, the command goes on.
     """
     from medood.progress import Progress
-    from medood.screening.run_options import RunOptions, check_run
+    from medood.screening.run_options import RunOptions, check_run, cores
 
     read, interrupts = ReadConfig(frames=frames, select=select), list[int]()
     options = RunOptions(cores() if workers is None else workers, resume=True, stopped=lambda: bool(interrupts))
     check_run(sources, out / "run", detector=detector, fpr=fpr, calibration=calibration, read=read, options=options)
-    from medood.reporting.pages.cleaning import KINDS
-    from medood.workflows.clean import check_folder, clean, read_groups
+    from medood.workflows.data_set import check_folder, read_groups
 
     check_folder(sources, out)
     if table is not None:
         read_groups(table)
+    from medood.reporting.pages.cleaning import KINDS
+    from medood.workflows.clean import clean
+
     progress = Progress(quiet=quiet)
     with signals(interrupts):
         try:

@@ -59,11 +59,13 @@ def _write_notes(
     run: Path, folder: Path, findings: list[str], review: Path | None, restore: bool, progress: Progress
 ) -> None:
     from medood.errors import MedoodError
-    from medood.reporting.rejection_notes import check_findings, write_notes
+    from medood.evidence.fault_codes import check_rejectable
 
     if not findings:
         raise MedoodError("--review and --restore need --reject FINDING, which says what is rejected or restored.")
-    check_findings(findings)
+    check_rejectable(findings)
+    from medood.reporting.rejection_notes import write_notes
+
     notes = write_notes(run, folder, findings, review=review, restore=restore, progress=progress)
     _say_left_out(notes.left_out, "note", progress)
     progress.say(f"{len(notes.files)} notes that {'restore' if restore else 'reject'} {notes.scans} scans")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from medood.cli.read_options import DEFAULTS, Decode, Select
-from medood.cli.screen import cores, signals, tell
+from medood.cli.screen import signals, tell
 from medood.config.resources import DEFAULT, find_detector
 from medood.config.schema import ReadConfig
 from medood.detection.detector_folder import check_calibration, check_detector
@@ -57,7 +57,7 @@ def listen_command(
 
     from medood.progress import Progress
     from medood.screening.dicom_scp import ScpConfig, listen
-    from medood.screening.run_options import RunOptions
+    from medood.screening.run_options import RunOptions, cores
 
     progress = Progress(quiet=quiet)
     scp = ScpConfig(port, bind, title, caller or (), peer or (), associations, max_bytes, reserve, health_port)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,7 +96,7 @@ def screen_command(
         raise MedoodError("--fpr and --fdr were both given; a run is decided by one of them.")
     from medood.progress import Progress
     from medood.screening.metrics import Metrics
-    from medood.screening.run_options import RunOptions, check_run
+    from medood.screening.run_options import RunOptions, check_run, cores
 
     read = ReadConfig(
         frames,
@@ -206,11 +205,6 @@ def calibration_advice(metadata: RunMetadata) -> str:
         "The false-alarm rate need not hold for these scans. If they are of a hospital or device that the detector was not "
         f"calibrated for: medood calibrate {detector} --data SCANS_THAT_BELONG --name NAME{copy}"
     )
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager

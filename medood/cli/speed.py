@@ -71,13 +71,14 @@ def screen_command(
         raise MedoodError(f"{archive} does not exist. Give a folder or an archive of scans.")
 
     from medood.progress import Progress
-    from medood.screening.screening_benchmark import CORES, screening_speed
+    from medood.screening.run_options import cores
+    from medood.screening.screening_benchmark import screening_speed
 
     speed = screening_speed(archive, detector, read, repeats, Progress(quiet=quiet))
     print(f"reading alone {speed.decode:>8.1f} images/s")
     print(f"scoring alone {speed.score:>8.1f} images/s")
     print(f"a run         {speed.screen:>8.1f} images/s, {speed.share:.2f} of the lower of the two")
-    print(f"{speed.images} images, {CORES} cores")
+    print(f"{speed.images} images, {cores()} cores")
     _write(speed, out)
 
 
@@ -90,13 +91,14 @@ def score_command(
     """Images a second of a detector's networks, on one thread and on all cores, beside what a matrix product would allow."""
     check_detector(find_detector(detector))
     from medood.detection.detector import Detector
-    from medood.screening.screening_benchmark import CORES, scoring_speed
+    from medood.screening.run_options import cores
+    from medood.screening.screening_benchmark import scoring_speed
 
     speed = scoring_speed(Detector.load(detector), repeats=repeats)
     print(f"one thread    {speed.one_thread:>8.1f} images/s, {1000 / speed.one_thread:.1f} ms each")
     print(f"all cores     {speed.all_cores:>8.1f} images/s")
     print(f"limit         {speed.limit:>8.1f} images/s: {speed.gflop:.2f} GFLOP each at the speed of a matrix product")
-    print(f"{CORES} cores")
+    print(f"{cores()} cores")
     _write(speed, out)
 
 

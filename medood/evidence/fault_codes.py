@@ -1,35 +1,73 @@
-"""The findings as DICOM codes."""
+"""The findings, and their DICOM codes."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
 
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
+from medood.errors import MedoodError
+
+
+class FaultName(StrEnum):
+    """What is wrong with a flagged scan."""
+
+    ROTATED_90_CW = "rotated_90_cw"
+    ROTATED_90_CCW = "rotated_90_ccw"
+    ROTATED_180 = "rotated_180"
+    MIRRORED = "mirrored"
+    UPSIDE_DOWN = "upside_down"
+    INVERTED = "inverted"
+    NOT_A_FRONTAL_CHEST_RADIOGRAPH = "not_a_frontal_chest_radiograph"
+    LOCAL_ABNORMALITY = "local_abnormality"
+    GLOBAL_ABNORMALITY = "global_abnormality"
+
+
 #: Scheme of medood's own codes.
 SCHEME = "99MEDOOD"
 #: Findings that may be disease.
-ABNORMALITIES = ("local_abnormality", "global_abnormality")
+ABNORMALITIES = (FaultName.LOCAL_ABNORMALITY, FaultName.GLOBAL_ABNORMALITY)
 #: Every finding with its code; the meanings are those of a report in English.
-FINDINGS = {
-    name: Code(name, SCHEME, meaning)
+FINDINGS: dict[str, Code] = {
+    name.value: Code(name.value, SCHEME, meaning)
     for name, meaning in (
-        ("rotated_90_cw", "Rotated by 90 degrees clockwise"),
-        ("rotated_90_ccw", "Rotated by 90 degrees counter-clockwise"),
-        ("rotated_180", "Rotated by 180 degrees"),
-        ("mirrored", "Mirrored"),
-        ("upside_down", "Upside down"),
-        ("inverted", "Inverted grey scale"),
-        ("not_a_frontal_chest_radiograph", "Not a frontal chest radiograph"),
-        ("local_abnormality", "Unusual at one place"),
-        ("global_abnormality", "Unusual as a whole"),
+        (FaultName.ROTATED_90_CW, "Rotated by 90 degrees clockwise"),
+        (FaultName.ROTATED_90_CCW, "Rotated by 90 degrees counter-clockwise"),
+        (FaultName.ROTATED_180, "Rotated by 180 degrees"),
+        (FaultName.MIRRORED, "Mirrored"),
+        (FaultName.UPSIDE_DOWN, "Upside down"),
+        (FaultName.INVERTED, "Inverted grey scale"),
+        (FaultName.NOT_A_FRONTAL_CHEST_RADIOGRAPH, "Not a frontal chest radiograph"),
+        (FaultName.LOCAL_ABNORMALITY, "Unusual at one place"),
+        (FaultName.GLOBAL_ABNORMALITY, "Unusual as a whole"),
     )
 }
 #: The code of CID 7011 (Rejected for Quality Reason), of which CID 6135 (Image Quality Finding) holds these too.
-QUALITY = {
-    "rotated_90_cw": codes.DCM.Positioning,
-    "rotated_90_ccw": codes.DCM.Positioning,
-    "rotated_180": codes.DCM.Positioning,
-    "mirrored": codes.DCM.Positioning,
-    "upside_down": codes.DCM.Positioning,
-    "inverted": codes.DCM.InappropriateImageProcessing,
+QUALITY: dict[str, Code] = {
+    FaultName.ROTATED_90_CW: codes.DCM.Positioning,
+    FaultName.ROTATED_90_CCW: codes.DCM.Positioning,
+    FaultName.ROTATED_180: codes.DCM.Positioning,
+    FaultName.MIRRORED: codes.DCM.Positioning,
+    FaultName.UPSIDE_DOWN: codes.DCM.Positioning,
+    FaultName.INVERTED: codes.DCM.InappropriateImageProcessing,
 }
+#: Findings that can be rejected.
+REJECTABLE = tuple(name for name in FINDINGS if name not in ABNORMALITIES)
+
+
+def check_rejectable(findings: Sequence[str]) -> None:
+    """Check what is to be rejected.
+
+    Raises:
+        MedoodError: a finding is unknown, or is an abnormality: it may be disease, which nobody may hide.
+    """
+    for name in findings:
+        if name in ABNORMALITIES:
+            raise MedoodError(
+                f"--reject {name}: an abnormality may be disease, and a rejected scan is hidden. Reject such a scan in the "
+                "archive itself, if it is to be."
+            )
+        if name not in REJECTABLE:
+            raise MedoodError(f"--reject is {name!r}; expected one of {', '.join(REJECTABLE)}.")

@@ -7,29 +7,14 @@ and the lowest wins. A scan that is no frontal chest radiograph scores about the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
 
 from torch import Tensor
 
 from medood.detection.detector import Detector
 from medood.evidence.evidence_maps import evidence_maps
+from medood.evidence.fault_codes import FaultName
 from medood.evidence.findings import standing_out
 from medood.evidence.positions import positions
-
-
-class FaultName(StrEnum):
-    """What is wrong with a flagged scan."""
-
-    ROTATED_90_CW = "rotated_90_cw"
-    ROTATED_90_CCW = "rotated_90_ccw"
-    ROTATED_180 = "rotated_180"
-    MIRRORED = "mirrored"
-    UPSIDE_DOWN = "upside_down"
-    INVERTED = "inverted"
-    NOT_A_FRONTAL_CHEST_RADIOGRAPH = "not_a_frontal_chest_radiograph"
-    LOCAL_ABNORMALITY = "local_abnormality"
-    GLOBAL_ABNORMALITY = "global_abnormality"
-
 
 #: The fault that each correction undoes.
 UNDOES = {

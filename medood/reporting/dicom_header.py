@@ -8,14 +8,17 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
+from highdicom import sr
 from pydicom.charset import python_encoding
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
-from pydicom.uid import UID, ComputedRadiographyImageStorage, UID_dictionary
+from pydicom.sr.codedict import codes
+from pydicom.uid import UID, ComputedRadiographyImageStorage, UID_dictionary, generate_uid
 from pydicom.valuerep import DA, DT, STR_VR, TM
 
 from medood.scans.dicom.parser import PIXEL_KEYWORDS
+from medood.screening.ledger.run_metadata import RunMetadata
 
 #: Attributes that every object must have but may leave empty (type 2); those that the header lacks stay empty.
 _TYPE_2 = (
@@ -86,6 +89,20 @@ def set_times(dataset: Dataset, finished: datetime, uid: Callable[[str], str]) -
         elif element.keyword == "DimensionOrganizationUID":
             element.value = uid("dimensions")
     return dataset
+
+
+def device_observer(metadata: RunMetadata) -> sr.ObserverContext:
+    """The detector of a run as the device that observed (TID 1004)."""
+    return sr.ObserverContext(
+        codes.DCM.Device,
+        sr.DeviceObserverIdentifyingAttributes(
+            uid=generate_uid(entropy_srcs=["medood", metadata.detector.sha256]),
+            name="medood",
+            manufacturer_name="medood",
+            model_name=(metadata.detector.name or "detector")[:64],
+            serial_number=metadata.detector.sha256[:16],
+        ),
+    )
 
 
 def orientation(source: Dataset) -> tuple[str, str] | None:

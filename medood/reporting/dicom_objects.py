@@ -31,7 +31,7 @@ from medood.evidence.fault_codes import FINDINGS, QUALITY, SCHEME
 from medood.evidence.score_map import FULL_STRENGTH, score_maps
 from medood.output_folder import atomic_write
 from medood.progress import Progress
-from medood.reporting.dicom_header import missing_identity, orientation, refer_to, set_times, usable_header
+from medood.reporting.dicom_header import device_observer, missing_identity, orientation, refer_to, set_times, usable_header
 from medood.reporting.original_scans import OriginalScan, header, read_original_scans
 from medood.reporting.renderings import blend, on_picture
 from medood.reporting.report_data import detector_of
@@ -169,16 +169,6 @@ def structured_report(
 ) -> Dataset:
     """Structured Report (TID 1500, one image-level TID 1501 group) of score, p-value, limit, decision and finding, with the
     device and algorithm that made them."""
-    device = sr.ObserverContext(
-        codes.DCM.Device,
-        sr.DeviceObserverIdentifyingAttributes(
-            uid=generate_uid(entropy_srcs=["medood", detector.sha256]),
-            name="medood",
-            manufacturer_name="medood",
-            model_name=(metadata.detector.name or "detector")[:64],
-            serial_number=detector.sha256[:16],
-        ),
-    )
     frames = [row.frame + 1] if (source.get("NumberOfFrames") or 1) > 1 else None
     limit = metadata.limit or 0.0
     evaluations = [sr.QualitativeEvaluation(_DECISION, _DECISIONS[Decision(row.decision)])]
@@ -205,7 +195,7 @@ def structured_report(
         source_images=[sr.SourceImageForMeasurementGroup.from_source_image(source, frames)],
     )
     report = sr.MeasurementReport(
-        sr.ObservationContext(observer_device_context=device),
+        sr.ObservationContext(observer_device_context=device_observer(metadata)),
         codes.SCT.ImagingProcedure,
         [group],
         title=codes.DCM.ImagingMeasurementReport,

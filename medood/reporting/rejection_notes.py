@@ -22,10 +22,10 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 
 from medood.errors import MedoodError
-from medood.evidence.fault_codes import ABNORMALITIES, FINDINGS, QUALITY
+from medood.evidence.fault_codes import QUALITY, check_rejectable
 from medood.output_folder import atomic_write
 from medood.progress import Progress
-from medood.reporting.dicom_header import IDENTITY, missing_identity, refer_to, set_times, usable_header
+from medood.reporting.dicom_header import IDENTITY, device_observer, missing_identity, refer_to, set_times, usable_header
 from medood.reporting.original_scans import read_headers
 from medood.reporting.review import Review, read_review, run_name
 from medood.screening.finished_run import finished_run
@@ -35,8 +35,6 @@ from medood.screening.ledger.run_metadata import RunMetadata
 _REJECTED = codes.DCM.RejectedForQualityReasons
 _RESTORED = sr.CodedConcept("REVOKE_REJECTION", "99DCM4CHEE", "Restore rejected Instances")
 _SERIES = {"reject": 9705, "restore": 9706}
-#: Findings that can be rejected.
-REJECTABLE = tuple(name for name in FINDINGS if name not in ABNORMALITIES)
 #: Reasons why a scan is named by no note.
 _SAME_UID = "another file with other contents has the same SOP Instance UID, by which an archive cannot tell them apart"
 _UNUSABLE = "no DICOM object can be made from the header: a required attribute is unusable"
@@ -55,22 +53,6 @@ class Notes:
     files: list[str]
     scans: int
     left_out: list[tuple[Row, str]]
-
-
-def check_findings(findings: Sequence[str]) -> None:
-    """Check what is to be rejected.
-
-    Raises:
-        MedoodError: a finding is unknown, or is an abnormality: it may be disease, which nobody may hide.
-    """
-    for name in findings:
-        if name in ABNORMALITIES:
-            raise MedoodError(
-                f"--reject {name}: an abnormality may be disease, and a rejected scan is hidden. Reject such a scan in the "
-                "archive itself, if it is to be."
-            )
-        if name not in REJECTABLE:
-            raise MedoodError(f"--reject is {name!r}; expected one of {', '.join(REJECTABLE)}.")
 
 
 def write_notes(
@@ -98,7 +80,7 @@ def write_notes(
         MedoodError: the run is missing or unfinished, the review belongs to another run, a finding is unknown or
             may be disease, or the folder holds other objects or cannot be written.
     """
-    check_findings(findings)
+    check_rejectable(findings)
     progress = progress or Progress(quiet=True)
     metadata = finished_run(run)
     ledger = Ledger(run)
@@ -173,21 +155,11 @@ def _note(objects: list[tuple[list[Row], Dataset]], metadata: RunMetadata, kind:
 
     with warnings.catch_warnings(action="ignore"):  # warnings about the scans' own headers
         sources = [usable_header(source) for _, source in objects]
-        device = sr.ObserverContext(
-            codes.DCM.Device,
-            sr.DeviceObserverIdentifyingAttributes(
-                uid=generate_uid(entropy_srcs=["medood", metadata.detector.sha256]),
-                name="medood",
-                manufacturer_name="medood",
-                model_name=(metadata.detector.name or "detector")[:64],
-                serial_number=metadata.detector.sha256[:16],
-            ),
-        )
         named = sorted({row.finding for rows, _ in objects for row in rows})
         content = hd.ko.KeyObjectSelection(
             _RESTORED if kind == "restore" else _REJECTED,
             sources,
-            observer_device_context=device,
+            observer_device_context=device_observer(metadata),
             description=f"medood {metadata.medood}: {', '.join(named)}",
         )
         if kind == "reject":

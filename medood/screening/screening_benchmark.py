@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import tempfile
 import time
@@ -22,10 +21,9 @@ from medood.screening.execution.base import use_one_thread
 from medood.screening.execution.worker_pool import WorkerPool
 from medood.screening.read_worker import ReadSpec
 from medood.screening.run import screen
-from medood.screening.run_options import RunOptions
+from medood.screening.run_options import RunOptions, cores
 from medood.screening.source_listing import SourceListing
 
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 _BATCH, _TIMEOUT = 32, 300.0
 
 
@@ -52,7 +50,7 @@ class ScreeningSpeed:
 
 def decode_all(detector: Detector, source: Path, read: ReadConfig) -> int:
     """Read every scan of an archive as a run does, with a worker process a core; return the number of images."""
-    workers, images = WorkerPool(CORES, ReadSpec(read, detector.preprocess), _TIMEOUT), 0
+    workers, images = WorkerPool(cores(), ReadSpec(read, detector.preprocess), _TIMEOUT), 0
     try:
         for readout in workers.read(SourceListing([source], source, read).enumerate_sources(), lambda: False):
             images += sum(result.image is not None for result in readout[1]) if readout else 0
@@ -66,7 +64,7 @@ def score_all(detector: Detector, images: int) -> int:
     batches = torch.split(torch.rand(images, 1, *(detector.preprocess.size,) * 2), _BATCH)
     before = use_one_thread()
     try:
-        with ThreadPoolExecutor(CORES) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             for rows in pool.map(detector.embed, batches):
                 detector.judge(rows, 0.5)
     finally:
@@ -78,7 +76,7 @@ def screen_all(detector: Detector, source: Path, read: ReadConfig) -> int:
     """Screen an archive into a temporary run; return the number of images."""
     with tempfile.TemporaryDirectory(prefix="medood-") as folder:
         fpr = max(0.05, 1.0 / min(detector.calibration.counts().values()))  # what a small calibration allows
-        run, options = Path(folder) / "run", RunOptions(workers=CORES)
+        run, options = Path(folder) / "run", RunOptions(workers=cores())
         summary = screen([source], detector, run, fpr=fpr, read=read, options=options)
         return summary.flagged + summary.accepted
 

@@ -16,7 +16,8 @@ import torch
 
 from medood.detection.conformal import Decision
 from medood.detection.detector import Detector
-from medood.evidence.fault_names import FaultName, name_faults
+from medood.evidence.fault_codes import FaultName
+from medood.evidence.fault_names import name_faults
 from medood.scans.reader import read_scans
 from medood.scans.scan import Scan
 

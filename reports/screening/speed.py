@@ -31,8 +31,8 @@ from medood.detection.detector import Detector
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
 from medood.screening.run import screen
-from medood.screening.run_options import RunOptions
-from medood.screening.screening_benchmark import CORES, decode_all, score_all
+from medood.screening.run_options import RunOptions, cores
+from medood.screening.screening_benchmark import decode_all, score_all
 
 SIDE, BASES = 1180, 8
 
@@ -97,8 +97,8 @@ def sides(work: Path) -> dict[str, tuple[int, Callable[[], object]]]:
     return {
         "decoding alone, all cores": (len(paths), lambda: decode_all(detector, work / "films", ReadConfig())),
         "network alone, all cores": (len(paths), lambda: score_all(detector, len(paths))),
-        "a run with a worker process a core": (len(paths), run(whole, workers=CORES)),
-        "the same of one radiograph: starting up": (1, run(one, workers=CORES)),
+        "a run with a worker process a core": (len(paths), run(whole, workers=cores())),
+        "the same of one radiograph: starting up": (1, run(one, workers=cores())),
         "a run in one process": (len(paths), run(whole)),
         "a run on two Dask workers": (len(paths), run(whole, workers=2, engine="dask")),
         "a Dask run of one radiograph: starting up": (1, run(one, workers=2, engine="dask")),
@@ -110,7 +110,7 @@ def main() -> None:
     work, count, rounds = Path(sys.argv[1]), *(int(text) for text in sys.argv[2:4] or ("400", "3"))
     films(work / "films", count)
     size = sum(path.stat().st_size for path in (work / "films").iterdir()) / count / 1e6
-    print(f"round,what,films,megabytes_each,seconds,films_per_second,cores={CORES}", flush=True)
+    print(f"round,what,films,megabytes_each,seconds,films_per_second,cores={cores()}", flush=True)
     for number in range(rounds):
         for what in sides(work):
             made = subprocess.run([sys.executable, __file__, str(work), "--side", what], stdout=subprocess.PIPE, check=True)

@@ -122,7 +122,7 @@ def test_no_grey_curve_reaches_the_network() -> None:
     images, places = chests(4), WHOLE.expand(4, 5)
     with torch.no_grad():
         plain, curved = network.score(images, places), network.score(0.2 + 0.6 * images.clamp(min=0) ** 1.8, places)
-    torch.testing.assert_close(plain, curved, atol=5e-3, rtol=0)  # the network is untrained: ranks near a tie may change
+    torch.testing.assert_close(plain, curved, atol=1e-3, rtol=1e-3)
 
 
 def test_the_loss_against_numpy() -> None:
@@ -210,7 +210,7 @@ def test_it_learns_to_find_what_is_planted(tmp_path: Path) -> None:
     views = lesion_views(images, sound, places, Mixture(config.lesions.mixture), 0.5, 64, 16, generator(9))
     with torch.no_grad():
         local, whole, _ = network(views.frames)
-    assert roc_auc_score(views.present, whole) > 0.6
+    assert roc_auc_score(views.present, whole) > 0.65
     assert roc_auc_score((views.cells > 0.5).flatten(), local.flatten()) > 0.75
 
 

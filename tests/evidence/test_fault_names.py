@@ -11,7 +11,8 @@ from torch import Generator
 from medood.config.resources import find_detector
 from medood.detection.detector import Detector
 from medood.evaluation.acquisition_faults import plant
-from medood.evidence.fault_names import UNDOES, FaultName, name_faults
+from medood.evidence.fault_codes import FaultName
+from medood.evidence.fault_names import UNDOES, name_faults
 from medood.evidence.positions import FLAT, POSITIONS, UNLIKE, Positions
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes

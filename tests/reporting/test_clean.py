@@ -19,7 +19,8 @@ from medood.phantom.outliers import OUTLIERS
 from medood.reporting.pages.cleaning import KINDS, Issue
 from medood.screening.ledger.database import Row
 from medood.screening.run import screen
-from medood.workflows.clean import Cleaning, Groups, clean
+from medood.workflows.clean import Cleaning, clean
+from medood.workflows.data_set import Groups
 
 
 def save(image: np.ndarray, target: Path, **options: object) -> None:

@@ -18,10 +18,11 @@ from typer.testing import CliRunner
 from medood.cli.main import app
 from medood.config.schema import ReadConfig
 from medood.errors import MedoodError
+from medood.evidence.fault_codes import check_rejectable
 from medood.phantom.dicom import dicom_bytes
 from medood.phantom.outliers import OUTLIERS
 from medood.reporting.dicom_objects import encapsulated, write_dicom
-from medood.reporting.rejection_notes import check_findings, write_notes
+from medood.reporting.rejection_notes import write_notes
 from medood.reporting.review import run_name
 from medood.screening.ledger.database import Ledger, Row
 from medood.screening.run import screen
@@ -186,7 +187,7 @@ def test_the_command_says_what_it_wrote_and_what_not(run: Path, tmp_path: Path) 
     unknown = CliRunner().invoke(app, ["dicom", str(run), "--reject", "ugly"])
     assert "--reject is 'ugly'; expected one of rotated_90_cw" in str(unknown.exception)
     with pytest.raises(MedoodError, match="may be disease"):
-        check_findings(["global_abnormality"])
+        check_rejectable(["global_abnormality"])
 
 
 def test_the_validator_finds_no_error_in_any_object(run: Path, tmp_path: Path) -> None:
