@@ -1,8 +1,8 @@
-"""Trains the lesion networks of the seventh round in a given time: on one GPU all at once, or one on a CPU.
+"""Trains the lesion networks of the seventh and eighth round in a given time: on one GPU all at once, or one on a CPU.
 
   python -m reports.cross_site.gpu train FOLDER OUT SECONDS [NAME ...]
 
-FOLDER holds films.zip, packed by reports.cxr_small.gpu, and start.safetensors, the network of the fifth round. With DRY=1 in
+FOLDER holds films.zip, packed by reports.cxr_small.gpu, and start.safetensors, the network of the round before. With DRY=1 in
 the environment it is a dry run on a CPU.
 """
 
@@ -41,7 +41,12 @@ ON_CPU = {
     "slowly": [
         *("train.seed=0", "lesions.weights=START", "lesions.batch_size=48", "lesions.learning_rate=0.0006"),
         *("train.device=cpu", "train.precision=bf16-mixed"),
-    ]
+    ],
+    # the eighth round: FOLDER/start.safetensors is the network of the seventh
+    "adapted": [
+        *("train.seed=3", "lesions.weights=START", "lesions.batch_size=48", "lesions.learning_rate=0.0006"),
+        *("train.device=cpu", "train.precision=bf16-mixed"),
+    ],
 }
 BATCH = 256
 #: Every tenth training radiograph is kept out of the training, for standardisation.
@@ -65,12 +70,12 @@ def recipe(name: str, folder: Path, start: Path, epochs: int) -> RunConfig:
 
 
 def started(folder: Path, out: Path, detector: Detector) -> Path:
-    """The network of the fifth round with a head for faults that knows nothing yet."""
+    """The network to start from; that of the fifth round gets a head for faults that knows nothing yet."""
     path = out / "start.safetensors"
     network = LesionNetwork(detector.model, 192)
     torch.nn.init.zeros_(network.fault.weight), torch.nn.init.zeros_(network.fault.bias)
     heads = {name: value for name, value in network.state_dict().items() if name.startswith("fault.")}
-    save_file({**load_file(folder / "start.safetensors"), **heads}, path)
+    save_file({**heads, **load_file(folder / "start.safetensors")}, path)
     return path
 
 

@@ -28,6 +28,8 @@ _PLAIN, _LEAST = 0.05, 0.03
 _SECOND, _FAINT = 0.2, 0.5
 #: Cells a side of the grids that divide detail into bands, and the standard deviation of their gains' logarithm.
 _BANDS, _BAND_GAIN = (96, 30, 12, 4), 0.35
+#: Share of the images with adaptive contrast, cells a side of its places, and the standard deviation added to a place's.
+_ADAPTED, _PLACES, _LEAST_DEVIATION = 0.5, (4, 10), 0.02
 #: Side of the squares whose mean change counts, as a share of the frame's side.
 _SQUARE = 0.047
 
@@ -75,7 +77,8 @@ def lesion_views(
     planted, change = plant(plain, fault == 0, mixture, healthy, generator)
     parameters = to_device(sample_view(len(images), [1.0, 1.0], _VIEWS, generator), images.device)
     compressed = 0.2 + 0.6 * mark(planted, generator)  # so that nothing is clipped, whose noise equalisation would amplify
-    styled = sharpen(rebalance_bands(shade(acquire(compressed, parameters), generator), generator), generator)
+    processed = adapt_contrast(rebalance_bands(shade(acquire(compressed, parameters), generator), generator), generator)
+    styled = sharpen(processed, generator)
     amount = (0.02 * torch.rand(len(images), 1, 1, 1, generator=generator)).to(images.device)
     device_generator = Generator(images.device).manual_seed(int(torch.randint(2**62, (1,), generator=generator)))
     styled = styled + amount * torch.randn(styled.shape, generator=device_generator, device=images.device)
@@ -153,6 +156,29 @@ def rebalance_bands(images: Tensor, generator: Generator) -> Tensor:
         processed = processed + column(gains[:, band]) * (finer - coarser)
         finer = coarser
     return processed + finer
+
+
+def adapt_contrast(images: Tensor, generator: Generator) -> Tensor:
+    """Adaptive processing as of other devices: in half of the images contrast is evened out from place to place.
+
+    The exposure of coarse places is drawn together by up to a half, and the contrast of each place to that of the whole.
+    """
+    count, side = len(images), images.shape[-1]
+    draws = torch.rand(count, 4, generator=generator)
+    draws = (draws * (draws[:, 3:] < _ADAPTED)).to(images.device)
+    for column_of, cells in enumerate(_PLACES):
+        mean, square = (_spread(values, cells, side) for values in (images, images.square()))
+        deviation = (square - mean.square()).clamp(min=0.0).sqrt() + _LEAST_DEVIATION
+        level = deviation.mean(dim=(1, 2, 3), keepdim=True)
+        images = mean + (images - mean) * (level / deviation) ** (0.7 * column(draws[:, column_of]))
+    coarse = _spread(images, _PLACES[0], side)
+    return images - 0.5 * column(draws[:, 2]) * (coarse - coarse.mean(dim=(1, 2, 3), keepdim=True))
+
+
+def _spread(images: Tensor, cells: int, side: int) -> Tensor:
+    """Means of ``cells`` x ``cells`` places, enlarged smoothly."""
+    means = functional.adaptive_avg_pool2d(images, cells)
+    return functional.interpolate(means, (side, side), mode="bilinear", align_corners=False)
 
 
 def sharpen(images: Tensor, generator: Generator) -> Tensor:
