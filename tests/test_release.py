@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -48,3 +49,19 @@ def test_the_wheel_runs_the_demo_from_an_empty_folder(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert (empty / "runs" / "demo" / "screening" / "report.pdf").is_file()
+
+
+def test_the_container_installs_locked_versions_and_torch_apart() -> None:
+    locked, container = (
+        dict(
+            line.split(" ")[0].split("==")
+            for line in (ROOT / name).read_text().splitlines()
+            if re.match(r"[a-z0-9-]+==", line)
+        )
+        for name in ("requirements.lock", "requirements-container.lock")
+    )
+    assert container.items() <= locked.items()
+    assert "pynetdicom" in container
+    assert not [name for name in container if name.startswith(("nvidia", "cuda", "torch", "triton", "pytest"))]
+    needed = f'"torch=={locked["torch"]} torchvision=={locked["torchvision"]}"'
+    assert needed in (ROOT / "Containerfile").read_text()

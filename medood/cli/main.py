@@ -23,6 +23,7 @@ from medood.cli.doctor import doctor_command
 from medood.cli.export import export_command
 from medood.cli.inspect import inspect_command
 from medood.cli.listen import listen_command
+from medood.cli.mercure import mercure_command
 from medood.cli.merge import merge_command
 from medood.cli.monitor import monitor_command
 from medood.cli.negatives import negatives_command
@@ -113,6 +114,12 @@ _PANELS: dict[str, list[tuple[str, Callable[..., None], str, str]]] = {
             "medood export runs/january runs/january.parquet",
         ),
         ("dicom", dicom_command, "Write DICOM objects of flagged scans", "medood dicom runs/january"),
+        (
+            "mercure",
+            mercure_command,
+            "Screen as a processing module of mercure",
+            "medood mercure --in STUDY --out runs/results",
+        ),
         (
             "push",
             push_command,

@@ -227,7 +227,7 @@ class TrainConfig:
 
 @dataclass
 class LesionsConfig:
-    """A second network that finds synthetic lesions place by place in the registered radiograph; part of ``ensemble``.
+    """A second network that finds synthetic lesions place by place in the registered radiograph; the score ``lesions``.
 
     It starts from the trained backbone, which must be a ConvNeXt, and needs ``detector.appearance``, which registers.
 
@@ -264,7 +264,7 @@ class DetectorConfig:
     Attributes:
         score: ``auto`` chooses on development scans; else ``nearest``, ``soft_nearest`` (each also ``_centered``),
             ``mahalanobis``, ``residual``, ``head_logit``, ``head_entropy``, ``head_contrast``, ``combined`` or, with
-            members or an appearance model, ``ensemble``.
+            members or an appearance model, ``ensemble``, or, with a lesion network, ``lesions``.
         members: folders of further ensemble members: detectors trained on the same radiographs, whose heads also score.
         appearance: fit an appearance model to radiographs aligned to a common frame, and score with it too.
         bank_size: number of scans kept in the bank, chosen by k-means; 0 keeps all. The cost is printed.

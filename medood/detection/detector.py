@@ -260,7 +260,7 @@ class Detector:
         preprocess = PreprocessConfig(**preprocessing_keys)
         network = _read_network(folder, description, model, preprocess)
         dimensions = int(network.backbone.num_features)
-        heads = 1 + len(network.members) + (network.lesions is not None) + (network.appearance is not None)
+        heads = 1 + len(network.members) + (network.appearance is not None)
         bank, fitted = _read_bank(folder, description["score"], dimensions, heads)
         return cls(
             network=network,

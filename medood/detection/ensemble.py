@@ -12,7 +12,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from medood.detection.appearance import Appearance
-from medood.detection.lesions.network import LesionNetwork
+from medood.detection.lesions.network import LesionNetwork, frames
 from medood.distillation.network import Network, backbone_features
 from medood.negatives.shift import resample
 
@@ -32,7 +32,8 @@ class EnsembleNetwork(nn.Module):
         size: side of its input in pixels.
         crops: as given.
         members: other networks applied to the same images, for the score ``ensemble``.
-        lesions: network that finds synthetic lesions, for the same score; None if the detector has none.
+        lesions: network that finds synthetic lesions and faults, for the score ``lesions``, in the frames of the appearance
+            model; None if the detector has none.
         appearance: model of registered radiographs, for the same score; None if the detector has none.
     """
 
@@ -62,18 +63,22 @@ class EnsembleNetwork(nn.Module):
         outputs = torch.stack([self.head(crop_features) for crop_features in features]).mean(dim=0)
         return functional.normalize(torch.stack(features).mean(dim=0), dim=-1), outputs
 
-    def other_parts(self, images: Tensor) -> list[Tensor]:
-        """What else scores ``[N, 1, S, S]`` images, each ``[N]``, high for in-distribution ones.
+    def other_parts(self, images: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """What else scores ``[N, 1, S, S]`` images.
 
-        :func:`log_divergence` of each member's head, minus the score of the lesions, minus the distance of the appearance.
+        Returns:
+            the other parts of the score ``ensemble``, ``[N, M]``, high for in-distribution images: :func:`log_divergence` of
+            each member's head, minus the distance of the appearance; and the parts of the score ``lesions``, ``[N, 2]``.
+            None where the network has none.
         """
         parts = [log_divergence(output) for output in self.member_outputs(images)]
+        lesions = None
         if self.appearance is not None:
             places = self.appearance.registration.places(images)
-            if self.lesions is not None:
-                parts.append(-self.lesions.score(images, places))
             parts.append(-self.appearance(images, places))
-        return parts
+            if self.lesions is not None:
+                lesions = self.lesions.parts(frames(images, places, self.lesions.size))
+        return torch.stack(parts, dim=1) if parts else None, lesions
 
     def member_outputs(self, images: Tensor) -> list[Tensor]:
         """Head outputs ``[N, K]`` of each member, on the images resized to its input size."""
@@ -90,7 +95,9 @@ class EnsembleNetwork(nn.Module):
     def describe(self) -> str:
         """The backbones of the network and of its members, with the members' input sizes, and the appearance model."""
         members = [f"{m.config.backbone} ({m.size} px)" for m in self.members if isinstance(m, EnsembleNetwork)]
-        lesions = [f"lesions in registered radiographs ({self.lesions.size} px)"] if self.lesions is not None else []
+        lesions = (
+            [f"lesions and faults in registered radiographs ({self.lesions.size} px)"] if self.lesions is not None else []
+        )
         appearance = ["appearance of registered radiographs"] if self.appearance is not None else []
         return " + ".join([self.config.backbone, *members, *lesions, *appearance])
 

@@ -21,12 +21,14 @@ class Features:
         orientations: float32 ``[N, 5]``, the head's entropy in nats on the image mirrored, upside down, and turned by 180,
             90 and 270 degrees; None if not requested.
         members: float32 ``[N, M]``, :meth:`medood.detection.ensemble.EnsembleNetwork.other_parts`; None if there are none.
+        lesions: float32 ``[N, 2]``, :meth:`medood.detection.lesions.network.LesionNetwork.parts`; None without one.
     """
 
     features: Tensor
     outputs: Tensor
     orientations: Tensor | None = None
     members: Tensor | None = None
+    lesions: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.features)
@@ -65,6 +67,7 @@ def concatenate_features(parts: Sequence[Features]) -> Features:
         torch.cat([part.outputs for part in parts]),
         column([part.orientations for part in parts]),
         column([part.members for part in parts]),
+        column([part.lesions for part in parts]),
     )
 
 
@@ -88,7 +91,6 @@ def head_entropy(outputs: Tensor) -> Tensor:
 
 def _embed_batch(network: EnsembleNetwork, images: Tensor, orientations: bool) -> Features:
     features, outputs = network.embed(images)
-    others = orientation_entropies(network, images).float().cpu() if orientations else None
-    members = network.other_parts(images)
-    ensemble_outputs = torch.stack(members, dim=1).float().cpu() if members else None
-    return Features(features.float().cpu(), outputs.float().cpu(), others, ensemble_outputs)
+    others = orientation_entropies(network, images) if orientations else None
+    more = [None if part is None else part.float().cpu() for part in (others, *network.other_parts(images))]
+    return Features(features.float().cpu(), outputs.float().cpu(), *more)

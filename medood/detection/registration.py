@@ -122,6 +122,20 @@ def _equalized(images: Tensor) -> Tensor:
     return (below.gather(1, values).float() / (2 * values.shape[1])).reshape(images.shape)
 
 
+def to_images(values: Tensor, frames: Tensor, side: int) -> Tensor:
+    """Resample ``[N, h, w]`` values of registered frames to their radiographs ``[N, side, side]``; 0 outside the frame.
+
+    Args:
+        values: float32 ``[N, h, w]``.
+        frames: matrices ``[N, 2, 3]`` from :func:`affine`.
+        side: side of the radiographs.
+    """
+    last = torch.tensor([0.0, 0.0, 1.0]).expand(len(frames), 1, 3)
+    inverse = torch.linalg.inv(torch.cat([frames, last], dim=1))[:, :2]
+    grid = affine_grid(inverse, [len(values), 1, side, side], align_corners=False)
+    return grid_sample(values[:, None], grid, "bilinear", "zeros", align_corners=False)[:, 0]
+
+
 def _comparable(images: Tensor) -> Tensor:
     return equalize_histogram(interpolate(images, (_FILM, _FILM), mode="bilinear", antialias=True, align_corners=False))
 

@@ -84,5 +84,6 @@ def reduce_bank(bank: Features, size: int, seed: int) -> Tensor:
 
 def rows_at(rows: Features, places: Tensor) -> Features:
     """The rows at the given indices."""
-    orientations, members = (None if values is None else values[places] for values in (rows.orientations, rows.members))
-    return Features(rows.features[places].contiguous(), rows.outputs[places].contiguous(), orientations, members)
+    optional = (rows.orientations, rows.members, rows.lesions)
+    more = [None if values is None else values[places] for values in optional]
+    return Features(rows.features[places].contiguous(), rows.outputs[places].contiguous(), *more)

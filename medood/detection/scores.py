@@ -207,6 +207,18 @@ class Ensemble:
         return torch.cat([log_divergence(rows.outputs)[:, None], rows.members], dim=1)
 
 
+class Lesions:
+    """What the lesion network finds: its highest places, plus softplus of the log odds of a fault of the whole image."""
+
+    def fit(self, bank: Features, development: Features) -> Fitted:
+        return {}
+
+    def score(self, rows: Features, bank: Tensor, fitted: Fitted) -> Tensor:
+        if rows.lesions is None:
+            raise ValueError("lesions needs a lesion network; the detector has none")
+        return rows.lesions.sum(dim=1)
+
+
 def fisher(standardised: Tensor) -> Tensor:
     """Fisher's rule over ``[K, N]`` standardised scores, with normal tails: ``[N]``."""
     z = standardised.double()
@@ -232,14 +244,16 @@ SCORES: dict[str, Score] = {
     "head_contrast": HeadContrast(),
     "combined": Combined(COMBINED),
     "ensemble": Ensemble(),
+    "lesions": Lesions(),
 }
 #: Scores that need the entropies of turned copies.
 ORIENTATION_SCORES = {"head_contrast"}
 
 
 def scores_of(rows: Features) -> dict[str, Score]:
-    """The scores available for these rows: ``ensemble`` needs members or an appearance model."""
-    return {name: score for name, score in SCORES.items() if name != "ensemble" or rows.members is not None}
+    """The scores available for these rows: ``ensemble`` needs members or an appearance model, ``lesions`` its network."""
+    absent = {name for name, part in (("ensemble", rows.members), ("lesions", rows.lesions)) if part is None}
+    return {name: score for name, score in SCORES.items() if name not in absent}
 
 
 def fitted_shapes(dimensions: int, heads: int) -> dict[str, dict[str, tuple[int | None, ...]]]:
@@ -271,7 +285,9 @@ def fit_all(bank: Features, development: Features) -> dict[str, Fitted]:
         MedoodError: a feature is not a finite number.
     """
     for rows, set_name in ((bank, "training"), (development, "development")):
-        values = torch.cat([array for array in (rows.features, rows.outputs, rows.members) if array is not None], dim=1)
+        values = torch.cat(
+            [array for array in (rows.features, rows.outputs, rows.members, rows.lesions) if array is not None], dim=1
+        )
         broken = ~torch.isfinite(values).all(dim=1)
         if broken.any():
             raise MedoodError(

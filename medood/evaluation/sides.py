@@ -46,11 +46,13 @@ def pool(parts: Sequence[Side]) -> Side:
 
 
 def deciding_scores(name: str, detector: Detector, rows: Features) -> dict[str, Vector]:
-    """The deciding score, and each part of it where it is an ensemble: of heads in the order of the networks, appearance."""
+    """The deciding score and each part of it: heads in the order of the networks and appearance, or lesions and faults."""
     scores = {name: detector.raw_scores(rows)}
     if detector.score_name == "ensemble":
         parts = Ensemble.parts(rows, detector.fitted["ensemble"]).double().numpy()
         heads = 1 + len(detector.network.members)
         titles = [f"head {i + 1}" for i in range(heads)] + ["appearance"] * (parts.shape[1] - heads)
         scores |= {f"{name}: {title}": parts[:, i] for i, title in enumerate(titles)}
+    if detector.score_name == "lesions" and rows.lesions is not None:
+        scores |= {f"{name}: {title}": rows.lesions[:, i].double().numpy() for i, title in enumerate(("lesions", "faults"))}
     return scores

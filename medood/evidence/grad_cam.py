@@ -9,6 +9,7 @@ how faithful they are.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from torch import Tensor, nn
 from medood.detection.detector import Detector
 from medood.detection.ensemble import log_divergence
 from medood.detection.features import Features
+from medood.detection.lesions.network import LesionNetwork, frames
+from medood.detection.registration import Registration, affine, to_images
 from medood.distillation.network import backbone_features
 from medood.negatives.shift import resample
 
@@ -53,6 +56,18 @@ class _ScoreModel(nn.Module):
         if self._detector.score_name in _OF_THE_HEAD:
             return -log_divergence(outputs)
         return self._detector.score(Features(functional.normalize(features, dim=-1), outputs))
+
+
+class _LesionModel(nn.Module):
+    """Maps registered frames to the sum of the chosen parts of the score ``lesions``, ``[N]``, with gradients."""
+
+    def __init__(self, network: LesionNetwork, parts: Sequence[int]) -> None:
+        super().__init__()
+        self.network, self._parts = copy.deepcopy(network), list(parts)
+        self.backbone = self.network.backbone
+
+    def forward(self, registered: Tensor) -> Tensor:
+        return self.network.parts(registered)[:, self._parts].sum(dim=1)
 
 
 class _RawHiResCAM(HiResCAM):  # type: ignore[misc, unused-ignore]
@@ -91,13 +106,40 @@ def grad_cam(detector: Detector, images: Tensor, batch_size: int = 16) -> Maps:
         float32 ``[N, S, S]``, at least 0: what each place adds to the score, in its units, per share of the area; not
         scaled, so that maps of different scans are comparable; 0 outside the detector's crops.
     """
-    model = _ScoreModel(detector)
-    layers, reshape = _targets(model.backbone)
-    device = next(detector.network.parameters()).device
     side = images.shape[-1]
-    images = detector.network.scaled(images)
+    if detector.score_name == "lesions":
+        assert detector.network.lesions is not None
+        assert detector.network.appearance is not None
+        return lesion_cam(detector.network.lesions, detector.network.appearance.registration, images)
+    signed = _averaged(_ScoreModel(detector), detector.network.scaled(images), side, detector.preprocess.crops, batch_size)
+    return _smooth(signed)
+
+
+def lesion_cam(network: LesionNetwork, registration: Registration, images: Tensor, parts: Sequence[int] = (0, 1)) -> Maps:
+    """Map parts of the score ``lesions`` to places of the images, through the registered frames.
+
+    Args:
+        network: the lesion network.
+        registration: what registers radiographs to its frame.
+        images: float32 ``[N, 1, S, S]`` in [0, 1].
+        parts: columns of :meth:`medood.detection.lesions.network.LesionNetwork.parts`.
+
+    Returns:
+        as of :func:`grad_cam`; 0 outside the frame.
+    """
+    places = registration.places(images)
+    signed = _averaged(_LesionModel(network, parts), frames(images, places, network.size), network.size, [1.0])
+    return _smooth(to_images(signed[:, 0], affine(places), images.shape[-1])[:, None])
+
+
+def _averaged(
+    model: _ScoreModel | _LesionModel, images: Tensor, side: int, scored: list[float], batch_size: int = 16
+) -> Tensor:
+    """Signed maps ``[N, 1, side, side]`` of ``[N, 1, s, s]`` images, averaged over slightly different crops."""
+    layers, reshape = _targets(model.backbone)
+    device = next(model.parameters()).device
     small = images.shape[-1]
-    crops, back = _crops(detector.preprocess.crops)
+    crops, back = _crops(scored)
     maps = []
     with _RawHiResCAM(model, layers, reshape) as cam, torch.enable_grad():
         for batch in torch.split(images, batch_size):
@@ -109,9 +151,14 @@ def grad_cam(detector: Detector, images: Tensor, batch_size: int = 16) -> Maps:
                     inverse.expand(len(batch), 2, 3), [len(batch), 1, side, side], align_corners=False
                 )
                 total += functional.grid_sample(raw, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-            maps.append(total[:, 0].numpy() / len(crops))
-    signed = np.concatenate(maps).astype(np.float32)
-    smooth = gaussian_filter(signed, SMOOTHING * side, mode="constant", axes=(1, 2))
+            maps.append(total / len(crops))
+    return torch.cat(maps)
+
+
+def _smooth(signed: Tensor) -> Maps:
+    """Smoothed ``[N, S, S]``, at least 0, of signed maps ``[N, 1, S, S]``."""
+    deviation = SMOOTHING * signed.shape[-1]
+    smooth = gaussian_filter(signed[:, 0].numpy().astype(np.float32), deviation, mode="constant", axes=(1, 2))
     return np.asarray(np.maximum(smooth, 0.0), dtype=np.float32)
 
 

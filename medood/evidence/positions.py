@@ -39,7 +39,8 @@ class Positions:
 
     Attributes:
         scores: ``[N, 1 + 6]``, the first as the scans are.
-        appearance: ``[N, 1 + 6]``, the appearance part of the score; ``None`` if the detector has none.
+        appearance: ``[N, 1 + 6]``, how many standard deviations the appearance is out; ``None`` if the detector has no
+            appearance model.
         middle: median of the calibration scores.
         unit: their interquartile range.
     """
@@ -79,7 +80,7 @@ def positions(detector: Detector, images: Tensor) -> Positions:
     rows = detector.embed(copies)
     scores = detector.raw_scores(rows).reshape(1 + len(POSITIONS), len(images)).T
     appearance = None
-    if detector.score_name == "ensemble" and detector.network.appearance is not None:
+    if detector.score_name in ("ensemble", "lesions") and detector.network.appearance is not None:
         parts = Ensemble.parts(rows, detector.fitted["ensemble"])[:, -1].double().numpy()
         appearance = parts.reshape(1 + len(POSITIONS), len(images)).T
     calibration = detector.calibration.scores[np.isfinite(detector.calibration.scores)]

@@ -1,9 +1,9 @@
 """Maps of the deciding score: each part of the score is mapped to the image, weighted by its share of the score.
 
-A single score is mapped by Grad-CAM. The score ``ensemble`` is a sum, and each part has its own kind of map: Grad-CAM for
-the network's head, the lesion network's own map, and the exact contribution of each place to the squared distance for the
-appearance model. Its members'
-heads have no map, nor does a head whose Grad-CAM is 0 everywhere: the share of the score without a map is reported instead.
+A single score is mapped by Grad-CAM. The scores ``lesions`` and ``ensemble`` are sums, and each part has its own kind of
+map: the lesion network's own map for lesions and Grad-CAM for faults; Grad-CAM for the network's head, and the exact
+contribution of each place to the squared distance for the appearance model. Members' heads have no map, nor does a part
+whose Grad-CAM is 0 everywhere: the share of the score without a map is reported instead.
 """
 
 from __future__ import annotations
@@ -15,17 +15,15 @@ import numpy.typing as npt
 import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample
 
 from medood.detection.appearance import SIDE, Appearance
 from medood.detection.conformal import threshold
 from medood.detection.detector import Detector
-from medood.detection.features import Features
 from medood.detection.lesions.network import LesionNetwork
 from medood.detection.lesions.network import frames as cut
-from medood.detection.registration import Registration, affine
+from medood.detection.registration import Registration, affine, to_images
 from medood.detection.scores import Ensemble
-from medood.evidence.grad_cam import SMOOTHING, Maps, grad_cam
+from medood.evidence.grad_cam import SMOOTHING, Maps, grad_cam, lesion_cam
 
 Vector = npt.NDArray[np.float64]
 #: The false-alarm rate whose threshold is the unit of a map.
@@ -58,16 +56,21 @@ def score_maps(detector: Detector, images: Tensor) -> ScoreMaps:
         images: float32 ``[N, 1, S, S]`` as the detector prepares them.
     """
     rows = detector.embed(images)
-    densities = [_density(grad_cam(detector, images))]
-    weights = np.ones((len(images), 1))
+    network = detector.network
+    if rows.lesions is not None and detector.score_name == "lesions":
+        assert network.lesions is not None
+        assert network.appearance is not None
+        weights = _lesion_weights(detector, rows.lesions)
+        where = (network.lesions, network.appearance.registration, images)
+        densities = [_density(lesion_maps(*where)), _density(lesion_cam(*where, parts=[1]))]
+    else:
+        densities = [_density(grad_cam(detector, images))]
+        weights = np.ones((len(images), 1))
     if detector.score_name == "ensemble":
-        weights = _weights(detector, rows)
-        densities += [np.zeros_like(densities[0])] * len(detector.network.members)
-        if detector.network.appearance is not None:
-            if detector.network.lesions is not None:
-                registration = detector.network.appearance.registration
-                densities.append(_density(lesion_maps(detector.network.lesions, registration, images)))
-            densities.append(_density(appearance_maps(detector.network.appearance, images)))
+        weights = _weights(Ensemble.parts(rows, detector.fitted["ensemble"]))
+        densities += [np.zeros_like(densities[0])] * len(network.members)
+        if network.appearance is not None:
+            densities.append(_density(appearance_maps(network.appearance, images)))
     excess = _excess(detector, detector.raw_scores(rows))
     maps, shown_shares = np.zeros_like(densities[0]), np.zeros(len(images))
     for weight, density in zip(weights.T, densities, strict=False):
@@ -108,16 +111,8 @@ def lesion_maps(network: LesionNetwork, registration: Registration, images: Tens
 
 def _back(values: Tensor, frames: Tensor, side: int) -> Maps:
     """Resample ``[N, h, w]`` values of registered frames to their radiographs ``[N, S, S]``, and smooth them."""
-    grid = affine_grid(_inverse(frames), [len(values), 1, side, side], align_corners=False)
-    spread = grid_sample(values[:, None], grid, "bilinear", "zeros", align_corners=False)[:, 0].numpy()
+    spread = to_images(values, frames, side).numpy()
     return np.asarray(np.maximum(gaussian_filter(spread, SMOOTHING * side, mode="constant", axes=(1, 2)), 0.0), np.float32)
-
-
-def _inverse(frames: Tensor) -> Tensor:
-    """Inverses ``[N, 2, 3]`` of affine matrices ``[N, 2, 3]``."""
-    last = torch.tensor([0.0, 0.0, 1.0]).expand(len(frames), 1, 3)
-    inverse: Tensor = torch.linalg.inv(torch.cat([frames, last], dim=1))[:, :2]
-    return inverse
 
 
 def _density(maps: Maps) -> Maps:
@@ -126,10 +121,17 @@ def _density(maps: Maps) -> Maps:
     return np.asarray(np.divide(maps, means, out=np.zeros_like(maps), where=means > 0), dtype=np.float32)
 
 
-def _weights(detector: Detector, rows: Features) -> Vector:
-    """Share ``[N, K]`` of each part of the ensemble in the evidence against a scan."""
-    against = Ensemble.parts(rows, detector.fitted["ensemble"]).double().clamp(min=0.0)
+def _weights(parts: Tensor) -> Vector:
+    """Share ``[N, K]`` of each of ``[N, K]`` parts in the evidence against a scan; negative ones are no evidence."""
+    against = parts.double().clamp(min=0.0)
     return np.asarray((against / against.sum(dim=1, keepdim=True).clamp(min=1e-12)).numpy())
+
+
+def _lesion_weights(detector: Detector, parts: Tensor) -> Vector:
+    """The same of the parts of the score ``lesions``; lesions count from the median calibration score on."""
+    known = detector.calibration.scores[np.isfinite(detector.calibration.scores)]
+    middle = float(np.median(known)) if len(known) else 0.0
+    return _weights(parts - Tensor([middle, 0.0]))
 
 
 def _excess(detector: Detector, scores: Vector) -> Vector:

@@ -160,6 +160,7 @@ def make_record(run: Path, detector: Detector, folder: Path, options: ReportOpti
                 "full_strength": FULL_STRENGTH,
                 "places_scale": float(detector.places["places_scale"]) if detector.places else None,
                 "appearance": detector.score_name == "ensemble" and detector.network.appearance is not None,
+                "lesions": detector.score_name == "lesions",
             },
             "histogram": histogram(detector.calibration.scores, scores, metadata.threshold),
             "flagged": [

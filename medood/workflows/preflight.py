@@ -41,6 +41,8 @@ def check_training(config: RunConfig, *, resume: bool = False) -> None:
             "detector.score is ensemble, which needs more than one ensemble member: name the folders of other detectors in "
             "detector.members, or set detector.appearance=true."
         )
+    if config.detector.score == "lesions" and not (config.lesions.epochs or config.lesions.weights):
+        raise MedoodError("detector.score is lesions, which needs a lesion network: set lesions.epochs or lesions.weights.")
 
 
 def check_calibrating(

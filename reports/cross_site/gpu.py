@@ -2,8 +2,8 @@
 
   python -m reports.cross_site.gpu train FOLDER OUT SECONDS [NAME ...]
 
-FOLDER holds films.zip, packed by reports.cxr_small.gpu, and start.safetensors, the network of the round before. With DRY=1 in
-the environment it is a dry run on a CPU.
+FOLDER holds films.zip, packed by reports.cxr_small.gpu, and start.safetensors, the network of the round before. With DRY=1
+in the environment it is a dry run on a CPU.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from sklearn.metrics import roc_auc_score
 from torch import Generator, Tensor
 
@@ -17,9 +18,10 @@ from medood.detection.detector import Detector
 from medood.detection.lesions.faults import FAULTS, plant_faults
 from medood.detection.lesions.network import HIGHEST, LesionNetwork, frames
 from medood.detection.lesions.training import LesionTrainer, lesion_loss
-from medood.detection.lesions.views import LesionViews, lesion_views, mark, plant
-from medood.detection.registration import Registration
+from medood.detection.lesions.views import LesionViews, adapt_contrast, lesion_views, mark, plant
+from medood.detection.registration import Registration, affine, to_images
 from medood.errors import MedoodError
+from medood.evidence.grad_cam import SMOOTHING, grad_cam, lesion_cam
 from medood.evidence.score_map import lesion_maps, score_maps
 from medood.negatives.mixture import Mixture
 from medood.phantom.chest import frontal_chest
@@ -51,6 +53,18 @@ def test_lesions_are_planted_in_the_wanted_share_and_where_the_mask_says() -> No
     assert float(difference[plain].mean()) > 10 * float(difference[change == 0.0].mean())
     assert float(change.min()) >= 0.0
     assert float(change.max()) <= 1.0
+
+
+def test_adaptive_contrast_evens_out_half_of_the_images() -> None:
+    faint = 0.5 + 0.02 * torch.randn(1, 1, 64, 64, generator=generator())
+    image = torch.cat([faint[..., :32], 0.5 + 8.0 * (faint[..., 32:] - 0.5)], dim=3)  # faint on the left, plain on the right
+    adapted = adapt_contrast(image.repeat(200, 1, 1, 1), generator(1))
+    is_adapted = (adapted - image).abs().amax(dim=(1, 2, 3)) > 1e-4
+    assert 0.4 < float(is_adapted.float().mean()) < 0.6
+    left, right = adapted[..., :24].std(dim=(1, 2, 3)), adapted[..., 40:].std(dim=(1, 2, 3))
+    before = image[..., 40:].std() / image[..., :24].std()
+    assert ((right / left)[is_adapted] < before).all()
+    assert float((right / left)[is_adapted].min()) < 0.6 * float(before)
 
 
 def test_what_would_change_nearly_nothing_is_undone() -> None:
@@ -108,20 +122,21 @@ def test_the_score_against_a_slow_loop() -> None:
     network = LesionNetwork(MODEL, 64).eval()
     images, places = chests(3), WHOLE.expand(3, 5)
     with torch.no_grad():
-        scores = network.score(images, places)
+        scores = network.parts(frames(images, places, 64))
         for image, score in zip(images, scores, strict=True):
-            local, whole, fault = network(frames(image[None], WHOLE, 64))
+            local, _, fault = network(frames(image[None], WHOLE, 64))
             highest = sorted(local.flatten().tolist(), reverse=True)[:HIGHEST]
             p = np.exp(fault[0].double().numpy()) / np.exp(fault[0].double().numpy()).sum()
-            lesion, faulty = 0.5 * (float(whole) + sum(highest) / len(highest)), np.log1p((1 - p[0]) / p[0])
-            assert float(score) == pytest.approx(lesion + faulty, abs=1e-4)
+            lesion, faulty = sum(highest) / len(highest), np.log1p((1 - p[0]) / p[0])
+            assert score.tolist() == pytest.approx([lesion, faulty], abs=1e-4)
 
 
 def test_no_grey_curve_reaches_the_network() -> None:
     network = LesionNetwork(MODEL, 64).eval()
     images, places = chests(4), WHOLE.expand(4, 5)
     with torch.no_grad():
-        plain, curved = network.score(images, places), network.score(0.2 + 0.6 * images.clamp(min=0) ** 1.8, places)
+        curve = 0.2 + 0.6 * images.clamp(min=0) ** 1.8
+        plain, curved = (network.parts(frames(seen, places, 64)) for seen in (images, curve))
     torch.testing.assert_close(plain, curved, atol=1e-3, rtol=1e-3)
 
 
@@ -149,7 +164,7 @@ def settings(root: Path, out: Path, *overrides: str) -> RunConfig:
         "model.backbone=test_convnext",
         "model.arguments={}",
         "detector.appearance=true",
-        "detector.score=ensemble",
+        "detector.score=lesions",
         "lesions.epochs=2",
         "lesions.size=64",
         "lesions.batch_size=8",
@@ -239,15 +254,30 @@ def test_a_run_trains_saves_and_loads_it(detector: Path) -> None:
     assert loaded.network.lesions is not None
     assert loaded.network.size == 32
     assert loaded.preprocess.size == 64
-    assert "lesions in registered radiographs (64 px)" in loaded.network.describe()
+    assert "lesions and faults in registered radiographs (64 px)" in loaded.network.describe()
     images = chests(3)
     rows = loaded.embed(images)
-    assert rows.members is not None
-    assert rows.members.shape == (3, 2)
     assert loaded.network.appearance is not None
     places = loaded.network.appearance.registration.places(images)
-    torch.testing.assert_close(rows.members[:, 0], -loaded.network.lesions.score(images, places), atol=1e-4, rtol=0)
-    assert np.isfinite(loaded.raw_scores(rows)).all()
+    expected = loaded.network.lesions.parts(frames(images, places, 64))
+    torch.testing.assert_close(rows.lesions, expected, atol=1e-4, rtol=0)
+    assert loaded.score_name == "lesions"
+    np.testing.assert_allclose(loaded.raw_scores(rows), expected.double().sum(dim=1).numpy(), atol=1e-4)
+
+
+def test_the_score_has_a_grad_cam_in_the_registered_frame(detector: Path) -> None:
+    loaded, images = Detector.load(detector), chests(3)
+    assert loaded.network.lesions is not None
+    assert loaded.network.appearance is not None
+    registration = loaded.network.appearance.registration
+    maps = grad_cam(loaded, images)
+    assert maps.shape == (3, 64, 64)
+    assert float(maps.min()) >= 0.0
+    assert (maps.max(axis=(1, 2)) > 0).any()
+    np.testing.assert_array_equal(maps, lesion_cam(loaded.network.lesions, registration, images, parts=(0, 1)))
+    inside = to_images(torch.ones(3, 8, 8), affine(registration.places(images)), 64)
+    outside = gaussian_filter(inside.numpy(), SMOOTHING * 64, axes=(1, 2)) == 0
+    assert not maps[outside].any()
 
 
 def test_its_map_is_part_of_the_scores_map(detector: Path) -> None:
@@ -257,7 +287,15 @@ def test_its_map_is_part_of_the_scores_map(detector: Path) -> None:
     maps = lesion_maps(loaded.network.lesions, loaded.network.appearance.registration, images)
     assert maps.shape == (3, 64, 64)
     assert 0.0 <= float(maps.min()) <= float(maps.max()) <= 1.0
-    assert score_maps(loaded, images).maps.shape == (3, 64, 64)
+    of_score, rows = score_maps(loaded, images), loaded.embed(images)
+    middle = np.median(loaded.calibration.scores)
+    assert rows.lesions is not None
+    for drawn, shown, (lesion, fault) in zip(of_score.maps, of_score.shown, rows.lesions.double().numpy(), strict=True):
+        above = max(lesion - middle, 0.0)
+        assert shown <= 1.0 + 1e-9
+        if above > 0:  # the lesion network's own map is never 0 everywhere
+            assert shown >= above / (above + fault) - 1e-6
+        assert (drawn.max() > 0) == (lesion + fault > middle and shown > 0)
 
 
 def test_a_frozen_network_is_taken_as_it_is(detector: Path, phantom_folder: Path, tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from medood.detection.lesions.faults import FAULTS
 from medood.detection.registration import affine, equalize_histogram
 from medood.errors import MedoodError
 
-#: Highest places whose mean logit is half of the score.
-HIGHEST = 7
+#: Highest places whose mean logit is the score of lesions.
+HIGHEST = 3
 #: Stages of the backbone that are read; the coarser one is enlarged to the finer one's grid.
 _FINE, _COARSE = 2, 3
 
@@ -70,20 +70,15 @@ class LesionNetwork(nn.Module):
         pooled = functional.layer_norm(coarse.mean(dim=(2, 3)), [coarse.shape[1]])
         return local[:, 0].float(), self.whole(pooled)[:, 0].float(), self.fault(pooled).float()
 
-    def score(self, images: Tensor, places: Tensor) -> Tensor:
-        """Scores ``[N]``, higher with a lesion or a fault.
+    def parts(self, registered: Tensor) -> Tensor:
+        """Scores ``[N, 2]`` of :func:`frames` ``[N, 1, size, size]``, higher with a lesion and with a fault.
 
-        Half the radiograph's logit and half the mean of the highest places' logits, plus softplus of the log odds of any
-        fault, which is near 0 in a radiograph without one.
-
-        Args:
-            images: float32 ``[N, 1, S, S]`` in [0, 1].
-            places: ``[N, 5]``, their frames from :meth:`medood.detection.registration.Registration.places`.
+        The mean of the highest places' logits, and softplus of the log odds of any fault, which is near 0 in a radiograph
+        without one; their sum is the score ``lesions``.
         """
-        local, whole, fault = self(frames(images, places, self.size))
+        local, _, fault = self(registered)
         highest = local.flatten(1).topk(min(HIGHEST, local[0].numel()), dim=1).values
-        score: Tensor = 0.5 * (whole + highest.mean(dim=1)) + functional.softplus(fault_odds(fault))
-        return score
+        return torch.stack([highest.mean(dim=1), functional.softplus(fault_odds(fault))], dim=1)
 
 
 def fault_odds(fault: Tensor) -> Tensor:

@@ -355,5 +355,5 @@ def _embed(plugin: str, images: Any) -> Any:
     started = time.perf_counter()
     torch.set_num_threads(1)  # as in every engine
     rows = embed(model.network, torch.from_numpy(images.copy()), orientations=model.orientations)
-    arrays = [None if row is None else row.numpy() for row in (rows.features, rows.outputs, rows.orientations, rows.members)]
+    arrays = [None if row is None else row.numpy() for row in vars(rows).values()]
     return (*arrays, time.perf_counter() - started)
