@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from medood.cli.benchmark import benchmark_command
+from medood.cli.bundle import bundle_command
 from medood.cli.calibrate import calibrate_command
 from medood.cli.check_maps import check_maps_command
 from medood.cli.clean import clean_command
@@ -113,6 +114,7 @@ _PANELS: dict[str, list[tuple[str, Callable[..., None], str, str]]] = {
             "Write verdicts as CSV, JSON or Parquet",
             "medood export runs/january runs/january.parquet",
         ),
+        ("bundle", bundle_command, "Write a detector as a MONAI bundle", "medood bundle cxr-small --out runs/bundle"),
         ("dicom", dicom_command, "Write DICOM objects of flagged scans", "medood dicom runs/january"),
         (
             "mercure",
