@@ -11,7 +11,7 @@ from torch import Tensor
 from medood.detection.detector import Detector
 from medood.evidence.grad_cam import Maps
 from medood.evidence.padim import fit_places, normal_scale, place_maps
-from medood.evidence.score_map import FULL_STRENGTH, score_maps
+from medood.evidence.score_map import full_strength, score_maps
 
 #: Strength that a map must reach somewhere to be shown; a weaker map does not indicate a location.
 DRAWN = 0.5
@@ -23,7 +23,8 @@ class EvidenceMaps:
 
     Attributes:
         maps: float32 ``[N, S, S]`` by name, at least 0, with 1 as full strength: ``score``, of the deciding score; and if
-            the detector has them, ``places``, places that look unlike the same place in other scans, and ``both``.
+            the detector has them, ``places``, places that look unlike the same place in other scans, and, if the score is
+            not that of a lesion network, ``both``.
         shown: ``[N]`` share of the score that its map shows, from 0 to 1.
     """
 
@@ -44,9 +45,10 @@ def evidence_maps(detector: Detector, images: Tensor) -> EvidenceMaps:
         images: float32 ``[N, 1, S, S]`` as the detector prepares them.
     """
     score = score_maps(detector, images)
-    maps = {"score": score.maps / np.float32(FULL_STRENGTH)}
+    maps = {"score": score.maps / np.float32(full_strength(detector))}
     if detector.places:
         maps["places"] = place_maps(detector, images) / np.float32(detector.places["places_scale"])
+    if detector.places and detector.score_name != "lesions":  # whose own map finds small places
         maps["both"] = (maps["score"] + maps["places"]) / np.float32(detector.places["both_scale"])
     return EvidenceMaps(maps, score.shown)
 
@@ -63,5 +65,5 @@ def learn_evidence(detector: Detector, training: Tensor, development: Tensor, ca
     detector.places = fit_places(detector.network, training, development)
     places = place_maps(detector, calibration)
     scale = normal_scale(places)
-    both = score_maps(detector, calibration).maps / FULL_STRENGTH + places / scale
+    both = score_maps(detector, calibration).maps / full_strength(detector) + places / scale
     detector.places |= {"places_scale": Tensor([scale])[0], "both_scale": Tensor([normal_scale(both)])[0]}

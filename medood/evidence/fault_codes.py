@@ -20,6 +20,8 @@ class FaultName(StrEnum):
     MIRRORED = "mirrored"
     UPSIDE_DOWN = "upside_down"
     INVERTED = "inverted"
+    WRONG_WINDOW = "wrong_window"
+    CROPPED_OR_MISFRAMED = "cropped_or_misframed"
     NOT_A_FRONTAL_CHEST_RADIOGRAPH = "not_a_frontal_chest_radiograph"
     LOCAL_ABNORMALITY = "local_abnormality"
     GLOBAL_ABNORMALITY = "global_abnormality"
@@ -39,6 +41,8 @@ FINDINGS: dict[str, Code] = {
         (FaultName.MIRRORED, "Mirrored"),
         (FaultName.UPSIDE_DOWN, "Upside down"),
         (FaultName.INVERTED, "Inverted grey scale"),
+        (FaultName.WRONG_WINDOW, "Wrong window"),
+        (FaultName.CROPPED_OR_MISFRAMED, "Cropped or misframed"),
         (FaultName.NOT_A_FRONTAL_CHEST_RADIOGRAPH, "Not a frontal chest radiograph"),
         (FaultName.LOCAL_ABNORMALITY, "Unusual at one place"),
         (FaultName.GLOBAL_ABNORMALITY, "Unusual as a whole"),
@@ -52,6 +56,8 @@ QUALITY: dict[str, Code] = {
     FaultName.MIRRORED: codes.DCM.Positioning,
     FaultName.UPSIDE_DOWN: codes.DCM.Positioning,
     FaultName.INVERTED: codes.DCM.InappropriateImageProcessing,
+    FaultName.WRONG_WINDOW: codes.DCM.InappropriateImageProcessing,
+    FaultName.CROPPED_OR_MISFRAMED: codes.DCM.Positioning,
 }
 #: Findings that can be rejected.
 REJECTABLE = tuple(name for name in FINDINGS if name not in ABNORMALITIES)

@@ -1,7 +1,8 @@
 """Name what is wrong with a flagged scan, in a fixed vocabulary.
 
 The deciding score itself tells how a scan was changed: it is computed again with the scan rotated, mirrored and inverted,
-and the lowest wins. A scan that is no frontal chest radiograph scores about the same in every position.
+and the lowest wins. A scan that is no frontal chest radiograph scores about the same in every position. Where neither says
+anything, a lesion network that has learned faults may.
 """
 
 from __future__ import annotations
@@ -41,11 +42,15 @@ def name_faults(detector: Detector, images: Tensor, flagged: Sequence[bool]) -> 
         return names
     seen = positions(detector, images[chosen])
     unclear: list[int] = []
-    for i, correction, is_foreign in zip(chosen, seen.corrections, seen.foreign, strict=True):
+    for i, correction, is_foreign, probable in zip(
+        chosen, seen.corrections, seen.foreign, seen.probable_faults, strict=True
+    ):
         if is_foreign:
             names[i] = FaultName.NOT_A_FRONTAL_CHEST_RADIOGRAPH
         elif correction:
             names[i] = UNDOES[correction]
+        elif probable:
+            names[i] = FaultName(probable)
         else:
             unclear.append(i)
     for i in unclear:  # one at a time, so that no map depends on the others

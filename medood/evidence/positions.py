@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from medood.detection.detector import Detector
+from medood.detection.lesions.network import frames, most_probable_faults
 from medood.detection.scores import Ensemble
 
 #: Corrections of the position and the grey scale of ``[..., H, W]`` images.
@@ -31,6 +32,11 @@ LEAST_SHARE = 0.7
 #: its lowest one, and even its lowest appearance part is at least as many standard deviations out. Both were set on training
 #: radiographs, whole and under shifting transformations, and on photographs, synthetic outliers and textures.
 FLAT, UNLIKE = 4.0, 3.0
+#: Probability from which the lesion network's own name of a fault is taken, where no correction lowers the score enough; and
+#: that from which the names of ``_NO_POSITION``, which no position undoes, are taken first. Set on calibration radiographs
+#: and photographs.
+LEAST_PROBABILITY, SURE = 0.5, 0.97
+_NO_POSITION = ("cropped_or_misframed", "wrong_window")
 
 
 @dataclass(frozen=True)
@@ -43,18 +49,29 @@ class Positions:
             appearance model.
         middle: median of the calibration scores.
         unit: their interquartile range.
+        own_names: the lesion network's name of each scan's fault, empty for none, and its probability; ``None`` if the
+            detector has no such network.
     """
 
     scores: npt.NDArray[np.float64]
     appearance: npt.NDArray[np.float64] | None
     middle: float
     unit: float
+    own_names: list[tuple[str, float]] | None = None
+
+    @property
+    def probable_faults(self) -> list[str]:
+        """The fault of each scan as the lesion network names it, if it is sure enough; else empty."""
+        if self.own_names is None:
+            return [""] * len(self.scores)
+        least = dict.fromkeys(_NO_POSITION, SURE)
+        return [name if share >= least.get(name, LEAST_PROBABILITY) else "" for name, share in self.own_names]
 
     @property
     def corrections(self) -> list[str]:
         """The correction with the lowest score of each scan; empty if it lowers it too little, or the scan is foreign."""
         drop = self.scores[:, 0] - self.scores.min(axis=1)
-        enough = (drop > LEAST_DROP * self.unit) & np.isfinite(self.scores).all(axis=1) & ~self.foreign
+        enough = (drop > LEAST_DROP * self.unit) & np.isfinite(self.scores).all(axis=1) & ~self.foreign & ~self._unplaced
         if self.appearance is None:
             enough &= drop >= LEAST_SHARE * (self.scores[:, 0] - self.middle)
         names = ["", *POSITIONS]
@@ -66,7 +83,12 @@ class Positions:
         if self.appearance is None:
             return np.zeros(len(self.scores), dtype=np.bool_)
         flat = np.median(self.scores, axis=1) - self.scores.min(axis=1) < FLAT * self.unit
-        return np.asarray(flat & (self.appearance.min(axis=1) >= UNLIKE))
+        return np.asarray(flat & (self.appearance.min(axis=1) >= UNLIKE) & ~self._unplaced)
+
+    @property
+    def _unplaced(self) -> npt.NDArray[np.bool_]:
+        """Which scans ``[N]`` surely have a fault that no position undoes."""
+        return np.array([name in _NO_POSITION for name in self.probable_faults], dtype=np.bool_)
 
 
 def positions(detector: Detector, images: Tensor) -> Positions:
@@ -85,4 +107,11 @@ def positions(detector: Detector, images: Tensor) -> Positions:
         appearance = parts.reshape(1 + len(POSITIONS), len(images)).T
     calibration = detector.calibration.scores[np.isfinite(detector.calibration.scores)]
     low, middle, high = np.quantile(calibration, [0.25, 0.5, 0.75]) if len(calibration) else (0.0, 0.0, 0.0)
-    return Positions(scores, appearance, float(middle), float(high - low))
+    return Positions(scores, appearance, float(middle), float(high - low), _own_names(detector, images))
+
+
+def _own_names(detector: Detector, images: Tensor) -> list[tuple[str, float]] | None:
+    network, model = detector.network.lesions, detector.network.appearance
+    if network is None or model is None or detector.score_name != "lesions":
+        return None
+    return most_probable_faults(network, frames(images, model.registration.places(images), network.size))

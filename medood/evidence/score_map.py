@@ -31,6 +31,8 @@ _RATE = 0.05
 #: Value drawn at full strength. A uniform map of a score at the threshold is 1 everywhere; a place that adds twelve times
 #: that for its size stands out. Set on calibration radiographs, more than 95 of 100 of which stay below it.
 FULL_STRENGTH = 12.0
+#: The same of the score ``lesions``, whose map is 0 in more than half of the calibration radiographs.
+_FULL_STRENGTH_LESIONS = 8.0
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,11 @@ def score_maps(detector: Detector, images: Tensor) -> ScoreMaps:
         maps += (weight * excess)[:, None, None].astype(np.float32) * density
         shown_shares += weight * (density.max(axis=(1, 2)) > 0)
     return ScoreMaps(maps, shown_shares)
+
+
+def full_strength(detector: Detector) -> float:
+    """The value at which a detector's map of the score is drawn at full strength."""
+    return _FULL_STRENGTH_LESIONS if detector.score_name == "lesions" else FULL_STRENGTH
 
 
 def appearance_maps(appearance: Appearance, images: Tensor) -> Maps:

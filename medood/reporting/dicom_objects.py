@@ -28,7 +28,7 @@ from medood.detection.detector import Detector
 from medood.errors import MedoodError
 from medood.evidence.evidence_maps import DRAWN
 from medood.evidence.fault_codes import FINDINGS, QUALITY, SCHEME
-from medood.evidence.score_map import FULL_STRENGTH, score_maps
+from medood.evidence.score_map import full_strength, score_maps
 from medood.output_folder import atomic_write
 from medood.progress import Progress
 from medood.reporting.dicom_header import device_observer, missing_identity, orientation, refer_to, set_times, usable_header
@@ -155,7 +155,7 @@ def objects(
         return set_times(dataset, finished, uid)
 
     yield "sr", complete(structured_report(source, row, detector, metadata, uid))
-    score_map = on_picture(heat / np.float32(FULL_STRENGTH), pixels.shape, detector.preprocess.fit)
+    score_map = on_picture(heat / np.float32(full_strength(detector)), pixels.shape, detector.preprocess.fit)
     if score_map.max() < DRAWN:
         return  # no map can show why: an overlay would be an unaltered copy
     yield "overlay", complete(overlay(source, np.asarray(blend(pixels, score_map)), detector, uid))
@@ -232,13 +232,14 @@ def overlay(source: Dataset, colours: Any, detector: Detector, uid: Callable[[st
     )
     if not orientation(source):
         dataset["PatientOrientation"].value = None  # not stated, so not invented
-    dataset.DerivationDescription = f"Map of the score over the image; full strength is {FULL_STRENGTH:g}"
+    dataset.DerivationDescription = f"Map of the score over the image; full strength is {full_strength(detector):g}"
     dataset.BurnedInAnnotation = source.get("BurnedInAnnotation") or "NO"
     return _copy_orientation(dataset, source)
 
 
 def parametric_map(source: Dataset, raw: Any, detector: Detector, uid: Callable[[str], str]) -> Dataset:
     """Parametric Map of the raw score map in the scan's frame of reference; ``raw`` is float32 ``[H, W]``."""
+    full = full_strength(detector)
     mapping = hd.pm.RealWorldValueMapping(
         "Score map",
         "Contribution to the out-of-distribution score",
@@ -260,7 +261,7 @@ def parametric_map(source: Dataset, raw: Any, detector: Detector, uid: Callable[
         detector.sha256[:16],
         False,
         [mapping],
-        voi_lut_transformations=[hd.VOILUTTransformation(FULL_STRENGTH / 2, FULL_STRENGTH, voi_lut_function="LINEAR_EXACT")],
+        voi_lut_transformations=[hd.VOILUTTransformation(full / 2, full, voi_lut_function="LINEAR_EXACT")],
         series_description="medood: map of the out-of-distribution score, unscaled",
     )
     return _copy_orientation(dataset, source)

@@ -18,7 +18,7 @@ from medood.config.schema import PreprocessConfig
 from medood.detection.calibration import fingerprint
 from medood.detection.detector import Detector
 from medood.errors import MedoodError
-from medood.evidence.score_map import FULL_STRENGTH
+from medood.evidence.score_map import full_strength
 from medood.progress import Progress
 from medood.reporting.entries import SAME_FILE, SAME_PICTURE, Entry
 from medood.reporting.evidence import ReportEvidence, show, without_pictures, write_pictures
@@ -157,7 +157,7 @@ def make_record(run: Path, detector: Detector, folder: Path, options: ReportOpti
                 **{name: value for name, value in stored["detector"].items() if name != "folder"},
                 "input": _input(detector.preprocess, language),
                 "backbone": detector.network.describe(),
-                "full_strength": FULL_STRENGTH,
+                "full_strength": full_strength(detector),
                 "places_scale": float(detector.places["places_scale"]) if detector.places else None,
                 "appearance": detector.score_name == "ensemble" and detector.network.appearance is not None,
                 "lesions": detector.score_name == "lesions",

@@ -21,12 +21,12 @@ from medood.scans.reader import read_scans
 from medood.scans.scan import Scan
 
 DATA = Path(os.environ.get("MEDOOD_DATA", ""))
-PHOTOGRAPHS = 60
+PHOTOGRAPHS = 40
 #: Where the share was set: the folder, how many radiographs to pass over, and how many to take.
-SET_ON = ("in_distribution/calibration", 50, 100)
+SET_ON = ("in_distribution/calibration", 50, 40)
 #: Where it was looked at afterwards.
 LOOKED_AT = [
-    (name, 0, 40)
+    (name, 0, 24)
     for name in ("in_distribution/test", *(f"id_shift/{hospital}_normal" for hospital in ("nih", "openist", "pk")))
 ]
 

@@ -10,10 +10,12 @@ from torch import Generator
 
 from medood.config.resources import find_detector
 from medood.detection.detector import Detector
+from medood.detection.lesions.faults import FAULTS
 from medood.evaluation.acquisition_faults import plant
 from medood.evidence.fault_codes import FaultName
 from medood.evidence.fault_names import UNDOES, name_faults
 from medood.evidence.positions import FLAT, POSITIONS, UNLIKE, Positions
+from medood.negatives.mixture import Mixture
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
 from medood.phantom.outliers import OUTLIERS
@@ -56,6 +58,32 @@ def test_what_scores_alike_in_every_position_and_resembles_no_registered_radiogr
     alike = np.full((3, 7), UNLIKE + 1)
     alike[2, 5] = UNLIKE - 0.1
     assert Positions(scores, alike, middle=0.0, unit=1.0).foreign.tolist() == [True, False, False]
+
+
+def test_what_no_position_undoes_is_named_by_the_lesion_network_if_it_is_sure() -> None:
+    scores, alike = np.full((4, 7), 10.0), np.full((4, 7), UNLIKE + 1)
+    alike[2] = 0.0
+    own = [("cropped_or_misframed", 0.98), ("mirrored", 0.9), ("mirrored", 0.9), ("", 0.9)]
+    seen = Positions(scores, alike, middle=0.0, unit=1.0, own_names=own)
+    assert seen.foreign.tolist() == [False, True, False, True]
+    assert seen.probable_faults == ["cropped_or_misframed", "mirrored", "mirrored", ""]
+    scores[0, 4] = 0.0  # what lowers the score by chance names nothing
+    assert Positions(scores, alike, middle=0.0, unit=1.0, own_names=own).corrections == [""] * 4
+    scores[0, 4] = 10.0
+    unsure = Positions(scores, alike, middle=0.0, unit=1.0, own_names=[(name, 0.4) for name, _ in own])
+    assert unsure.foreign.tolist() == [True, True, False, True]
+    assert unsure.probable_faults == [""] * 4
+    assert {name for name in FAULTS if name} <= set(FaultName)
+
+
+@pytest.mark.data
+def test_misframed_and_wrongly_windowed_real_radiographs_are_named(medood_data: Path) -> None:
+    detector = Detector.load(find_detector("cxr-small"))
+    upright = radiographs(detector, medood_data / "in_distribution/test", 16)
+    for name, fault, least in (("framing", FaultName.CROPPED_OR_MISFRAMED, 5), ("wrong_window", FaultName.WRONG_WINDOW, 9)):
+        mixture = Mixture({name: 1.0})
+        faulty = mixture.apply(upright, mixture.sample(16, upright.shape[-1], Generator().manual_seed(1)))
+        assert name_faults(detector, faulty, [True] * 16).count(fault) >= least
 
 
 def test_each_position_undoes_one_fault_and_each_fault_has_words() -> None:

@@ -81,6 +81,14 @@ class LesionNetwork(nn.Module):
         return torch.stack([highest.mean(dim=1), functional.softplus(fault_odds(fault))], dim=1)
 
 
+def most_probable_faults(network: LesionNetwork, registered: Tensor) -> list[tuple[str, float]]:
+    """The most probable of :data:`medood.detection.lesions.faults.FAULTS` in each of ``[N, 1, size, size]`` frames, and its
+    probability."""
+    with torch.no_grad():
+        shares = network(registered)[2].softmax(dim=1)
+    return [(FAULTS[int(place)], float(share)) for share, place in zip(*shares.max(dim=1), strict=True)]
+
+
 def fault_odds(fault: Tensor) -> Tensor:
     """Log odds ``[N]`` of any fault against none, of logits ``[N, F]``."""
     odds: Tensor = fault[:, 1:].logsumexp(dim=1) - fault[:, 0]
