@@ -111,7 +111,9 @@ def positions(detector: Detector, images: Tensor) -> Positions:
 
 
 def _own_names(detector: Detector, images: Tensor) -> list[tuple[str, float]] | None:
-    network, model = detector.network.lesions, detector.network.appearance
-    if network is None or model is None or detector.score_name != "lesions":
+    if detector.score_name != "lesions":
         return None
+    network, model = detector.network.lesions, detector.network.appearance
+    assert network is not None
+    assert model is not None
     return most_probable_faults(network, frames(images, model.registration.places(images), network.size))
