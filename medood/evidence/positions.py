@@ -32,6 +32,9 @@ LEAST_SHARE = 0.7
 #: its lowest one, and even its lowest appearance part is at least as many standard deviations out. Both were set on training
 #: radiographs, whole and under shifting transformations, and on photographs, synthetic outliers and textures.
 FLAT, UNLIKE = 4.0, 3.0
+#: A scan that shows disease is no stranger: where the score has a part for faults of whole images, this is its least value,
+#: at which the odds of one are even.
+LEAST_FAULT = float(np.log(2.0))
 #: Probability from which the lesion network's own name of a fault is taken, where no correction lowers the score enough; and
 #: that from which the names of ``_NO_POSITION``, which no position undoes, are taken first. Set on calibration radiographs
 #: and photographs.
@@ -49,6 +52,7 @@ class Positions:
             appearance model.
         middle: median of the calibration scores.
         unit: their interquartile range.
+        faults: ``[N]``, the part of the score for faults of whole images; ``None`` if the detector has none.
         own_names: the lesion network's name of each scan's fault, empty for none, and its probability; ``None`` if the
             detector has no such network.
     """
@@ -57,6 +61,7 @@ class Positions:
     appearance: npt.NDArray[np.float64] | None
     middle: float
     unit: float
+    faults: npt.NDArray[np.float64] | None = None
     own_names: list[tuple[str, float]] | None = None
 
     @property
@@ -83,7 +88,8 @@ class Positions:
         if self.appearance is None:
             return np.zeros(len(self.scores), dtype=np.bool_)
         flat = np.median(self.scores, axis=1) - self.scores.min(axis=1) < FLAT * self.unit
-        return np.asarray(flat & (self.appearance.min(axis=1) >= UNLIKE) & ~self._unplaced)
+        foreign = flat & (self.appearance.min(axis=1) >= UNLIKE) & ~self._unplaced
+        return np.asarray(foreign if self.faults is None else foreign & (self.faults >= LEAST_FAULT))
 
     @property
     def _unplaced(self) -> npt.NDArray[np.bool_]:
@@ -107,7 +113,10 @@ def positions(detector: Detector, images: Tensor) -> Positions:
         appearance = parts.reshape(1 + len(POSITIONS), len(images)).T
     calibration = detector.calibration.scores[np.isfinite(detector.calibration.scores)]
     low, middle, high = np.quantile(calibration, [0.25, 0.5, 0.75]) if len(calibration) else (0.0, 0.0, 0.0)
-    return Positions(scores, appearance, float(middle), float(high - low), _own_names(detector, images))
+    faults = None
+    if detector.score_name == "lesions" and rows.lesions is not None:
+        faults = rows.lesions[: len(images), 1].double().numpy()
+    return Positions(scores, appearance, float(middle), float(high - low), faults, _own_names(detector, images))
 
 
 def _own_names(detector: Detector, images: Tensor) -> list[tuple[str, float]] | None:

@@ -33,6 +33,8 @@ _RATE = 0.05
 FULL_STRENGTH = 12.0
 #: The same of the score ``lesions``, whose map is 0 in more than half of the calibration radiographs.
 _FULL_STRENGTH_LESIONS = 8.0
+#: Share of the score up to which the part for faults is not mapped; its Grad-CAM takes most of the time of a map.
+_LEAST_FAULT_SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,14 @@ def score_maps(detector: Detector, images: Tensor) -> ScoreMaps:
         assert network.lesions is not None
         assert network.appearance is not None
         weights = _lesion_weights(detector, rows.lesions)
-        where = (network.lesions, network.appearance.registration, images)
-        densities = [_density(lesion_maps(*where)), _density(lesion_cam(*where, parts=[1]))]
+        registration = network.appearance.registration
+        densities = [_density(lesion_maps(network.lesions, registration, images))]
+        faulty = weights[:, 1] > _LEAST_FAULT_SHARE
+        densities.append(np.zeros_like(densities[0]))
+        if faulty.any():
+            densities[1][faulty] = _density(
+                lesion_cam(network.lesions, registration, images[torch.from_numpy(faulty)], parts=[1])
+            )
     else:
         densities = [_density(grad_cam(detector, images))]
         weights = np.ones((len(images), 1))

@@ -176,7 +176,7 @@ def _is_flagged(row: Row) -> bool:
 
 
 def _is_unread(row: Row) -> bool:
-    return row.status not in ("scored", "not_selected", "not_an_image")
+    return row.status not in ("scored", "not_selected")
 
 
 def _line(row: Row) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 
 from medood.detection.detector import Detector
 from medood.evidence.fault_names import UNDOES
-from medood.evidence.positions import POSITIONS, Positions, positions
+from medood.evidence.positions import LEAST_FAULT, POSITIONS, Positions, positions
 from medood.negatives.mixture import Mixture
 from medood.phantom.outliers import OUTLIERS
 from reports.evidence.corrections import DATA, films
@@ -90,7 +90,9 @@ def share(found: Positions, right: str, flat: float, unlike: float) -> float:
     drop = np.median(found.scores, axis=1) - found.scores.min(axis=1)
     assert found.appearance is not None
     framed = np.isin(found.probable_faults, list(FRAMES.values()))
-    foreign = (drop < flat * found.unit) & (found.appearance.min(axis=1) >= unlike) & ~framed
+    assert found.faults is not None
+    odd = (found.appearance.min(axis=1) >= unlike) & (found.faults >= LEAST_FAULT)
+    foreign = (drop < flat * found.unit) & odd & ~framed
     lowest = np.array(["", *POSITIONS])[found.scores.argmin(axis=1)]
     least = found.scores[:, 0] - found.scores.min(axis=1) > found.unit
     own = np.array(["foreign" if name.startswith("not_a") else name for name in found.probable_faults])

@@ -92,7 +92,12 @@ def test_what_is_compared_with_what_and_by_whom(measured: tuple[Benchmark, Path]
         ("same source", "here_opacity"),
     ]:
         assert (kind, name) in lines
-    expected = {"detector", "against", *BASELINES, *(f"score:{name}" for name in SCORES if name != "ensemble")}
+    expected = {
+        "detector",
+        "against",
+        *BASELINES,
+        *(f"score:{name}" for name in SCORES if name not in ("ensemble", "lesions")),
+    }
     expected |= {"resnet18:nearest", *(f"{stem}{peer}" for stem in ("", "resnet18:") for peer in PEERS_TRIED)}
     assert set(lines["far", "ct"].figures) == expected
     assert lines["far", "ct"].figures["pixel_knn"].auroc.value == 1

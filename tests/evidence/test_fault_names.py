@@ -60,6 +60,12 @@ def test_what_scores_alike_in_every_position_and_resembles_no_registered_radiogr
     assert Positions(scores, alike, middle=0.0, unit=1.0).foreign.tolist() == [True, False, False]
 
 
+def test_what_has_no_fault_by_the_score_is_no_stranger() -> None:
+    scores, alike = np.full((2, 7), 10.0), np.full((2, 7), UNLIKE + 1)
+    seen = Positions(scores, alike, middle=0.0, unit=1.0, faults=np.array([0.1, 3.0]))
+    assert seen.foreign.tolist() == [False, True]
+
+
 def test_what_no_position_undoes_is_named_by_the_lesion_network_if_it_is_sure() -> None:
     scores, alike = np.full((4, 7), 10.0), np.full((4, 7), UNLIKE + 1)
     alike[2] = 0.0
