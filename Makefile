@@ -38,8 +38,8 @@ lint: .venv/installed
 lock:
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate \
 	  --python-version 3.11 pyproject.toml --group dev -o requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate --constraint requirements.lock \
-	  --python-version 3.11 pyproject.toml --extra pacs -o requirements-container.lock $$(grep --only-matching --extended-regexp \
+	echo hatchling | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate \
+	  --constraint requirements.lock --python-version 3.11 pyproject.toml - --extra pacs -o requirements-container.lock $$(grep --only-matching --extended-regexp \
 	  '^(nvidia-[a-z0-9-]+|cuda-[a-z]+|triton|torch|torchvision)==' requirements.lock | sed 's/==$$//; s/^/--no-emit-package /')
 	echo uv | $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-annotate \
 	  --python-version 3.11 - -o requirements-uv.lock

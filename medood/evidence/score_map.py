@@ -31,7 +31,7 @@ _RATE = 0.05
 #: Value drawn at full strength. A uniform map of a score at the threshold is 1 everywhere; a place that adds twelve times
 #: that for its size stands out. Set on calibration radiographs, more than 95 of 100 of which stay below it.
 FULL_STRENGTH = 12.0
-#: The same of the score ``lesions``, whose map is 0 in more than half of the calibration radiographs.
+#: The same of the score ``lesions``, whose map is 0 in half of the calibration radiographs.
 _FULL_STRENGTH_LESIONS = 8.0
 #: Share of the score up to which the part for faults is not mapped; its Grad-CAM takes most of the time of a map.
 _LEAST_FAULT_SHARE = 0.01

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _TASK, _RESULT = "task.json", "result.json"
 #: Largest task file that is read, in bytes.
 _LARGEST_TASK = 2**20
-#: Objects are read in a process of their own, so that a decoder that crashes ends no task.
-_OPTIONS = RunOptions(workers=1)
+#: Objects are read in a process of their own, so that a decoder that crashes ends no task; each run has a new folder.
+_OPTIONS = RunOptions(workers=1, resume=True)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def check_task(incoming: Path, outgoing: Path) -> tuple[TaskSettings, list[Path]
         raise MedoodError(f"There is no DICOM file in {incoming}.")
     check_run(
         files,
-        outgoing / "run",
+        outgoing,
         detector=settings.detector,
         fpr=settings.fpr,
         calibration=settings.calibration,

@@ -19,8 +19,10 @@ import torch
 from torch import Generator, Tensor
 
 from medood.detection.detector import Detector
+from medood.evidence import positions as rule
+from medood.evidence.fault_codes import FaultName
 from medood.evidence.fault_names import UNDOES
-from medood.evidence.positions import LEAST_FAULT, POSITIONS, Positions, positions
+from medood.evidence.positions import POSITIONS, Positions, positions
 from medood.negatives.mixture import Mixture
 from medood.phantom.outliers import OUTLIERS
 from reports.evidence.corrections import DATA, films
@@ -34,8 +36,9 @@ UNDONE_BY = {
 FOREIGN = ("dead_leaves", "perm16", "pixel_perm")
 FRAMES = {"framing": "cropped_or_misframed", "wrong_window": "wrong_window"}
 LESIONS = ("opacity", "haze", "infiltrate", "effusion")
-#: What the lesion network calls each fault, as the correction that undoes it.
+#: What the lesion network calls each fault, as the names that are right.
 OWN = {str(fault): correction for correction, fault in UNDOES.items()}
+OWN[FaultName.NOT_A_FRONTAL_CHEST_RADIOGRAPH] = "foreign"
 FLAT = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 UNLIKE = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0)
 
@@ -87,18 +90,12 @@ def main() -> None:
 
 def share(found: Positions, right: str, flat: float, unlike: float) -> float:
     """Share of the images that are called what they are, with these thresholds."""
-    drop = np.median(found.scores, axis=1) - found.scores.min(axis=1)
-    assert found.appearance is not None
-    framed = np.isin(found.probable_faults, list(FRAMES.values()))
-    assert found.faults is not None
-    odd = (found.appearance.min(axis=1) >= unlike) & (found.faults >= LEAST_FAULT)
-    foreign = (drop < flat * found.unit) & odd & ~framed
-    lowest = np.array(["", *POSITIONS])[found.scores.argmin(axis=1)]
-    least = found.scores[:, 0] - found.scores.min(axis=1) > found.unit
-    own = np.array(["foreign" if name.startswith("not_a") else name for name in found.probable_faults])
-    own = np.array([OWN.get(name, name) for name in own])
-    named = np.where(foreign, "foreign", np.where(least & ~framed, lowest, own))
-    return float((named == right).mean())
+    rule.FLAT, rule.UNLIKE = flat, unlike
+    named = [
+        "foreign" if is_foreign else correction or OWN.get(own, own)
+        for is_foreign, correction, own in zip(found.foreign, found.corrections, found.probable_faults, strict=True)
+    ]
+    return float(np.mean([name == right for name in named]))
 
 
 if __name__ == "__main__":

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from medood.config.resources import find_detector
 from medood.detection.appearance import SIDE
 from medood.detection.detector import Detector
 from medood.evaluation.faithfulness import peaks_inside, plant
 from medood.evidence.grad_cam import grad_cam
-from medood.evidence.score_map import appearance_maps, score_maps
+from medood.evidence.score_map import appearance_maps, full_strength, score_maps
 from medood.phantom.chest import frontal_chest
 from medood.phantom.outliers import OUTLIERS
+from medood.scans.reader import read_scans
+from medood.scans.scan import Scan
 from medood.workflows.train import train
 from tests.conftest import tiny_config
 
@@ -69,6 +73,16 @@ def test_a_map_is_as_large_as_its_part_of_the_score(detector: Detector) -> None:
     assert (found.maps[far].max(axis=(1, 2)) > 1).all(), (
         "what lies farthest out has a map, however sure of nothing the head is"
     )
+
+
+@pytest.mark.data
+def test_calibration_radiographs_stay_below_full_strength(medood_data: Path) -> None:
+    shipped = Detector.load(find_detector("cxr-small"))
+    scans = islice(read_scans(medood_data / "in_distribution/calibration"), 300, 360)
+    images = torch.stack([shipped.prepare(scan) for scan in scans if isinstance(scan, Scan)])
+    maps = score_maps(shipped, images).maps / full_strength(shipped)
+    assert len(maps) == 60
+    assert (maps.max(axis=(1, 2)) < 1).mean() > 0.95
 
 
 def test_of_a_score_alone_the_map_is_its_grad_cam(tiny_detector: Path) -> None:

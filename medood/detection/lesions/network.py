@@ -34,7 +34,7 @@ class LesionNetwork(nn.Module):
         size: as given.
         backbone: a timm network with stages.
         local: logit of each place, from two stages.
-        whole: logit of the radiograph, from the last stage.
+        whole: logit of the radiograph, from the last stage; for training alone.
         fault: logits of :data:`medood.detection.lesions.faults.FAULTS`, from the last stage.
 
     Raises:
