@@ -22,24 +22,35 @@ def benchmark_command(
         list[str] | None,
         typer.Option("--external", help="Another library's detector on the same features, such as sklearn:IsolationForest."),
     ] = None,
-    backbone: Annotated[str, typer.Option("--backbone", help="A frozen timm backbone to compare with.")] = "",
+    backbone: Annotated[
+        list[str] | None,
+        typer.Option("--backbone", help="A frozen encoder to compare with: local-dir:FOLDER, or a timm name with weights."),
+    ] = None,
     backbone_weights: Annotated[
-        Path | None, typer.Option("--backbone-weights", help="Its weights: a safetensors file, one grey channel in.")
+        Path | None,
+        typer.Option("--backbone-weights", help="Weights of the timm name: a safetensors file, one grey channel in."),
     ] = None,
     repeats: Annotated[int, typer.Option("--repeats", min=10, help="Bootstrap draws of each interval.")] = 1000,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the faults and the bootstrap.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the path of the CSV.")] = False,
 ) -> None:
     """Measure a detector on every data set of a manifest, beside trivial baselines, a shortcut audit and a leakage check."""
-    from medood.evaluation.manifest import missing_files, read_manifest
+    from medood.evaluation.manifest import LOCAL, missing_files, read_manifest
 
-    if bool(backbone) != bool(backbone_weights):
-        raise MedoodError("--backbone and --backbone-weights go together: a timm name and a safetensors file.")
+    names = [name for name in backbone or () if not name.startswith(LOCAL)]
+    folders = [Path(name.removeprefix(LOCAL)) for name in backbone or () if name.startswith(LOCAL)]
+    if len(names) != (1 if backbone_weights else 0):
+        raise MedoodError(
+            "--backbone takes local-dir:FOLDER, as often as you like, or one timm name with its --backbone-weights."
+        )
+    if len({folder.name for folder in folders}) < len(folders):
+        raise MedoodError("--backbone: two folders have the same name, by which the table names them. Rename one.")
     missing_files(data, read_manifest(data))  # before torch is imported, which takes seconds
     check_detector(find_detector(detector))
 
     from medood.detection.detector import Detector
     from medood.evaluation.benchmark import benchmark
+    from medood.evaluation.encoders import local_encoder
     from medood.evaluation.external_baselines import frozen_backbone
     from medood.evaluation.figures import write_figures
     from medood.evaluation.tables import main_table, write_benchmark
@@ -47,7 +58,9 @@ def benchmark_command(
 
     progress = Progress(quiet=quiet)
     loaded = Detector.load(detector, calibration)
-    frozen = {backbone: frozen_backbone(backbone, backbone_weights, loaded.preprocess)} if backbone_weights else {}
+    frozen = {folder.name: local_encoder(folder, loaded.preprocess) for folder in folders}
+    if backbone_weights:
+        frozen[names[0]] = frozen_backbone(names[0], backbone_weights, loaded.preprocess)
     results = benchmark(
         loaded,
         data,

@@ -20,6 +20,9 @@ def negatives_command(
     rows: Annotated[int, typer.Option("--rows", min=2, help="Images shown.")] = 4,
 ) -> None:
     """Show images beside the negatives that a configuration makes of them; synthetic chests where data.root is not set."""
+    from medood.workflows.preflight import check_sheet
+
+    check_sheet(png, "--out")
     run = load_config(config, overrides or [])
 
     from medood.errors import MedoodError
@@ -27,10 +30,11 @@ def negatives_command(
 
     if not run.negatives.mixture:
         raise MedoodError("negatives.mixture is empty; there is nothing to show.")
-    print(save_sheet(contact_sheet(_pictures(run.data.root, run.network_size, rows), run.negatives.mixture, 0), png))
+    images = _pictures(run.data.root, run.network_size, run.preprocess.channels, rows)
+    print(save_sheet(contact_sheet(images, run.negatives.mixture, 0), png))
 
 
-def _pictures(root: str, size: int, rows: int) -> Tensor:
+def _pictures(root: str, size: int, channels: int, rows: int) -> Tensor:
     import torch
 
     from medood.config.schema import PreprocessConfig
@@ -39,7 +43,7 @@ def _pictures(root: str, size: int, rows: int) -> Tensor:
     from medood.scans.scan import Scan
     from medood.scans.transforms import network_input, preprocessing
 
-    chain = preprocessing(PreprocessConfig(max(size, 96)))
+    chain = preprocessing(PreprocessConfig(max(size, 96), channels=channels))
     tensors: list[Tensor] = []
     if root:
         for result in read_scans(root):
@@ -49,5 +53,6 @@ def _pictures(root: str, size: int, rows: int) -> Tensor:
                 break
     else:
         side = max(size, 96)
-        tensors = [torch.from_numpy(frontal_chest(seed, side).image).float()[None] for seed in range(rows)]
+        chests = [torch.from_numpy(frontal_chest(seed, side).image).float() for seed in range(rows)]
+        tensors = [chest.expand(channels, -1, -1) for chest in chests]
     return torch.stack(tensors)

@@ -19,6 +19,7 @@ from medood.errors import MedoodError
 _TEXT_KEYS = (
     "name",
     "out",
+    "data.domain",
     "data.root",
     "data.calibration_root",
     "data.cache",
@@ -28,6 +29,8 @@ _TEXT_KEYS = (
 )
 #: Keys whose values are lists of such strings; a string that contains a comma needs quotes.
 _TEXT_LIST_KEYS = ("negatives.auxiliary", "detector.members")
+#: Shifting transformations that place grey lesions in lungs, or equalise; :data:`medood.negatives.mixture.SHIFTS` has more.
+GREY_SHIFTS = ("opacity", "haze", "effusion", "infiltrate", "reticular", "nodules", "lucency", "foreign_structure")
 #: Keys whose value is a mapping with arbitrary keys.
 _OPEN_GROUPS = ("model.arguments", "negatives.mixture", "negatives.auxiliary_mixture", "lesions.mixture", "lesions.faults")
 
@@ -172,6 +175,8 @@ def _settle(plain: dict[Any, Any], override: Any) -> None:
 def _check_values(config: RunConfig) -> None:
     rules = [
         (config.preprocess.fit in ("squash", "letterbox"), "preprocess.fit", config.preprocess.fit, "squash, letterbox"),
+        (config.preprocess.channels in (1, 3), "preprocess.channels", config.preprocess.channels, "1 or 3"),
+        *_colour_rules(config),
         (config.preprocess.size >= 16, "preprocess.size", config.preprocess.size, "at least 16"),
         (
             bool(config.preprocess.crops) and all(0.0 < share <= 1.0 for share in config.preprocess.crops),
@@ -226,6 +231,17 @@ def _check_values(config: RunConfig) -> None:
         (config.detector.bank_size >= 0, "detector.bank_size", config.detector.bank_size, "at least 0"),
         (config.data.limit >= 0, "data.limit", config.data.limit, "at least 0"),
         (config.views.aspect >= 1.0, "views.aspect", config.views.aspect, "at least 1"),
+        (0.0 <= config.views.mirror <= 1.0, "views.mirror", config.views.mirror, "a probability"),
+        (
+            config.views.mirror == 0.0
+            or not any(
+                mixture.get("mirror", 0)
+                for mixture in (config.negatives.mixture, config.lesions.faults, config.lesions.mixture)
+            ),
+            "views.mirror",
+            config.views.mirror,
+            "0 with mirror among negatives.mixture or lesions.faults: a mirrored scan cannot both belong and not",
+        ),
         (config.views.detail >= 0.0, "views.detail", config.views.detail, "at least 0"),
         (config.views.local_count >= 0, "views.local_count", config.views.local_count, "at least 0"),
         (config.negatives.count >= 0, "negatives.count", config.negatives.count, "at least 0"),
@@ -295,6 +311,23 @@ def _check_values(config: RunConfig) -> None:
     for holds, key, value, expected in rules:
         if not holds:
             raise MedoodError(f"{key} is {value!r}; expected {expected}.")
+
+
+def _colour_rules(config: RunConfig) -> list[tuple[bool, str, object, str]]:
+    """What three channels rule out, and what one does."""
+    if config.preprocess.channels == 1:
+        changes = max(config.views.saturation, config.views.hue)
+        return [(changes == 0.0, "views.saturation or views.hue", changes, "0, or preprocess.channels=3")]
+    mixtures = (config.negatives.mixture, config.negatives.auxiliary_mixture)
+    grey = sorted({name for mixture in mixtures for name, weight in mixture.items() if weight and name in GREY_SHIFTS})
+    return [
+        (not config.preprocess.equalize, "preprocess.equalize", True, "false with preprocess.channels=3"),
+        (config.views.equalize == 0.0, "views.equalize", config.views.equalize, "0 with preprocess.channels=3"),
+        (not config.detector.appearance, "detector.appearance", True, "false with preprocess.channels=3: it compares grey"),
+        (not grey, "negatives.mixture", grey, "none of these with preprocess.channels=3: they are made for radiographs"),
+        (0.0 <= config.views.saturation <= 1.0, "views.saturation", config.views.saturation, "between 0 and 1"),
+        (0.0 <= config.views.hue <= 0.5, "views.hue", config.views.hue, "between 0 and 0.5"),
+    ]
 
 
 def _is_range(value: list[float]) -> bool:

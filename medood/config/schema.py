@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+#: The domain whose scans this project began with.
+CHEST = "frontal chest radiograph"
+
 
 @dataclass
 class ReadConfig:
@@ -48,12 +51,14 @@ class PreprocessConfig:
         crops: centre crops to score, as fractions of each side; features and head outputs of several are averaged.
             A network trained on crops is most confident on a crop.
         equalize: equalise the histogram, which removes the device's grey-scale curve.
+        channels: 1 for grey values, or 3 for red, green and blue; a grey image then has three equal channels.
     """
 
     size: int = 224
     fit: str = "squash"
     crops: list[float] = field(default_factory=lambda: [1.0])
     equalize: bool = False
+    channels: int = 1
 
 
 @dataclass
@@ -61,6 +66,8 @@ class DataConfig:
     """The in-distribution scans.
 
     Attributes:
+        domain: what the scans are, in words. Only ``frontal chest radiograph`` has a finding of its own for scans that are
+            something else; elsewhere it is ``another_kind_of_image``.
         root: folder, zip or file of in-distribution scans.
         calibration_root: scans for calibration; empty holds out ``calibration_fraction`` of ``root``.
         calibration_fraction: fraction of ``root`` held out for calibration, split by patient where PatientID is known.
@@ -70,6 +77,7 @@ class DataConfig:
         cache: folder for decoded images; empty uses ``OUT/cache``.
     """
 
+    domain: str = CHEST
     root: str = ""
     calibration_root: str = ""
     calibration_fraction: float = 0.15
@@ -122,12 +130,16 @@ class ViewsConfig:
         local_size: side of the small crops in pixels.
         local_scale: range of a small crop's area, as a fraction of the image's.
         aspect: largest ratio of a crop's sides (1 is square).
+        mirror: probability that a view is mirrored. Above 0, a mirrored scan is in distribution, as where left and right
+            are mixed: mirroring is then never a fault, and does not count in the choice of the score.
         rotation: largest rotation in degrees, either way.
         brightness: largest shift of the grey values, either way.
         contrast: largest relative change of contrast, either way.
         gamma: largest relative change of gamma, either way.
         blur: probability of a Gaussian blur.
         blur_sigma: largest sigma of the blur, in pixels of the view.
+        saturation: largest relative change of the colours' saturation, either way; for ``preprocess.channels=3``.
+        hue: largest turn of the hue, either way, as a fraction of the circle; likewise.
         equalize: probability that a view's histogram is equalised.
         detail: largest relative change, either way, of local contrast and of the low-frequency brightness around it, which
             imitates another device's processing.
@@ -140,12 +152,15 @@ class ViewsConfig:
     local_size: int = 96
     local_scale: list[float] = field(default_factory=lambda: [0.15, 0.4])
     aspect: float = 1.15
+    mirror: float = 0.0
     rotation: float = 5.0
     brightness: float = 0.1
     contrast: float = 0.2
     gamma: float = 0.2
     blur: float = 0.3
     blur_sigma: float = 1.0
+    saturation: float = 0.0
+    hue: float = 0.0
     equalize: float = 0.0
     detail: float = 0.0
 

@@ -292,10 +292,13 @@ def _read_network(
 ) -> EnsembleNetwork:
     """Build the described network and load its weights; memory is allocated only after their shapes are checked."""
 
+    channels = preprocess.channels
+
     def built() -> EnsembleNetwork:
-        network = EnsembleNetwork(Network(model, model.size or preprocess.size), preprocess.crops)
+        network = EnsembleNetwork(Network(model, model.size or preprocess.size, channels=channels), preprocess.crops)
         for member in description.get("members", []):
-            other = Network(ModelConfig(**member["model"] | {"weights": "", "pretrained": False}), member["size"])
+            settings = ModelConfig(**member["model"] | {"weights": "", "pretrained": False})
+            other = Network(settings, member["size"], channels=channels)
             network.members.append(EnsembleNetwork(other, member["crops"]))
         if description.get("lesions"):
             network.lesions = LesionNetwork(model, description["lesions"]["size"])

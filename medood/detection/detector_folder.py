@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medood.config.resources import shipped_detectors
+from medood.config.schema import CHEST
 from medood.errors import MedoodError
 
 DESCRIPTION = "detector.json"
@@ -37,6 +38,16 @@ class DetectorMetadata:
     def name(self) -> str:
         """The detector's name, as configured."""
         return str(self.config.get("name", ""))
+
+    @property
+    def is_chest(self) -> bool:
+        """Whether the detector is one for frontal chest radiographs, as every detector without a stated domain is."""
+        return bool(self.config.get("data", {}).get("domain", CHEST) == CHEST)
+
+    @property
+    def mirrored_belong(self) -> bool:
+        """Whether a mirrored scan is in distribution."""
+        return bool(self.config.get("views", {}).get("mirror", 0.0) > 0)
 
     @classmethod
     def from_dict(cls, description: dict[str, Any]) -> DetectorMetadata:

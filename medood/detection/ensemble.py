@@ -5,19 +5,44 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from medood.config.schema import ModelConfig
 from medood.detection.appearance import Appearance
 from medood.detection.lesions.network import LesionNetwork, frames
-from medood.distillation.network import Network, backbone_features
+from medood.distillation.network import backbone_features
 from medood.negatives.shift import resample
 
 #: Softmax temperature for the head's entropy, the same as the student's.
 HEAD_TEMPERATURE = 0.1
+
+
+class Parts(Protocol):
+    """What an ensemble takes of a network such as :class:`medood.distillation.network.Network`."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """How it is built."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Side of its input."""
+        ...
+
+    @property
+    def backbone(self) -> Any:
+        """From images to features."""
+        ...
+
+    @property
+    def head(self) -> Any:
+        """From features to outputs."""
+        ...
 
 
 class EnsembleNetwork(nn.Module):
@@ -37,7 +62,7 @@ class EnsembleNetwork(nn.Module):
         appearance: model of registered radiographs, for the same score; None if the detector has none.
     """
 
-    def __init__(self, network: Network, crops: Sequence[float] = (1.0,)) -> None:
+    def __init__(self, network: Parts, crops: Sequence[float] = (1.0,)) -> None:
         super().__init__()
         self.config, self.size, self.crops = network.config, network.size, list(crops)
         self.members = nn.ModuleList()

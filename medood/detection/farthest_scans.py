@@ -71,15 +71,17 @@ class FarthestScans:
                 writer.writerow([rank, *names, identity.frame, identity.sha256, f"{score:.6g}", f"{p_values[i]:.6g}"])
         highest = sorted(self._kept, reverse=True)
         height = _CELL + 2 * _LINE + _GAP
-        canvas = Image.new("L", (_ACROSS * (_CELL + _GAP) + _GAP, -(-len(highest) // _ACROSS) * height + _GAP), 255)
+        mode = "RGB" if highest and len(highest[0].image) == 3 else "L"
+        size = (_ACROSS * (_CELL + _GAP) + _GAP, -(-len(highest) // _ACROSS) * height + _GAP)
+        canvas = Image.new(mode, size, "white")
         pen = ImageDraw.Draw(canvas)
         for place, entry in enumerate(highest):
             left, top = _GAP + place % _ACROSS * (_CELL + _GAP), _GAP + place // _ACROSS * height
-            levels = (entry.image[0].clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+            levels = (entry.image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).squeeze(-1).numpy()
             canvas.paste(Image.fromarray(levels).resize((_CELL, _CELL), Image.Resampling.BICUBIC), (left, top))
             name = Path(entry.identity.member or entry.identity.source).name
-            pen.text((left, top + _CELL), f"{place + 1}  p {p_values[-entry.number]:.3g}", fill=0)
-            pen.text((left, top + _CELL + _LINE), _ascii(name)[-26:], fill=0)
+            pen.text((left, top + _CELL), f"{place + 1}  p {p_values[-entry.number]:.3g}", fill="black")
+            pen.text((left, top + _CELL + _LINE), _ascii(name)[-26:], fill="black")
         canvas.save(sheet, "PNG")
 
 

@@ -25,7 +25,7 @@ def difference_hashes(images: Tensor) -> Hashes:
 
     Source: the dHash of N. Krawetz, 2013.
     """
-    small = torch.nn.functional.interpolate(images, (_SIDE, _SIDE + 1), mode="area")[:, 0]
+    small = torch.nn.functional.interpolate(images, (_SIDE, _SIDE + 1), mode="area").mean(dim=1)
     return np.packbits((small[:, :, 1:] > small[:, :, :-1]).reshape(len(images), -1).numpy(), axis=1)
 
 

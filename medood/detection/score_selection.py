@@ -1,11 +1,12 @@
 """Choice of a detector's score on development scans only: training scans that the network did not learn from.
 
 Rule: every shifting transformation except ``image_as_is`` and the lesions of the lesion network is applied to the
-development scans; the same scans with mild acquisition noise (noise, small rotations and blur of the positive views,
-uncropped) represent in-distribution scans. Scores are compared by their mean AUROC over the transformations, equally
-weighted. Among those within 0.005 of the best mean (about its standard error with 300 scans), the score with the highest
-AUROC on its worst transformation is chosen: future outliers are unknown, so avoiding a blind spot matters more than a
-slightly better mean. Calibration and test scans are not used.
+development scans; where mirrored scans are in distribution ``mirror`` is left out too, and in colour those made for
+radiographs. The same scans with mild acquisition noise (noise, small rotations and blur of the positive views, uncropped)
+represent in-distribution scans. Scores are compared by their mean AUROC over the transformations, equally weighted. Among
+those within 0.005 of the best mean (about its standard error with 300 scans), the score with the highest AUROC on its worst
+transformation is chosen: future outliers are unknown, so avoiding a blind spot matters more than a slightly better mean.
+Calibration and test scans are not used.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Generator, Tensor
 
+from medood.config.loader import GREY_SHIFTS
 from medood.config.schema import ViewsConfig
 from medood.detection.ensemble import EnsembleNetwork
 from medood.detection.features import Features, embed
@@ -40,11 +42,13 @@ def reactions(network: EnsembleNetwork, images: Tensor, views: ViewsConfig, seed
     generator = Generator().manual_seed(seed)
     noise = sample_view(len(images), [1.0, 1.0], views, generator)
     rows = {"": embed(network, acquire(crop(images, noise, images.shape[-1]), noise))}
-    for name in SHIFTS:
-        if name != "image_as_is" and name not in LESIONS:
-            mixture = Mixture({name: 1.0})
-            shifted = mixture.apply(images, mixture.sample(len(images), images.shape[-1], generator))
-            rows[name] = embed(network, shifted)
+    left_out = {"image_as_is", *LESIONS}
+    left_out |= {"mirror"} if views.mirror > 0 else set()
+    left_out |= set(GREY_SHIFTS) if images.shape[1] == 3 else set()
+    for name in (name for name in SHIFTS if name not in left_out):
+        mixture = Mixture({name: 1.0})
+        shifted = mixture.apply(images, mixture.sample(len(images), images.shape[-1], generator))
+        rows[name] = embed(network, shifted)
     return rows
 
 

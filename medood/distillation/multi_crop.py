@@ -18,7 +18,7 @@ from medood.negatives.mixture import Mixture
 
 
 class ImageArray(Protocol):
-    """uint8 ``[N, S, S]`` images, read row by row."""
+    """uint8 ``[N, S, S]`` grey or ``[N, 3, S, S]`` colour images, read row by row."""
 
     def __len__(self) -> int: ...
 
@@ -27,9 +27,15 @@ class ImageArray(Protocol):
         ...
 
 
+def as_tensor(images: npt.NDArray[np.uint8], device: torch.device | None = None) -> Tensor:
+    """The images as float32 ``[N, C, S, S]`` in [0, 1]."""
+    values = torch.from_numpy(images).to(device).float().div_(255.0)
+    return values if values.ndim == 4 else values[:, None]
+
+
 @dataclass
 class StepViews:
-    """Views of one step: ``[V * B, 1, s, s]`` tensors, ordered by view."""
+    """Views of one step: ``[V * B, C, s, s]`` tensors, ordered by view."""
 
     positives: Tensor
     locals: Tensor | None
@@ -117,7 +123,7 @@ class ViewMaker:
         return StepViews(positives, local, torch.cat(shifted) if shifted else None)
 
     def _load(self, images: ImageArray, rows: npt.NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(images[rows]).to(self._device).float().div_(255.0)[:, None]
+        return as_tensor(images[rows], self._device)
 
     def _crops(self, source: Tensor, count: int, scale: list[float], side: int, generator: torch.Generator) -> Tensor:
         views = []

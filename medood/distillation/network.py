@@ -23,7 +23,7 @@ _POSITION_GAIN = 10.0
 
 
 #: timm arguments that would load weights from elsewhere, or that medood sets itself.
-_REFUSED_ARGUMENTS = ("pretrained", "checkpoint", "cache_dir", "in_chans", "num_classes")
+REFUSED_ARGUMENTS = ("pretrained", "checkpoint", "cache_dir", "in_chans", "num_classes")
 
 
 class Head(nn.Module):
@@ -65,6 +65,7 @@ class Network(nn.Module):
         config: the model's part of the configuration.
         size: side of the network's input.
         drop_path: rate of stochastic depth; 0 for a teacher.
+        channels: 1 for grey images, 3 for colour.
 
     Attributes:
         config: as given.
@@ -74,16 +75,16 @@ class Network(nn.Module):
         MedoodError: timm does not know the backbone or its arguments.
     """
 
-    def __init__(self, config: ModelConfig, size: int, drop_path: float = 0.0) -> None:
+    def __init__(self, config: ModelConfig, size: int, drop_path: float = 0.0, channels: int = 1) -> None:
         super().__init__()
         self.config, self.size = config, size
-        refused = [name for name in config.arguments if name.startswith(_REFUSED_ARGUMENTS)]
+        refused = [name for name in config.arguments if name.startswith(REFUSED_ARGUMENTS)]
         if refused or not config.backbone.replace("_", "").replace(".", "").isalnum():
             raise MedoodError(
                 f"model.backbone is {config.backbone!r} with {sorted(config.arguments)}: expected a plain timm name and "
-                f"none of the arguments {', '.join(_REFUSED_ARGUMENTS)}; weights come from training or a detector only."
+                f"none of the arguments {', '.join(REFUSED_ARGUMENTS)}; weights come from training or a detector only."
             )
-        arguments: dict[str, Any] = {"in_chans": 1, "num_classes": 0, **config.arguments}
+        arguments: dict[str, Any] = {"in_chans": channels, "num_classes": 0, **config.arguments}
         if drop_path > 0:
             arguments["drop_path_rate"] = drop_path
         try:
@@ -177,10 +178,10 @@ def load_head(head: Head, config: ModelConfig) -> None:
         ) from error
 
 
-def student_and_teacher(config: ModelConfig, size: int) -> tuple[Network, Network]:
+def student_and_teacher(config: ModelConfig, size: int, channels: int = 1) -> tuple[Network, Network]:
     """A student, and a teacher with the same weights, no stochastic depth and no gradient."""
-    student = Network(config, size, config.drop_path)
-    teacher = Network(config, size)
+    student = Network(config, size, config.drop_path, channels)
+    teacher = Network(config, size, channels=channels)
     teacher.load_state_dict(copy.deepcopy(student.state_dict()))
     teacher.requires_grad_(False).eval()
     return student, teacher

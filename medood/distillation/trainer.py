@@ -116,7 +116,7 @@ class Trainer:
             config, images, auxiliary, self.fabric.device, self.fabric.global_rank, self.fabric.world_size
         )
         torch.manual_seed(config.train.seed)
-        student, self.teacher = student_and_teacher(config.model, config.network_size)
+        student, self.teacher = student_and_teacher(config.model, config.network_size, config.preprocess.channels)
         self.center = torch.zeros(config.model.out_dim, device=self.fabric.device)
         self.teacher.to(self.fabric.device)
         if config.train.compile:

@@ -71,7 +71,9 @@ def training_speed(config: RunConfig, steps: int = 3, repeats: int = 5, progress
     progress = progress or Progress(quiet=True)
     config = copy.deepcopy(config)
     config.train.epochs = max(config.train.epochs, 100)
-    images = np.random.default_rng(0).integers(0, 256, (_PICTURES, *(config.views.source_size,) * 2), dtype=np.uint8)
+    colour = (3,) if config.preprocess.channels == 3 else ()
+    shape = (_PICTURES, *colour, config.views.source_size, config.views.source_size)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     with tempfile.TemporaryDirectory(prefix="medood-") as folder:
         trainer = Trainer(config, images, Path(folder))
         whole, network, loader = _seconds_of(trainer)
@@ -182,7 +184,7 @@ class _PlainViews(Dataset[list[Tensor]]):
         return len(self._pictures)
 
     def __getitem__(self, index: int) -> list[Tensor]:
-        image = Image.fromarray(self._pictures[index])
+        image = Image.fromarray(self._pictures[index].T if self._pictures.ndim == 4 else self._pictures[index])
         views = [chain(image) for chain in self._chains]
         views[-1] = torch.rot90(views[-1], 1 + index % 3, (-2, -1))
         return views
@@ -194,7 +196,7 @@ class _Plain:
     def __init__(self, config: RunConfig, images: npt.NDArray[np.uint8], device: torch.device) -> None:
         self._config = config
         self._device = device
-        self._student, self._teacher = student_and_teacher(config.model, config.network_size)
+        self._student, self._teacher = student_and_teacher(config.model, config.network_size, config.preprocess.channels)
         self._student.to(device), self._teacher.to(device)
         self._optimizer = torch.optim.AdamW(self._student.parameters(), lr=1e-4)
         loader = DataLoader(

@@ -1,4 +1,4 @@
-"""Positive views on the device: batched crops, small rotations, acquisition noise. No flip, solarisation or grey-drop."""
+"""Positive views on the device: batched crops, small rotations, acquisition noise. No solarisation or grey-drop."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from medood.negatives.shift import Parameters, column, resample, uniform
 
 #: Number of histogram bins for equalisation.
 _BINS = 256
+_RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 #: Cells per side of the coarser and of the finer grid of local means.
 _CELLS = (6, 20)
 
@@ -29,6 +30,7 @@ def sample_view(count: int, scale: list[float], config: ViewsConfig, generator: 
     Returns:
         tensors ``[count]``: ``width``, ``height``, ``x``, ``y`` (crop in [-1, 1] coordinates), ``degrees``, ``shift``,
         ``contrast``, ``gamma``, ``sigma`` (0 for no blur) and, if the configuration enables them,
+        ``mirrored`` (1 where the view is mirrored), ``saturation`` (factors), ``hue`` (fractions of the circle),
         ``equalized`` (1 where the histogram is equalised) and ``fine``, ``coarse`` (factors), ``reach`` (in [0, 1)).
     """
     area = uniform(count, scale[0], scale[1], generator).sqrt()
@@ -46,6 +48,11 @@ def sample_view(count: int, scale: list[float], config: ViewsConfig, generator: 
         "gamma": torch.exp(uniform(count, -1.0, 1.0, generator) * math.log1p(config.gamma)),
         "sigma": uniform(count, 0.2, max(config.blur_sigma, 0.2), generator) * blurred,
     }
+    if config.mirror > 0:
+        view_parameters["mirrored"] = (torch.rand(count, generator=generator) < config.mirror).float()
+    if config.saturation > 0 or config.hue > 0:
+        view_parameters["saturation"] = 1.0 + uniform(count, -config.saturation, config.saturation, generator)
+        view_parameters["hue"] = uniform(count, -config.hue, config.hue, generator)
     if config.equalize > 0:
         view_parameters["equalized"] = (torch.rand(count, generator=generator) < config.equalize).float()
     if config.detail > 0:
@@ -56,7 +63,7 @@ def sample_view(count: int, scale: list[float], config: ViewsConfig, generator: 
 
 
 def crop(images: Tensor, parameters: Parameters, side: int) -> Tensor:
-    """Cut the drawn crops out of ``[N, 1, S, S]`` images and resample them to ``side``."""
+    """Cut the drawn crops out of ``[N, 1, S, S]`` images, resample them to ``side``, and mirror those drawn."""
     angle = parameters["degrees"] * (math.pi / 180.0)
     cosine, sine = torch.cos(angle), torch.sin(angle)
     width, height = parameters["width"], parameters["height"]
@@ -67,16 +74,21 @@ def crop(images: Tensor, parameters: Parameters, side: int) -> Tensor:
         ],
         dim=1,
     )
+    if "mirrored" in parameters:
+        across = 1.0 - 2.0 * parameters["mirrored"]
+        matrix = matrix * torch.stack([across, torch.ones_like(across), torch.ones_like(across)], dim=1)[:, None]
     return resample(images, matrix, side)
 
 
 def acquire(views: Tensor, parameters: Parameters) -> Tensor:
-    """Apply the drawn equalisation, detail, blur, contrast, brightness and gamma to ``[N, 1, s, s]`` views in [0, 1]."""
+    """Apply the drawn equalisation, detail, blur, colour, contrast, brightness and gamma to ``[N, C, s, s]`` views."""
     if "equalized" in parameters:
         views = equalize(views, parameters["equalized"] > 0)
     if "fine" in parameters:
         views = rebalance(views, *(column(parameters[name]) for name in ("fine", "coarse", "reach")))
     views = blur(views, parameters["sigma"])
+    if "saturation" in parameters:
+        views = recolour(views, parameters["saturation"], parameters["hue"])
     views = (views - 0.5) * column(parameters["contrast"]) + 0.5 + column(parameters["shift"])
     return views.clamp(1e-4, 1.0) ** column(parameters["gamma"])
 
@@ -121,6 +133,17 @@ def rebalance(views: Tensor, fine: Tensor, coarse: Tensor, reach: Tensor) -> Ten
     return (mean + coarse * (around - mean) + fine * (views - around)).clamp(0.0, 1.0)
 
 
+def recolour(views: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
+    """Scale the colour differences of ``[N, 3, s, s]`` views by ``saturation`` and turn them by ``hue`` of the circle, in
+    the YIQ space of NTSC; the luminance stays."""
+    cosine, sine = saturation * torch.cos(2 * math.pi * hue), saturation * torch.sin(2 * math.pi * hue)
+    one, zero = torch.ones_like(hue), torch.zeros_like(hue)
+    turn = torch.stack([one, zero, zero, zero, cosine, -sine, zero, sine, cosine], dim=1).view(-1, 3, 3)
+    to_yiq = torch.tensor(_RGB_TO_YIQ, device=views.device, dtype=views.dtype)
+    matrix = torch.linalg.inv(to_yiq) @ turn @ to_yiq
+    return torch.einsum("nij,njhw->nihw", matrix, views).clamp(0.0, 1.0)
+
+
 def blur(views: Tensor, sigma: Tensor) -> Tensor:
     """Gaussian blur of each view with its own sigma in pixels; 0 leaves the view as it is."""
     chosen = torch.nonzero(sigma > 0).flatten()
@@ -128,13 +151,14 @@ def blur(views: Tensor, sigma: Tensor) -> Tensor:
         return views
     reach = max(1, math.ceil(3.0 * float(sigma.max())))
     offset = torch.arange(-reach, reach + 1, device=views.device, dtype=views.dtype)
-    kernel = torch.exp(-0.5 * (offset / sigma[chosen, None]) ** 2)
+    channels = views.shape[1]
+    kernel = torch.exp(-0.5 * (offset / sigma[chosen, None]) ** 2).repeat_interleave(channels, dim=0)
     kernel = (kernel / kernel.sum(dim=1, keepdim=True))[:, None]
-    rows = functional.pad(views[chosen].transpose(0, 1), (reach, reach, reach, reach), mode="reflect")
-    rows = functional.conv2d(rows, kernel[..., None], groups=len(chosen))
-    rows = functional.conv2d(rows, kernel[:, :, None], groups=len(chosen))
+    rows = functional.pad(views[chosen].flatten(0, 1)[None], (reach, reach, reach, reach), mode="reflect")
+    rows = functional.conv2d(rows, kernel[..., None], groups=rows.shape[1])
+    rows = functional.conv2d(rows, kernel[:, :, None], groups=rows.shape[1])
     blurred = views.clone()
-    blurred[chosen] = rows.transpose(0, 1)
+    blurred[chosen] = rows.view(-1, channels, *views.shape[2:])
     return blurred
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Generator, Tensor
 
+from medood.detection.detector_folder import DetectorMetadata
 from medood.negatives.shift import column, coordinates, uniform
 
 Pixels = npt.NDArray[np.float32]
@@ -47,6 +48,11 @@ FAULTS: dict[str, Callable[[Pixels, np.random.Generator], Pixels]] = {
     "perm4": _permute_quarters,
     "crop_quarter": lambda pixels, rng: pixels[: pixels.shape[0] // 2, : pixels.shape[1] // 2],
 }
+
+
+def faults_for(metadata: DetectorMetadata) -> dict[str, Callable[[Pixels, np.random.Generator], Pixels]]:
+    """The faults of ``FAULTS`` that are ones in a detector's domain: ``mirror`` is none where mirrored scans belong."""
+    return {name: fault for name, fault in FAULTS.items() if not (name == "mirror" and metadata.mirrored_belong)}
 
 
 def plant(kind: str, images: Tensor, generator: Generator, diameter: tuple[float, float] = DIAMETER) -> tuple[Tensor, Masks]:

@@ -86,6 +86,6 @@ def frozen_backbone(name: str, weights: Path, preprocess: PreprocessConfig) -> E
     if not weights.is_file():
         raise MedoodError(f"--backbone-weights: {weights} does not exist. Give a safetensors file for {name}.")
     model = ModelConfig(name, {}, 0.0, 8, 8, 8, str(weights))
-    network = EnsembleNetwork(Network(model, preprocess.size)).eval().requires_grad_(False)
+    network = EnsembleNetwork(Network(model, preprocess.size, channels=preprocess.channels)).eval().requires_grad_(False)
     chain = preprocessing(preprocess)
     return Embedder(lambda scan: network_input(scan, chain), network, orientations=False)

@@ -16,6 +16,8 @@ COLUMNS = ("file", "split", "group", "dataset")
 OPTIONAL_COLUMNS = ("patient_id", "pair", "severity")
 #: What a scan is in a pair of sets of one source.
 ROLES = ("normal", "disease")
+#: Prefix of an encoder's folder, as timm writes it.
+LOCAL = "local-dir:"
 SPLITS = ("train", "calibration", "test")
 #: Allowed values of ``group``.
 GROUPS = ("in_distribution", "id_shift", "near", "far")

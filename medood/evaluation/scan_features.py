@@ -18,11 +18,12 @@ from medood.detection.ensemble import EnsembleNetwork
 from medood.detection.features import Features, concatenate_features, embed
 from medood.detection.perceptual_hash import NEAR, HashIndex, difference_hashes
 from medood.detection.scores import ORIENTATION_SCORES
-from medood.evaluation.acquisition_faults import FAULTS, Pixels, opacity
+from medood.evaluation.acquisition_faults import Pixels, faults_for, opacity
 from medood.evaluation.baselines import Matrix, Trivial, stack, trivial
 from medood.evaluation.manifest import Entry
 from medood.evaluation.shortcuts import CommonHistogram
 from medood.progress import Progress
+from medood.scans.grayscale import luminance
 from medood.scans.reader import read_source
 from medood.scans.scan import Scan
 from medood.scans.sources.source import Source
@@ -152,6 +153,7 @@ def collect(
         progress: progress display.
     """
     main = next(iter(detectors.values()))
+    faults = faults_for(main.metadata)
     chosen = sorted(
         (entry for entry in entries if entry.split in ("train", "test")), key=lambda entry: entry.split == "test"
     )
@@ -172,8 +174,7 @@ def collect(
     def keep(key: Key, scan: Scan, images: dict[str, Tensor], entry: Entry, size: int) -> None:
         gathering.setdefault(key, _Gathering(embedders)).add(scan, images, entry, size, main.calibration.by)
 
-    def keep_copy(key: Key, scan: Scan, pixels: Pixels, entry: Entry, size: int) -> None:
-        copy = dataclasses.replace(scan, pixels=np.ascontiguousarray(pixels, dtype=np.float32)[None])
+    def keep_copy(key: Key, copy: Scan, entry: Entry, size: int) -> None:
         images = {name: embedder.prepare(copy) for name, embedder in deciding.items()}
         copies.setdefault(key, _Gathering(deciding)).add(copy, images, entry, size, main.calibration.by)
 
@@ -200,23 +201,37 @@ def collect(
             collected.leaks[key].files.append(entry.file)
             continue
         keep(key, result, images, entry, size)
-        if entry.pair:
-            keep_copy(("matched", entry.dataset), result, common.match(result.pixels[0]), entry, size)
+        is_grey = main.preprocess.channels == 1
+        if entry.pair and is_grey:
+            pixels = np.ascontiguousarray(common.match(result.pixels[0]), dtype=np.float32)[None]
+            matched = dataclasses.replace(result, pixels=pixels)
+            keep_copy(("matched", entry.dataset), matched, entry, size)
         if is_healthy(entry):
             rng = np.random.default_rng([seed, int(result.identity.sha256[:15], 16)])
-            for name, fault in (FAULTS | {"opacity": opacity}).items():
-                keep_copy(("planted", f"{entry.dataset}/{name}"), result, fault(result.pixels[0], rng), entry, size)
+            for name, fault in (faults | ({"opacity": opacity} if is_grey else {})).items():
+                faulty = faulty_scan(result, fault, rng, colour=not is_grey)
+                keep_copy(("planted", f"{entry.dataset}/{name}"), faulty, entry, size)
         if entry.group == "in_distribution":
             rng = np.random.default_rng([seed, int(result.identity.sha256[:15], 16)])
-            for name, fault in FAULTS.items():
-                faulty = np.ascontiguousarray(fault(result.pixels[0], rng), dtype=np.float32)[None]
-                scan = dataclasses.replace(result, pixels=faulty)
+            for name, fault in faults.items():
+                scan = faulty_scan(result, fault, rng, colour=not is_grey)
                 images = {which: embedder.prepare(scan) for which, embedder in embedders.items()}
                 keep(("acquisition", name), scan, images, entry, size)
     collected.sets = {key: value.done() for key, value in gathering.items()}
     collected.copies = {key: value.done() for key, value in copies.items()}
     collected.reference = reference.done() if read_any else None
     return collected
+
+
+def faulty_scan(
+    scan: Scan, fault: Callable[[Pixels, np.random.Generator], Pixels], rng: np.random.Generator, *, colour: bool
+) -> Scan:
+    """A scan with a fault, in its grey values or, with ``colour``, in its colours where it has them."""
+    if not colour or scan.colours is None:
+        pixels = np.ascontiguousarray(fault(scan.pixels[0], rng), dtype=np.float32)[None]
+        return dataclasses.replace(scan, pixels=pixels, colours=None)
+    changed = np.round(fault(scan.colours.astype(np.float32) / 255.0, rng) * 255.0).astype(np.uint8)
+    return dataclasses.replace(scan, pixels=luminance(changed, 255.0), colours=np.ascontiguousarray(changed))
 
 
 def is_healthy(entry: Entry) -> bool:

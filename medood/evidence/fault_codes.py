@@ -23,6 +23,7 @@ class FaultName(StrEnum):
     WRONG_WINDOW = "wrong_window"
     CROPPED_OR_MISFRAMED = "cropped_or_misframed"
     NOT_A_FRONTAL_CHEST_RADIOGRAPH = "not_a_frontal_chest_radiograph"
+    ANOTHER_KIND_OF_IMAGE = "another_kind_of_image"
     LOCAL_ABNORMALITY = "local_abnormality"
     GLOBAL_ABNORMALITY = "global_abnormality"
 
@@ -44,6 +45,7 @@ FINDINGS: dict[str, Code] = {
         (FaultName.WRONG_WINDOW, "Wrong window"),
         (FaultName.CROPPED_OR_MISFRAMED, "Cropped or misframed"),
         (FaultName.NOT_A_FRONTAL_CHEST_RADIOGRAPH, "Not a frontal chest radiograph"),
+        (FaultName.ANOTHER_KIND_OF_IMAGE, "Another kind of image"),
         (FaultName.LOCAL_ABNORMALITY, "Unusual at one place"),
         (FaultName.GLOBAL_ABNORMALITY, "Unusual as a whole"),
     )

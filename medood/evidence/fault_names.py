@@ -40,17 +40,19 @@ def name_faults(detector: Detector, images: Tensor, flagged: Sequence[bool]) -> 
     chosen = [i for i, is_flagged in enumerate(flagged) if is_flagged]
     if not chosen:
         return names
+    is_chest = detector.metadata.is_chest
+    stranger = FaultName.NOT_A_FRONTAL_CHEST_RADIOGRAPH if is_chest else FaultName.ANOTHER_KIND_OF_IMAGE
     seen = positions(detector, images[chosen])
     unclear: list[int] = []
     for i, correction, is_foreign, probable in zip(
         chosen, seen.corrections, seen.foreign, seen.probable_faults, strict=True
     ):
         if is_foreign:
-            names[i] = FaultName.NOT_A_FRONTAL_CHEST_RADIOGRAPH
+            names[i] = stranger
         elif correction:
             names[i] = UNDOES[correction]
         elif probable:
-            names[i] = FaultName(probable)
+            names[i] = stranger if probable == FaultName.NOT_A_FRONTAL_CHEST_RADIOGRAPH else FaultName(probable)
         else:
             unclear.append(i)
     for i in unclear:  # one at a time, so that no map depends on the others

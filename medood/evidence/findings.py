@@ -40,7 +40,7 @@ class Correction:
         done: name of the correction, one of ``CORRECTIONS``.
         p_value: p-value of the corrected image.
         share: share of the score's excess over the median calibration score that the correction removes.
-        image: corrected image, float32 ``[1, S, S]``.
+        image: corrected image, float32 ``[C, S, S]``.
     """
 
     done: str
@@ -157,8 +157,8 @@ def findings(
 
 
 def trim_border(image: Tensor) -> Tensor:
-    """``[1, H, W]`` without its even border, resized to its original size; unchanged if there is none."""
-    grey = image[0]
+    """``[C, H, W]`` without its even border, resized to its original size; unchanged if there is none."""
+    grey = image.mean(dim=0)
     rows = torch.nonzero((grey.amax(1) - grey.amin(1)) > _EVEN).flatten()
     columns = torch.nonzero((grey.amax(0) - grey.amin(0)) > _EVEN).flatten()
     if not len(rows) or not len(columns):

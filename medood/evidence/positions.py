@@ -23,6 +23,8 @@ POSITIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "flipped upside down": lambda image: image.flip(-2),
     "inverted": lambda image: 1.0 - image,
 }
+#: Those that cannot be told from another, or from nothing, where mirrored scans are in distribution.
+_MIRRORING = ("mirrored", "flipped upside down")
 #: A correction must lower the score by this many interquartile ranges of the calibration scores.
 LEAST_DROP = 1.0
 #: Without an appearance model, it must also remove this share of the score's excess over the median calibration score:
@@ -47,14 +49,15 @@ class Positions:
     """Scores of scans as they are and after each correction of ``POSITIONS``.
 
     Attributes:
-        scores: ``[N, 1 + 6]``, the first as the scans are.
-        appearance: ``[N, 1 + 6]``, how many standard deviations the appearance is out; ``None`` if the detector has no
+        scores: ``[N, 1 + C]``, the first as the scans are.
+        appearance: ``[N, 1 + C]``, how many standard deviations the appearance is out; ``None`` if the detector has no
             appearance model.
         middle: median of the calibration scores.
         unit: their interquartile range.
         faults: ``[N]``, the part of the score for faults of whole images; ``None`` if the detector has none.
         own_names: the lesion network's name of each scan's fault, empty for none, and its probability; ``None`` if the
             detector has no such network.
+        names: names of the C corrections.
     """
 
     scores: npt.NDArray[np.float64]
@@ -63,6 +66,7 @@ class Positions:
     unit: float
     faults: npt.NDArray[np.float64] | None = None
     own_names: list[tuple[str, float]] | None = None
+    names: tuple[str, ...] = tuple(POSITIONS)
 
     @property
     def probable_faults(self) -> list[str]:
@@ -79,7 +83,7 @@ class Positions:
         enough = (drop > LEAST_DROP * self.unit) & np.isfinite(self.scores).all(axis=1) & ~self.foreign & ~self._unplaced
         if self.appearance is None:
             enough &= drop >= LEAST_SHARE * (self.scores[:, 0] - self.middle)
-        names = ["", *POSITIONS]
+        names = ["", *self.names]
         return [names[place] if fits else "" for place, fits in zip(self.scores.argmin(axis=1), enough, strict=True)]
 
     @property
@@ -104,19 +108,22 @@ def positions(detector: Detector, images: Tensor) -> Positions:
         detector: the detector.
         images: float32 ``[N, 1, S, S]`` as the detector prepares them.
     """
-    copies = torch.cat([images, *(correct(images) for correct in POSITIONS.values())])
+    left_out = _MIRRORING if detector.metadata.mirrored_belong else ()
+    tried = {name: correct for name, correct in POSITIONS.items() if name not in left_out}
+    copies = torch.cat([images, *(correct(images) for correct in tried.values())])
     rows = detector.embed(copies)
-    scores = detector.raw_scores(rows).reshape(1 + len(POSITIONS), len(images)).T
+    scores = detector.raw_scores(rows).reshape(1 + len(tried), len(images)).T
     appearance = None
     if detector.score_name in ("ensemble", "lesions") and detector.network.appearance is not None:
         parts = Ensemble.parts(rows, detector.fitted["ensemble"])[:, -1].double().numpy()
-        appearance = parts.reshape(1 + len(POSITIONS), len(images)).T
+        appearance = parts.reshape(1 + len(tried), len(images)).T
     calibration = detector.calibration.scores[np.isfinite(detector.calibration.scores)]
     low, middle, high = np.quantile(calibration, [0.25, 0.5, 0.75]) if len(calibration) else (0.0, 0.0, 0.0)
     faults = None
     if detector.score_name == "lesions" and rows.lesions is not None:
         faults = rows.lesions[: len(images), 1].double().numpy()
-    return Positions(scores, appearance, float(middle), float(high - low), faults, _own_names(detector, images))
+    own_names = _own_names(detector, images)
+    return Positions(scores, appearance, float(middle), float(high - low), faults, own_names, tuple(tried))
 
 
 def _own_names(detector: Detector, images: Tensor) -> list[tuple[str, float]] | None:

@@ -56,7 +56,8 @@ class BlendedPatch:
         rows = self._indices(side, parameters["row"], parameters["from_row"])
         cols = self._indices(side, parameters["col"], parameters["from_col"])
         index = torch.arange(len(images), device=images.device)[:, None, None]
-        other = pool[parameters["partner"]][:, 0][index, rows[:, :, None], cols[:, None, :]][:, None]
+        other = pool[parameters["partner"]].permute(0, 2, 3, 1)[index, rows[:, :, None], cols[:, None, :]]
+        other = other.permute(0, 3, 1, 2)
         radius = torch.sqrt(
             ((row - column(parameters["row"])) / column(parameters["height"])) ** 2
             + ((col - column(parameters["col"])) / column(parameters["width"])) ** 2

@@ -18,7 +18,7 @@ def contact_sheet(images: Tensor, mixture: dict[str, float], seed: int, auxiliar
     """Draw the sheet.
 
     Args:
-        images: ``[N, 1, S, S]`` in [0, 1]; one row per image.
+        images: ``[N, C, S, S]`` in [0, 1]; one row per image.
         mixture: weights by shift; each shift with a weight above 0 becomes a column after the original.
         seed: seed of the parameters.
         auxiliary: label the first column ``auxiliary``.
@@ -31,13 +31,14 @@ def contact_sheet(images: Tensor, mixture: dict[str, float], seed: int, auxiliar
         columns[name] = alone.apply(images, draw)
     cell = max(side, 96)
     size = (len(columns) * (cell + _GAP) - _GAP, count * (cell + _GAP) - _GAP + _LABEL)
-    sheet = Image.new("L", size, 255)
+    mode = "RGB" if images.shape[1] == 3 else "L"
+    sheet = Image.new(mode, size, "white")
     draw_text = ImageDraw.Draw(sheet)
     for column, (name, batch) in enumerate(columns.items()):
         left = column * (cell + _GAP)
-        draw_text.text((left + 2, 2), name, fill=0)
+        draw_text.text((left + 2, 2), name, fill="black")
         for row, image in enumerate(batch):
-            levels = (image[0].clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+            levels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).squeeze(-1).numpy()
             thumbnail = Image.fromarray(np.ascontiguousarray(levels)).resize((cell, cell), Image.Resampling.BICUBIC)
             sheet.paste(thumbnail, (left, _LABEL + row * (cell + _GAP)))
     return sheet

@@ -47,4 +47,5 @@ class PixelPermutation:
         return {"order": permutations(len(rows), side * side, generator)}
 
     def apply(self, images: Tensor, parameters: Parameters, pool: Tensor) -> Tensor:
-        return images.flatten(1).gather(1, parameters["order"]).view_as(images)
+        order = parameters["order"][:, None].expand(-1, images.shape[1], -1)
+        return images.flatten(2).gather(2, order).view_as(images)

@@ -32,12 +32,12 @@ class Shift(Protocol):
         """Shift images.
 
         Args:
-            images: float32 ``[N, 1, S, S]`` in [0, 1].
+            images: float32 ``[N, C, S, S]`` in [0, 1].
             parameters: as drawn by :meth:`sample`, on the device of the images.
-            pool: float32 ``[M, 1, S, S]``, partners for the mixing shifts.
+            pool: float32 ``[M, C, S, S]``, partners for the mixing shifts.
 
         Returns:
-            float32 ``[N, 1, S, S]`` in [0, 1].
+            float32 ``[N, C, S, S]`` in [0, 1].
         """
         ...
 
@@ -62,7 +62,7 @@ def resample(images: Tensor, matrix: Tensor, side: int) -> Tensor:
     """Bilinear resampling with reflection at the border.
 
     Args:
-        images: float32 ``[N, 1, S, S]``.
+        images: float32 ``[N, C, S, S]``.
         matrix: float32 ``[N, 2, 3]`` from output to input coordinates, both in [-1, 1] (x right, y down).
         side: side of the output.
     """

@@ -28,7 +28,7 @@ class ImageCache:
     """The cached images of one source.
 
     Attributes:
-        images: uint8 ``[N, S, S]``, memory-mapped read-only; 255 is 1.0.
+        images: uint8 ``[N, S, S]``, or ``[N, 3, S, S]`` in colour, memory-mapped read-only; 255 is 1.0.
         keys: the N scan keys (``<sha256>:<frame>``), in the order of the images.
         patients: the N patient hashes, empty where unknown.
         refused: number of files without an image, by status.
@@ -73,7 +73,9 @@ def build_cache(
     options = options or ReadConfig()
     check_options(options)
     try:
-        stamp, count = _stamp([_FORMAT, config.fit, config.equalize, asdict(options), size, limit, native], root, options)
+        colour = ["colour"] if config.channels == 3 else []
+        settings = [_FORMAT, config.fit, config.equalize, asdict(options), size, limit, native, *colour]
+        stamp, count = _stamp(settings, root, options)
     except FileNotFoundError as error:
         raise MedoodError(f"{key}: {error}. Give a folder that holds scans.") from error
     target = folder / f"{stamp[:16]}.u8"
@@ -85,7 +87,8 @@ def build_cache(
     if not index["keys"]:
         counts = ", ".join(f"{n} {status}" for status, n in index["refused"].items()) or "no file at all"
         raise MedoodError(f"{key}: no scan was found in {root} ({counts}). Expected DICOM, PNG, JPEG, TIFF or NIfTI.")
-    images = np.memmap(target, dtype=np.uint8, mode="r", shape=(len(index["keys"]), size, size))
+    shape = (len(index["keys"]), *([3] if colour else []), size, size)
+    images = np.memmap(target, dtype=np.uint8, mode="r", shape=shape)
     return ImageCache(images, index["keys"], index["patients"], index["refused"], index["native"])
 
 

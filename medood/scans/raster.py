@@ -52,7 +52,8 @@ def read_raster(
     is_tiff = content.startswith(TIFF_MAGIC)
     for page, image in read_tiff(content, options) if is_tiff else [(0, _picture(content, options.max_pixels, least_side))]:
         pixels, grayscale_record = image.grey()
-        yield Scan(Identity(identity.source, identity.member, page, identity.sha256), pixels, grayscale_record)
+        page_identity = Identity(identity.source, identity.member, page, identity.sha256)
+        yield Scan(page_identity, pixels, grayscale_record, colours=image.colours())
 
 
 def _picture(content: bytes, max_pixels: int, least_side: int) -> RasterImage:

@@ -34,6 +34,10 @@ class RasterImage:
     ignored: str = ""
     reduction: int = 1
 
+    def colours(self) -> npt.NDArray[np.uint8] | None:
+        """Colours ``[H, W, 3]`` of 8 bits each, or None if the image has none."""
+        return self.values if self.values.ndim == 3 and self.values.dtype == np.uint8 and self.bits == 8 else None
+
     def grey(self) -> tuple[Pixels, Grayscale]:
         """Return grey values ``[1, H, W]`` in [0, 1] and the record of how they were made.
 

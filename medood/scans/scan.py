@@ -97,6 +97,8 @@ class Scan:
         patient: a hash of PatientID that distinguishes patients; empty if unknown. An identifier can be guessed and checked
             against it, so it is kept out of ledgers, detectors and reports.
         month: month of acquisition, ``YYYY-MM``; empty if unknown. It is kept out of ledger rows too.
+        colours: uint8 ``[H, W, 3]``, red, green and blue, if the image has them with 8 bits each; ``pixels`` are their
+            luminance. None for a grey image.
     """
 
     identity: Identity
@@ -108,6 +110,7 @@ class Scan:
     attributes: dict[str, str] = field(default_factory=dict)
     patient: str = ""
     month: str = ""
+    colours: npt.NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, HistogramNormalize, Resize, SpatialPad, Transform
@@ -12,13 +13,25 @@ from medood.scans.scan import Scan
 
 
 class ScanToTensor(Transform):  # type: ignore[misc]  # MONAI is untyped
-    """Convert a ``Scan`` to a float32 ``MetaTensor`` ``[1, H, W]`` in [0, 1]; its affine holds the spacing or the aspect."""
+    """Convert a ``Scan`` to a float32 ``MetaTensor`` ``[C, H, W]`` in [0, 1]; its affine holds the spacing or the aspect.
+
+    Args:
+        channels: 1 for grey values, 3 for colours; a grey scan then has three equal channels.
+    """
+
+    def __init__(self, channels: int = 1) -> None:
+        self.channels = channels
 
     def __call__(self, scan: Scan) -> Tensor:
-        """Return the pixels without a copy."""
+        """Return the pixels, grey values without a copy."""
         row, column = scan.spacing or (scan.aspect, 1.0)
         affine = torch.diag(torch.tensor([row, column, 1.0, 1.0], dtype=torch.float64))
-        tensor: Tensor = MetaTensor(torch.from_numpy(scan.pixels), affine=affine)
+        values = torch.from_numpy(scan.pixels)
+        if self.channels == 3 and scan.colours is not None:
+            values = torch.from_numpy(scan.colours.transpose(2, 0, 1).astype(np.float32) / 255.0)
+        elif self.channels == 3:
+            values = values.repeat(3, 1, 1)
+        tensor: Tensor = MetaTensor(values, affine=affine)
         return tensor
 
 
@@ -29,7 +42,7 @@ class Letterbox(Transform):  # type: ignore[misc]  # MONAI is untyped
         self.size = size
 
     def __call__(self, image: Tensor) -> Tensor:
-        """``[1, H, W]`` to ``[1, size, size]``."""
+        """``[C, H, W]`` to ``[C, size, size]``."""
         row, column = (float(v) for v in image.pixdim[:2])  # type: ignore[attr-defined]
         height, width = square_shape(image.shape[-2], image.shape[-1], row / column)
         scale = self.size / max(height, width)
@@ -46,7 +59,7 @@ class ResizeTo(Transform):  # type: ignore[misc]  # MONAI is untyped
         self.size = size
 
     def __call__(self, image: Tensor) -> Tensor:
-        """``[1, H, W]`` to ``[1, size, size]``."""
+        """``[C, H, W]`` to ``[C, size, size]``."""
         return resize(image, (self.size, self.size))
 
 
@@ -69,7 +82,7 @@ def square_shape(height: int, width: int, aspect: float) -> tuple[float, float]:
 
 
 def preprocessing(config: PreprocessConfig, size: int | None = None, intermediate: int = 0) -> Compose:
-    """Build the chain from a ``Scan`` to the network's input ``[1, size, size]`` in [0, 1].
+    """Build the chain from a ``Scan`` to the network's input ``[C, size, size]`` in [0, 1].
 
     Args:
         config: the detector's preprocessing.
@@ -77,15 +90,16 @@ def preprocessing(config: PreprocessConfig, size: int | None = None, intermediat
         through: intermediate side to resize to first, if it is smaller; 0 for none.
     """
     size = size or config.size
+    first = ScanToTensor(config.channels)
     fit = Letterbox if config.fit == "letterbox" else ResizeTo
-    steps = [ScanToTensor(), fit(intermediate), ResizeTo(size)] if 0 < intermediate < size else [ScanToTensor(), fit(size)]
+    steps = [first, fit(intermediate), ResizeTo(size)] if 0 < intermediate < size else [first, fit(size)]
     if config.equalize:
         steps.append(HistogramNormalize(num_bins=256, min=0, max=1))
     return Compose(steps)
 
 
 def network_input(scan: Scan, chain: Compose) -> Tensor:
-    """Run ``chain`` and return a plain tensor ``[1, size, size]`` on the 256 grey levels 0, 1/255, ..., 1.
+    """Run ``chain`` and return a plain tensor ``[C, size, size]`` on the 256 grey levels 0, 1/255, ..., 1.
 
     Rounding to these levels makes an image from the training cache bit-identical to the same image at screening.
     """

@@ -88,6 +88,8 @@ def write_bundle(detector: str | Path, out: Path) -> Path:
     """
     folder = find_detector(detector)
     loaded = Detector.load(folder)
+    if loaded.preprocess.channels != 1:
+        raise MedoodError("The detector reads colour; a MONAI bundle is written for grey detectors only.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise MedoodError(f"{out} exists and is not an empty folder. Name another one.")
     with new_folder(out) as keep:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medood.detection.conformal import Vector, fpr_interval, p_values
 from medood.detection.detector import Detector
-from medood.evaluation.acquisition_faults import FAULTS, opacity
+from medood.evaluation.acquisition_faults import faults_for, opacity
 from medood.progress import Progress
 from medood.scans.transforms import ResizeTo
 
@@ -116,23 +116,29 @@ def planted_shares(
 
     Args:
         detector: the detector.
-        images: ``[N, 1, S, S]`` prepared images of calibration scans.
+        images: ``[N, C, S, S]`` prepared images of calibration scans.
         calibrated: ``[n]`` scores of the new calibration.
         fpr: false-alarm rate.
         progress: progress display.
     """
-    faults = FAULTS | {"opacity": opacity}
+    faults = faults_for(detector.metadata) | ({"opacity": opacity} if images.shape[1] == 1 else {})
     shares, resize = {}, ResizeTo(images.shape[-1])
     for name, fault in progress.track(iter(faults.items()), len(faults), "planting faults"):
         rng = np.random.default_rng(0)
-        planted = [np.ascontiguousarray(fault(image[0].numpy(), rng), dtype=np.float32) for image in images]
-        resized = torch.stack([torch.from_numpy(np.asarray(resize(torch.from_numpy(pixels)[None]))) for pixels in planted])
+        rows = images.permute(0, 2, 3, 1).squeeze(-1).numpy()
+        planted = [torch.from_numpy(np.ascontiguousarray(fault(row, rng), dtype=np.float32)) for row in rows]
+        resized = torch.stack([torch.as_tensor(np.asarray(resize(as_channels(pixels)))) for pixels in planted])
         scores = detector.raw_scores(detector.embed(resized))
         found = [
             float((p_values(scores, reference) <= fpr).mean()) for reference in (detector.calibration.scores, calibrated)
         ]
         shares[name] = (found[0], found[1])
     return shares
+
+
+def as_channels(pixels: Tensor) -> Tensor:
+    """``[H, W]`` or ``[H, W, 3]`` as ``[C, H, W]``."""
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
 
 def write_page(

@@ -66,7 +66,7 @@ def check_calibrating(
     check_options(read)
     check_name(name)
     if sheet is not None:
-        _check_sheet(Path(sheet))
+        check_sheet(Path(sheet), "--sheet")
     unknown = [attribute for attribute in by if attribute not in KEPT_ATTRIBUTES]
     if unknown:
         raise MedoodError(f"--by names {unknown[0]!r}; expected one or more of {', '.join(KEPT_ATTRIBUTES)}.")
@@ -91,10 +91,14 @@ def _check_there(key: str, path: str | Path) -> None:
         raise MedoodError(f"{key}: {error}. Give a folder that holds scans.") from error
 
 
-def _check_sheet(sheet: Path) -> None:
-    """Reject early a path that cannot be written, or that its own CSV would overwrite."""
+def check_sheet(sheet: Path, key: str) -> None:
+    """Reject early a contact sheet's path that cannot be written, or that its own CSV would overwrite.
+
+    Raises:
+        MedoodError: it does not end in ``.png``, or is in no folder that can be written to.
+    """
     if sheet.suffix.lower() != ".png":
-        raise MedoodError(f"--sheet is {sheet}; expected a name that ends in .png.")
+        raise MedoodError(f"{key} is {sheet}; expected a name that ends in .png.")
     above = next(path for path in sheet.absolute().parents if path.exists())
     if sheet.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
-        raise MedoodError(f"--sheet: {sheet} cannot be written. Name a PNG file in a folder that can be written to.")
+        raise MedoodError(f"{key}: {sheet} cannot be written. Name a PNG file in a folder that can be written to.")

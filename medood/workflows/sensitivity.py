@@ -102,7 +102,8 @@ def react(detector: Detector, config: RunConfig, progress: Progress) -> dict[str
     plain = detector.score(detector.embed(images)).numpy()
     truth = np.r_[np.zeros(len(plain)), np.ones(len(plain))]
     reactions = {}
-    names = [name for name in SHIFTS if name != "image_as_is"]
+    left_out = {"image_as_is", "mirror"} if config.views.mirror > 0 else {"image_as_is"}
+    names = [name for name in SHIFTS if name not in left_out]
     for name in progress.track(iter(names), len(names), "reactions"):
         mixture, generator = Mixture({name: 1.0}), torch.Generator().manual_seed(config.train.seed)
         shifted = mixture.apply(images, mixture.sample(len(images), images.shape[-1], generator))

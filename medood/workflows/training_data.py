@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from medood.config.schema import ReadConfig, RunConfig
-from medood.distillation.multi_crop import ImageArray
+from medood.distillation.multi_crop import ImageArray, as_tensor
 from medood.errors import MedoodError
 from medood.progress import Progress
 from medood.scans.cache import ImageCache, build_cache
@@ -30,7 +29,7 @@ class TrainingData:
         inputs: the same images at the network's input size.
         training: rows to train on.
         development: rows of ``inputs`` held out to choose and scale the score.
-        calibration: uint8 ``[M, S, S]`` held-out images at the network's input size.
+        calibration: uint8 ``[M, S, S]`` or ``[M, 3, S, S]`` held-out images at the network's input size.
         calibration_keys: keys of the calibration images.
     """
 
@@ -141,5 +140,5 @@ def split_by_patient(
 
 
 def to_input(images: npt.NDArray[np.uint8]) -> Tensor:
-    """Convert cached ``[N, S, S]`` images to network input ``[N, 1, S, S]``, equal to ``Detector.prepare`` of the scans."""
-    return torch.from_numpy(np.array(images)).float().div_(255.0)[:, None]
+    """Convert cached images to network input ``[N, C, S, S]``, equal to ``Detector.prepare`` of the scans."""
+    return as_tensor(np.array(images))

@@ -47,6 +47,17 @@ LAYOUTS: dict[str, tuple[dict[str, str], dict[str, tuple[str, str, str] | None]]
             "stage_2_train_images/c3.dcm": ("near", "nih_rsna_other", ""),
         },
     ),
+    "kneekl224": (
+        {},
+        {
+            "train/0/9001695L.png": ("normal", "oai_kl0", "9001695"),
+            "val/0/9001695R.png": ("normal", "oai_kl0", "9001695"),
+            "train/1/9001897R.png": ("near", "oai_kl1", "9001897"),
+            "test/2/9002817L.png": ("near", "oai_kl2", "9002817"),
+            "test/3/9003316L.png": ("near", "oai_kl34", "9003316"),
+            "train/4/9003430R.png": ("near", "oai_kl34", "9003430"),
+        },
+    ),
     "cohen_covid19": (
         {
             "metadata.csv": "patientid,finding,view,modality,filename,clinical_notes,\n"

@@ -130,6 +130,12 @@ def _clip(levels: grayscale.Levels, bits_stored: int, *, signed: bool) -> npt.ND
     return np.clip(words, low, high)
 
 
+def colours_of(frame: Frame, header: pydicom.Dataset) -> npt.NDArray[np.uint8] | None:
+    """Red, green and blue ``[H, W, 3]`` of a frame with 8 bits each; None for any other."""
+    is_colour = frame.array.ndim == 3 and frame.array.dtype == np.uint8 and _bits_stored(header) == 8
+    return frame.array if is_colour else None
+
+
 def _luminance(frame: Frame, header: pydicom.Dataset) -> Pixels:
     top = 2 ** min(frame.precision or 64, _bits_stored(header)) - 1
     colours = np.minimum(frame.array, top) if frame.is_lossy else frame.array

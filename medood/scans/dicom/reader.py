@@ -22,7 +22,7 @@ from pydicom.uid import (
 from medood.config.schema import ReadConfig
 from medood.reasons import Reason
 from medood.scans.dicom.attributes import OptionalAttributes
-from medood.scans.dicom.grayscale_pipeline import SAMPLES, grey_picture
+from medood.scans.dicom.grayscale_pipeline import SAMPLES, colours_of, grey_picture
 from medood.scans.dicom.parser import PIXEL_KEYWORDS, parse_dicom
 from medood.scans.dicom.pixel_data import decode_frames, number_of_frames
 from medood.scans.frames import wanted_frames
@@ -132,6 +132,7 @@ def read_dicom(content: bytes, identity: Identity, options: ReadConfig | None = 
                 attributes=attributes,
                 month=month,
                 patient=patient,
+                colours=colours_of(frame, header),
             )
         if file.behind:
             raise RefusedError(Status.UNREADABLE, file.behind)
