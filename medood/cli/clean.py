@@ -26,6 +26,7 @@ def clean_command(
     table: Annotated[
         Path | None, typer.Option("--table", help="A CSV with file, patient_id, split: marks duplicates that cross them.")
     ] = None,
+    text: Annotated[bool, typer.Option("--text", help="Also list scans with burnt-in text; 0.3 s a scan.")] = False,
     workers: Annotated[
         int | None,
         typer.Option("--workers", min=0, help="Processes that read; 0 reads in this one. [default: one a core]"),
@@ -44,9 +45,10 @@ def clean_command(
     read, interrupts = ReadConfig(frames=frames, select=select), list[int]()
     options = RunOptions(cores() if workers is None else workers, resume=True, stopped=lambda: bool(interrupts))
     check_run(sources, out / "run", detector=detector, fpr=fpr, calibration=calibration, read=read, options=options)
-    from medood.workflows.data_set import check_folder, read_groups
+    from medood.workflows.data_set import check_folder, check_text, read_groups
 
     check_folder(sources, out)
+    check_text(text)
     if table is not None:
         read_groups(table)
     from medood.reporting.pages.cleaning import KINDS
@@ -62,6 +64,7 @@ def clean_command(
                 fpr=fpr,
                 calibration=calibration,
                 table=table,
+                text=text,
                 read=read,
                 options=options,
                 progress=progress,
@@ -70,7 +73,7 @@ def clean_command(
             progress.say(str(error))
             raise typer.Exit(128 + interrupts[0]) from None
     counts = Counter(issue.issue for issue in cleaning.issues)
-    for kind in KINDS:
+    for kind in KINDS if text else KINDS[:-1]:
         progress.say(f"{counts[kind]:>7}  {kind.replace('_', ' ')}")
     progress.say(f"{len(cleaning.clean):>7}  without an issue, listed in {out / 'clean.csv'}")
     print(out / "issues.csv")

@@ -177,9 +177,9 @@ def _from_dinov2(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     plain = {re.sub(r"^(dinov2|model|encoder\.dinov2)\.", "", name): value for name, value in tensors.items()}
     renamed = {}
     for name, value in plain.items():
-        if found := _QUERY.match(name):
+        if query := _QUERY.match(name):
             parts = [plain[name.replace(".query.", f".{part}.")] for part in ("query", "key", "value")]
-            renamed[f"blocks.{found[1]}.attn.qkv.{found[2]}"] = torch.cat(parts)
+            renamed[f"blocks.{query[1]}.attn.qkv.{query[2]}"] = torch.cat(parts)
         elif ".attention.attention." not in name and name != "embeddings.mask_token":
             for pattern, replacement in _RENAMED:
                 name, count = re.subn(pattern, replacement, name)

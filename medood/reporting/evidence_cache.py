@@ -15,13 +15,14 @@ from pathlib import Path
 
 from medood.detection.detector import Detector
 from medood.errors import MedoodError
+from medood.evidence.burned_in_text import is_available
 from medood.evidence.findings import Finding
 from medood.reporting.renderings import RenderedEvidence
 from medood.screening.ledger.run_metadata import RunMetadata
 
 NAME = "evidence.sqlite"
 #: Version of the drawings; change it when they change.
-_FORMAT = 1
+_FORMAT = 2
 _FACTS, _HASH, _THUMBNAIL = "facts", "hash", "thumbnail"
 
 
@@ -45,6 +46,7 @@ class EvidenceCache:
             detector.calibration.sha256,
             metadata.started,
             asdict(metadata.read),
+            is_available(),
         ]
         self._stamp = hashlib.sha256(json.dumps(stamp_values).encode()).hexdigest()
         path = run / NAME

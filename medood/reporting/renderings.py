@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from medood.config.schema import ReadConfig
 from medood.detection.detector import Detector
 from medood.detection.perceptual_hash import difference_hashes
+from medood.evidence import burned_in_text
 from medood.evidence.evidence_maps import DRAWN, evidence_maps
 from medood.evidence.findings import (
     CORRECTIONS,
@@ -41,6 +42,8 @@ SIDE = 420
 #: Longest side of a map alone, which is no finer than the network's input, and of a thumbnail.
 MAP_SIDE, THUMBNAIL = 128, 128
 _QUALITY = 90
+#: Longest side at which text is looked for in a thumbnail: letters that cannot be read in it cannot be read in thumbnails.
+_READ = 3 * THUMBNAIL
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ def draw_evidence(
         each row once, with its evidence or the reason why there is none.
     """
     distances = CalibrationCosines.of(detector)
+    looks_for_text = burned_in_text.is_available()
     for row, original in read_original_scans(rows, base, read):
         if not isinstance(original, OriginalScan):
             yield row, original
@@ -98,6 +102,10 @@ def draw_evidence(
             distances,
             row.metadata.get("attributes", {}),
         )
+        boxes = burned_in_text.find_text(scan.pixels[0]) if looks_for_text else []
+        if boxes:
+            scan = replace(scan, pixels=burned_in_text.blank(scan.pixels[0], boxes)[None])
+            scan_findings.append(Finding("text blanked", {"count": len(boxes)}))
         yield row, _draw(scan, heats, fits, fit, tuple(scan_findings))
 
 
@@ -139,6 +147,23 @@ def draw_thumbnails(
         yield row, (_encode(thumbnail(original.scan), "JPEG", 75), image_hash)
 
 
+def hash_scans(
+    rows: Sequence[Row], detector: Detector, base: Path, read: ReadConfig, *, text: bool
+) -> Iterator[tuple[Row, tuple[bytes, int] | str]]:
+    """Re-read scans to compare them; see :func:`draw_evidence`.
+
+    Yields:
+        each row once, with the image's difference hash (32 bytes) and, with ``text``, the number of places of text that is
+        burnt into it, or the reason why there is none.
+    """
+    for row, original in read_original_scans(rows, base, read):
+        if isinstance(original, OriginalScan):
+            image_hash = difference_hashes(detector.prepare(original.scan)[None])[0].tobytes()
+            yield row, (image_hash, len(burned_in_text.find_text(original.scan.pixels[0])) if text else 0)
+        else:
+            yield row, original
+
+
 def _jpeg(image: Image.Image) -> bytes:
     return _encode(image, "JPEG", _QUALITY)
 
@@ -169,8 +194,11 @@ def _small(scan: Scan) -> tuple[int, ...]:
 
 
 def thumbnail(scan: Scan) -> Image.Image:
-    """A scan's thumbnail in grey."""
-    small = _grey(_shrunk(scan.pixels[0], scan.aspect))
+    """A scan's thumbnail in grey, without the text that can be read in it if the extra ``text`` is installed."""
+    image = _shrunk(scan.pixels[0], scan.aspect)
+    if burned_in_text.is_available():
+        image = burned_in_text.blank(image, burned_in_text.find_text(image, _READ))
+    small = _grey(image)
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     return small
 

@@ -18,6 +18,7 @@ from medood.config.schema import PreprocessConfig
 from medood.detection.calibration import fingerprint
 from medood.detection.detector import Detector
 from medood.errors import MedoodError
+from medood.evidence.burned_in_text import is_available
 from medood.evidence.score_map import full_strength
 from medood.progress import Progress
 from medood.reporting.entries import SAME_FILE, SAME_PICTURE, Entry
@@ -143,7 +144,7 @@ def make_record(run: Path, detector: Detector, folder: Path, options: ReportOpti
             "identifiers": options.identifiers,
             "run_name": run_name(metadata),
             "run": {name: value for name, value in stored.items() if name not in ("detector", "working_directory")},
-            "said": run_sentences(metadata, language),
+            "said": [*run_sentences(metadata, language), *_on_text(options, language)],
             "inputs_sha256": fingerprint(ledger.keys()),
             "settings_sha256": hashlib.sha256(json.dumps(_settings(stored), sort_keys=True).encode()).hexdigest(),
             "verdicts_sha256": _digest(run / "verdicts.csv"),
@@ -179,6 +180,11 @@ def make_record(run: Path, detector: Detector, folder: Path, options: ReportOpti
         ledger.close()
     valid_record: dict[str, Any] = validate_record(record)
     return valid_record
+
+
+def _on_text(options: ReportOptions, language: Language) -> list[str]:
+    """Whether text burnt into the images was blanked; nothing in a report without images."""
+    return [language.say("text looked for" if is_available() else "text not looked for")] if options.images else []
 
 
 def _settings(stored: dict[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from typer.testing import CliRunner
 
 from medood.cli.main import app
@@ -150,3 +150,23 @@ def test_a_table_without_groups_is_refused(folder: Path, tiny_detector: Path, tm
     (tmp_path / "bad.csv").write_text("file,note\na.png,1\n")
     with pytest.raises(MedoodError, match=r"bad.csv cannot be used: it has the columns file, note; expected any of"):
         clean([folder], tmp_path / "out", tiny_detector, fpr=0.1, table=tmp_path / "bad.csv")
+
+
+def test_scans_with_text_are_listed_if_asked_for_and_their_text_is_not(
+    tiny_detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(3):
+        save(frontal_chest(i, 600).image, tmp_path / "data" / f"{i}.png")
+    image = Image.open(tmp_path / "data" / "1.png")
+    ImageDraw.Draw(image).text((30, 30), "DOE^JANE 4471129", fill=255, font=ImageFont.load_default(30))
+    image.save(tmp_path / "data" / "1.png")
+    cleaning = clean([tmp_path / "data"], tmp_path / "out", tiny_detector, fpr=0.1, text=True)
+    (issue,) = (issue for issue in cleaning.issues if issue.issue == "burned_in_text")
+    assert (Path(issue.file).name, issue.detail) == ("1.png", "1")
+    assert issue.file not in {file for file, _, _ in cleaning.clean}
+    page = (tmp_path / "out" / "clean.html").read_text()
+    assert "Text in the image: 1" in page
+    assert "DOE" not in page + (tmp_path / "out" / "issues.csv").read_text()
+    monkeypatch.setattr("medood.workflows.data_set.is_available", lambda: False)
+    with pytest.raises(MedoodError, match="extra text"):
+        clean([tmp_path / "data"], tmp_path / "other", tiny_detector, fpr=0.1, text=True)

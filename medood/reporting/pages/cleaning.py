@@ -12,7 +12,7 @@ from medood.output_folder import atomic_write
 from medood.reporting.pages.style import count, page, text
 
 #: Kinds of issue, in the order in which they are listed.
-KINDS = ("unreadable", "fault", "outlier", "exact_duplicate", "near_duplicate")
+KINDS = ("unreadable", "fault", "outlier", "exact_duplicate", "near_duplicate", "burned_in_text")
 #: What each kind of issue is called, and what to know of it.
 _HEADINGS = {
     "unreadable": ("Cannot be read", "No image could be taken from these files; the reason stands beside each."),
@@ -23,6 +23,10 @@ _HEADINGS = {
     ),
     "exact_duplicate": ("Exact duplicates", "The same bytes as an earlier file."),
     "near_duplicate": ("Near duplicates", "Nearly the same image as an earlier one: another size, compression or name."),
+    "burned_in_text": (
+        "Text in the image",
+        "Names, numbers or dates may be burnt into these images, at as many places as stand beside each.",
+    ),
 }
 
 
@@ -35,7 +39,8 @@ class Issue:
         member: name inside an archive, or empty.
         frame: number of the frame, from 0.
         issue: one of ``KINDS``.
-        detail: why it cannot be read, which fault or abnormality, or what a duplicate crosses: ``patients``, ``splits``.
+        detail: why it cannot be read, which fault or abnormality, what a duplicate crosses (``patients``, ``splits``), or
+            the number of places of text.
         other: the scan that this one duplicates, or empty.
         score: the out-of-distribution score; none if it has none.
         p_value: the conformal p-value, likewise.
@@ -73,6 +78,8 @@ def write_page(
         MedoodError: it cannot be written.
     """
     by_kind = {kind: [issue for issue in issues if issue.issue == kind] for kind in KINDS}
+    if not by_kind["burned_in_text"]:  # which is not always looked for
+        del by_kind["burned_in_text"]
     counts = ", ".join(f"{len(listed):,} {kind.replace('_', ' ')}" for kind, listed in by_kind.items())
     body = f"<p>{count(clean, 'scan')} of {scans:,} without an issue. Issues: {counts}. All of them are in issues.csv.</p>"
     for kind, listed in by_kind.items():

@@ -1,0 +1,105 @@
+"""Text burnt into images: located, told from a radiograph's markers, and blanked in what a report shows."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from medood.evidence import burned_in_text
+from medood.evidence.burned_in_text import Box, blank, find_text
+from medood.phantom.chest import frontal_chest
+from medood.reporting.pdf import report
+from medood.screening.run import screen
+
+Picture = npt.NDArray[np.float32]
+
+
+def chest(*texts: tuple[str, int, int, int], side: int = 900) -> Picture:
+    """A synthetic chest with texts, each at a column and row and of a size."""
+    image = Image.fromarray(np.uint8(frontal_chest(0, 300).image * 255)).resize((side, side))
+    draw = ImageDraw.Draw(image)
+    for words, column, row, size in texts:
+        draw.text((column, row), words, fill=255, font=ImageFont.load_default(size))
+    return np.asarray(image, dtype=np.float32) / 255.0
+
+
+def test_names_numbers_and_dates_are_found_where_they_are() -> None:
+    places = {"DOE^JANE": (40, 30), "MRN 4471129": (500, 60), "12.04.2021": (60, 800)}
+    boxes = find_text(chest(*((words, *place, 24) for words, place in places.items())))
+    assert len(boxes) == 3
+    assert [box.top for box in boxes] == sorted(box.top for box in boxes)
+    for column, row in places.values():
+        assert any(
+            box.left * 900 <= column + 4 and box.top * 900 <= row + 6 and box.bottom * 900 >= row + 22 for box in boxes
+        )
+
+
+def test_markers_and_plain_radiographs_are_no_text() -> None:
+    assert find_text(chest(("L", 820, 40, 40), ("AP PORTABLE", 30, 40, 30), ("12", 400, 30, 30))) == []
+    assert find_text(chest()) == []
+    assert find_text(chest(side=60)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "is_marker"),
+    [
+        *(
+            (word, True)
+            for word in ("L", "R.", "PA", "ap erect", "PORTABLE 2", "POATABLE", "SUPNE", "8H", "2.0", "", "-- --")
+        ),
+        *((word, False) for word in ("PORTER", "Li Wu", "L SMITH", "4471129", "1.2.1956", "PA 4471129", "Supardi")),
+    ],
+)
+def test_a_marker_names_nobody(text: str, is_marker: bool) -> None:
+    assert burned_in_text._is_marker(text) == is_marker
+
+
+def test_a_blanked_place_has_one_grey_value_and_the_rest_is_as_it_was() -> None:
+    image = np.random.default_rng(0).random((40, 50), dtype=np.float32)
+    blanked = blank(image, [Box(0.2, 0.25, 0.4, 0.5), Box(0.98, 0.98, 1.0, 1.0)])
+    assert np.ptp(blanked[10:20, 10:20]) == 0
+    assert 0.3 < blanked[10, 10] < 0.7  # a median of the rim
+    changed = blanked != image
+    changed[10:20, 10:20] = changed[39:, 49:] = False
+    assert not changed.any()
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_report_blanks_what_it_shows_or_says_that_it_did_not(
+    is_there: bool, tiny_detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    upside_down = np.uint8(chest()[::-1] * 255)
+    image = Image.fromarray(upside_down)
+    ImageDraw.Draw(image).text((200, 400), "DOE^JANE 4471129", fill=255, font=ImageFont.load_default(60))
+    image.save(archive / "a.png")
+    screen([archive], tiny_detector, tmp_path / "run", fpr=0.9)
+    monkeypatch.setattr(burned_in_text, "is_available", lambda: is_there)
+    for name in ("reporting.report_data", "reporting.evidence_cache"):
+        monkeypatch.setattr(f"medood.{name}.is_available", lambda: is_there)
+    report(tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert any(("were looked for and blanked" if is_there else "were not looked for") in line for line in record["said"])
+    (page,) = record["pages"]
+    assert any("blanked" in reason for reason in page["reasons"]) == is_there
+    assert "4471129" not in json.dumps(record)
+    shown = picture_in(tmp_path / "run" / "report.html")
+    assert (np.asarray(shown)[190:210, 100:340].max() < 240) == is_there
+    assert bool(find_text(np.asarray(shown, dtype=np.float32) / 255.0)) != is_there
+
+
+def picture_in(page: Path) -> Image.Image:
+    """The largest picture of a report's page."""
+    import base64
+    import re
+
+    codes = re.findall(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)", page.read_text())
+    pictures = [Image.open(io.BytesIO(base64.b64decode(code))).convert("L") for code in codes]
+    return max(pictures, key=lambda picture: picture.size[0])
