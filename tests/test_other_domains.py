@@ -30,6 +30,7 @@ from medood.scans.reader import read_scans
 from medood.scans.scan import Scan
 from medood.scans.transforms import network_input, preprocessing
 from medood.screening.run import screen
+from medood.screening.run_options import RunOptions
 from medood.workflows.bundle import write_bundle
 from medood.workflows.calibrate import calibrate
 from medood.workflows.train import train
@@ -180,7 +181,7 @@ def test_a_colour_detector_goes_the_whole_way(colour_detector: Path, tmp_path: P
     archive = sunsets(tmp_path / "archive", range(100, 112))
     sunset(200).convert("L").save(archive / "grey.png")
     Image.fromarray(np.asarray(sunset(201))[::-1, :, ::-1]).save(archive / "other.png")
-    screen([archive], colour_detector, tmp_path / "run", fpr=0.1)
+    screen([archive], colour_detector, tmp_path / "run", fpr=0.1, options=RunOptions(workers=1))
     with (tmp_path / "run" / "verdicts.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert {row["status"] for row in rows} == {"scored"}

@@ -45,7 +45,8 @@ def clean_command(
     read, interrupts = ReadConfig(frames=frames, select=select), list[int]()
     options = RunOptions(cores() if workers is None else workers, resume=True, stopped=lambda: bool(interrupts))
     check_run(sources, out / "run", detector=detector, fpr=fpr, calibration=calibration, read=read, options=options)
-    from medood.workflows.data_set import check_folder, check_text, read_groups
+    from medood.evidence.burned_in_text import check_text
+    from medood.workflows.data_set import check_folder, read_groups
 
     check_folder(sources, out)
     check_text(text)

@@ -26,6 +26,7 @@ class ReadConfig:
         max_decoder_memory: largest amount of memory for unpacking xz or Zstandard, in bytes.
         decode: how images are decoded for scoring. ``full``: whole, as training and reports always do. ``scored``: grey
             JPEG 2000 and JPEG at the lowest resolution that has twice the network's input in each direction.
+        text: look for text that is burnt into the images of a run; needs whole images and the extra ``text``.
     """
 
     frames: str = "all"
@@ -39,6 +40,7 @@ class ReadConfig:
     max_frames: int = 10_000
     max_decoder_memory: int = 128 * 1024**2
     decode: str = "full"
+    text: bool = False
 
 
 @dataclass

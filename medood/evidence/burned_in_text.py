@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from medood.errors import MedoodError
+
 Picture = npt.NDArray[np.float32]
 #: Longest side of the image in which text is looked for; smaller images are enlarged by at most this factor.
 SIDE, _ENLARGED = 1024, 4.0
@@ -50,6 +52,16 @@ class Box:
 def is_available() -> bool:
     """Whether the extra ``text`` is installed."""
     return importlib.util.find_spec("rapidocr_onnxruntime") is not None
+
+
+def check_text(wanted: bool) -> None:
+    """Check that text can be looked for, if it is to be.
+
+    Raises:
+        MedoodError: the extra ``text`` is not installed.
+    """
+    if wanted and not is_available():
+        raise MedoodError("--text needs the extra text: pip install 'medood[text]'.")
 
 
 def find_text(image: Picture, side: int = SIDE) -> list[Box]:

@@ -12,7 +12,7 @@ from medood.errors import MedoodError
 
 
 class FaultName(StrEnum):
-    """What is wrong with a flagged scan."""
+    """What is wrong with a flagged scan; ``BURNED_IN_TEXT`` with any scan."""
 
     ROTATED_90_CW = "rotated_90_cw"
     ROTATED_90_CCW = "rotated_90_ccw"
@@ -26,6 +26,7 @@ class FaultName(StrEnum):
     ANOTHER_KIND_OF_IMAGE = "another_kind_of_image"
     LOCAL_ABNORMALITY = "local_abnormality"
     GLOBAL_ABNORMALITY = "global_abnormality"
+    BURNED_IN_TEXT = "burned_in_text"
 
 
 #: Scheme of medood's own codes.
@@ -48,6 +49,7 @@ FINDINGS: dict[str, Code] = {
         (FaultName.ANOTHER_KIND_OF_IMAGE, "Another kind of image"),
         (FaultName.LOCAL_ABNORMALITY, "Unusual at one place"),
         (FaultName.GLOBAL_ABNORMALITY, "Unusual as a whole"),
+        (FaultName.BURNED_IN_TEXT, "Text burnt into the image"),
     )
 }
 #: The code of CID 7011 (Rejected for Quality Reason), of which CID 6135 (Image Quality Finding) holds these too.

@@ -192,6 +192,8 @@ def _settings(stored: dict[str, Any]) -> dict[str, Any]:
     settings = {name: stored[name] for name in ("sources", "read", "fpr", "fdr")}
     if settings["read"].get("decode") == "full":  # left out, so that the digest of an old run stays the same
         settings["read"] = {name: value for name, value in settings["read"].items() if name != "decode"}
+    if not settings["read"].get("text"):
+        settings["read"] = {name: value for name, value in settings["read"].items() if name != "text"}
     return settings
 
 

@@ -69,6 +69,8 @@ def check_options(options: ReadConfig) -> None:
         raise MedoodError(f"read.{error}.") from error
     if options.decode not in DECODE:
         raise MedoodError(f"read.decode is {options.decode!r}; expected one of {', '.join(DECODE)}.")
+    if options.text and options.decode != "full":
+        raise MedoodError("read.text (--text) needs whole images, where text can be read: leave --decode at full.")
     if options.plane not in PLANES:
         raise MedoodError(f"read.plane is {options.plane!r}; expected one of {', '.join(PLANES)}.")
     if options.select:

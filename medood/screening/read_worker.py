@@ -6,7 +6,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor
 from medood.config.schema import PreprocessConfig, ReadConfig
 from medood.detection.calibration import stratum
 from medood.errors import MedoodError
+from medood.evidence.burned_in_text import find_text
 from medood.reasons import Reason, from_stored
 from medood.scans.reader import least_side_for, read_source
 from medood.scans.scan import Identity, Refusal, RefusedError, Scan, Status, UnavailableError
@@ -137,6 +138,9 @@ def _prepare(result: Scan | Refusal, reading: ReadSpec) -> Result:
         "aspect": round(result.aspect, 6),
         "shape": list(result.pixels.shape[1:]),
     }
+    if reading.options.text:
+        boxes = find_text(result.pixels[0])
+        metadata["text"] = [[round(edge, 4) for edge in astuple(box)] for box in boxes]
     kind = stratum(result.attributes, reading.by)
     return Result(result.identity, Status.SCORED, None, image, metadata, result.month, result.patient, kind)
 

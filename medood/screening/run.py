@@ -23,6 +23,7 @@ from medood.detection.conformal import Decision, fpr_interval, threshold
 from medood.detection.detector import Detector, Verdict
 from medood.detection.detector_folder import TRAINING, calibration_names
 from medood.errors import MedoodError, StoppedError
+from medood.evidence.fault_codes import FaultName
 from medood.evidence.fault_names import name_faults
 from medood.output_folder import new_folder
 from medood.progress import Bar, Progress
@@ -264,6 +265,8 @@ class _Run:
             verdicts = self._detector.judge(features, self._fpr, [result.stratum for result in scored])
             images = torch.stack([result.network_input for result in scored])
             named = name_faults(self._detector, images, [verdict.p_value <= self._named_to for verdict in verdicts])
+            hold_text = [bool((result.metadata or {}).get("text")) for result in scored]
+            named = [name or (FaultName.BURNED_IN_TEXT if text else "") for name, text in zip(named, hold_text, strict=True)]
         remaining_verdicts = iter([replace(verdict, finding=name) for verdict, name in zip(verdicts, named, strict=True)])
         share = seconds / max(1, len(scored))
         with self._ledger.writing():

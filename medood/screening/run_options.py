@@ -12,6 +12,7 @@ from medood.config.schema import ReadConfig
 from medood.detection.conformal import check_rate
 from medood.detection.detector_folder import TRAINING, check_calibration, check_detector
 from medood.errors import MedoodError
+from medood.evidence.burned_in_text import check_text
 from medood.scans.reader import check_options
 from medood.scans.sources.dicomweb import is_dicomweb
 from medood.screening.ledger.database import check_run_free
@@ -83,6 +84,7 @@ def check_run(
         MedoodError: a source or the detector is missing, the folder already holds a run, or an option is invalid.
     """
     check_options(read)
+    check_text(read.text)
     if options.shard:
         Shard.parse(options.shard)
     check_rate(fpr)

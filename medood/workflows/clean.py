@@ -16,6 +16,7 @@ from medood.detection.conformal import Decision
 from medood.detection.detector import Detector
 from medood.detection.perceptual_hash import NEAR, near_pairs
 from medood.errors import MedoodError, StoppedError
+from medood.evidence.burned_in_text import check_text
 from medood.evidence.fault_codes import ABNORMALITIES
 from medood.output_folder import atomic_write
 from medood.progress import Progress
@@ -28,7 +29,7 @@ from medood.screening.ledger.database import Ledger, Row
 from medood.screening.run import screen
 from medood.screening.run_options import RunOptions
 from medood.text import spreadsheet_cell
-from medood.workflows.data_set import ISSUES, Groups, check_folder, check_text, read_groups
+from medood.workflows.data_set import ISSUES, Groups, check_folder, read_groups
 
 #: Scans of each kind that the page shows.
 _SHOWN = 60

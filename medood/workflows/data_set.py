@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medood.errors import MedoodError
-from medood.evidence.burned_in_text import is_available
 from medood.scans.sources.csv_table import CsvTable, TableError
 from medood.screening.ledger.database import Row
 
@@ -16,16 +15,6 @@ from medood.screening.ledger.database import Row
 TABLE_COLUMNS = ("file", "patient_id", "split")
 #: The list of issues, written last.
 ISSUES = "issues.csv"
-
-
-def check_text(text: bool) -> None:
-    """Check that text can be looked for, if it is to be.
-
-    Raises:
-        MedoodError: the extra ``text`` is not installed.
-    """
-    if text and not is_available():
-        raise MedoodError("--text needs the extra text: pip install 'medood[text]'.")
 
 
 def check_folder(sources: Sequence[str | Path], out: Path) -> None:

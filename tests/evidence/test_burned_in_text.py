@@ -11,11 +11,16 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+from medood.config.schema import ReadConfig
+from medood.errors import MedoodError
 from medood.evidence import burned_in_text
 from medood.evidence.burned_in_text import Box, blank, find_text
+from medood.evidence.fault_codes import FaultName
 from medood.phantom.chest import frontal_chest
 from medood.reporting.pdf import report
+from medood.screening.ledger.database import Ledger
 from medood.screening.run import screen
+from medood.screening.run_options import RunOptions
 
 Picture = npt.NDArray[np.float32]
 
@@ -103,3 +108,34 @@ def picture_in(page: Path) -> Image.Image:
     codes = re.findall(r"data:image/jpeg;base64,([A-Za-z0-9+/=]+)", page.read_text())
     pictures = [Image.open(io.BytesIO(base64.b64decode(code))).convert("L") for code in codes]
     return max(pictures, key=lambda picture: picture.size[0])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("rate", [{"fpr": 0.06}, {"fdr": 0.05}])
+def test_screening_lists_scans_with_text_flagged_or_not(
+    tiny_detector: Path, tmp_path: Path, workers: int, rate: dict[str, float]
+) -> None:
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    for name, texts in (("plain", ()), ("named", (("DOE^JANE 4471129", 40, 30, 30),))):
+        Image.fromarray(np.uint8(chest(*texts) * 255)).save(archive / f"{name}.png")
+    read, options = ReadConfig(text=True), RunOptions(workers=workers)
+    screen([archive], tiny_detector, tmp_path / "run", read=read, options=options, **rate)
+    ledger = Ledger(tmp_path / "run")
+    rows = {Path(row.source).stem: row for row in ledger.rows()}
+    ledger.close()
+    assert rows["plain"].metadata["text"] == []
+    assert rows["plain"].finding != FaultName.BURNED_IN_TEXT
+    assert rows["named"].finding in (FaultName.BURNED_IN_TEXT, *(() if rows["named"].p_value > 0.06 else FaultName))
+    ((left, top, right, bottom),) = rows["named"].metadata["text"]
+    assert left < 45 / 900 < 0.3 < right < 0.5
+    assert 0 <= top < 40 / 900 < 55 / 900 < bottom < 0.1
+    assert b"4471129" not in (tmp_path / "run" / "ledger.sqlite").read_bytes()
+
+
+def test_text_needs_whole_images_and_the_extra(tiny_detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MedoodError, match="whole images"):
+        screen([tmp_path], tiny_detector, tmp_path / "run", read=ReadConfig(text=True, decode="scored"))
+    monkeypatch.setattr(burned_in_text, "is_available", lambda: False)
+    with pytest.raises(MedoodError, match="extra text"):
+        screen([tmp_path], tiny_detector, tmp_path / "run", read=ReadConfig(text=True))

@@ -167,6 +167,6 @@ def test_scans_with_text_are_listed_if_asked_for_and_their_text_is_not(
     page = (tmp_path / "out" / "clean.html").read_text()
     assert "Text in the image: 1" in page
     assert "DOE" not in page + (tmp_path / "out" / "issues.csv").read_text()
-    monkeypatch.setattr("medood.workflows.data_set.is_available", lambda: False)
+    monkeypatch.setattr("medood.evidence.burned_in_text.is_available", lambda: False)
     with pytest.raises(MedoodError, match="extra text"):
         clean([tmp_path / "data"], tmp_path / "other", tiny_detector, fpr=0.1, text=True)

@@ -50,7 +50,8 @@ class Row:
         file: the file's number in the listing, from 0.
         item: number of the source in that file, from 0; an archive holds several.
         host: the machine that read it.
-        finding: what is wrong with a flagged scan, see :mod:`medood.evidence.fault_names`; empty in runs of old versions.
+        finding: what is wrong with a flagged scan, see :mod:`medood.evidence.fault_names`, or ``burned_in_text`` on any
+            scan where nothing else is; empty in runs of old versions.
     """
 
     source: str
@@ -310,7 +311,8 @@ class Ledger:
         with self.writing():
             self._database.execute(
                 "UPDATE scans SET decision = CASE WHEN p_value <= ? THEN 'out_of_distribution' ELSE 'in_distribution' END, "
-                "finding = CASE WHEN p_value <= ? THEN finding ELSE '' END, "
+                "finding = CASE WHEN p_value <= ? THEN finding "
+                "WHEN json_array_length(metadata, '$.text') > 0 THEN 'burned_in_text' ELSE '' END, "
                 "reason = '', reason_code = '', reason_values = '{}' WHERE status = 'scored'",
                 (limit, limit),
             )
