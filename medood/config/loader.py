@@ -246,6 +246,12 @@ def _check_values(config: RunConfig) -> None:
         (config.views.local_count >= 0, "views.local_count", config.views.local_count, "at least 0"),
         (config.negatives.count >= 0, "negatives.count", config.negatives.count, "at least 0"),
         (
+            config.negatives.local_count == 0 or (config.negatives.local_count > 0 and config.views.local_size % 4 == 0),
+            "negatives.local_count",
+            config.negatives.local_count,
+            "0, or at least 1 with views.local_size a multiple of 4",
+        ),
+        (
             config.negatives.sources in ("in_distribution", "auxiliary", "both"),
             "negatives.sources",
             config.negatives.sources,

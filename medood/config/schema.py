@@ -177,6 +177,7 @@ class NegativesConfig:
         auxiliary: folders or archives of auxiliary images, which are first resampled to the in-distribution resolution.
         auxiliary_mixture: the mixture for auxiliary images, which may include ``image_as_is``; empty uses ``mixture``.
         count: negative views per image and source.
+        local_count: small negative views per image and source, cropped as ``views`` states for small crops and then shifted.
         scale: range of a negative view's area, as a fraction of the image's, before the shifting transformation.
         weight: weight of the negative term of the loss.
     """
@@ -186,6 +187,7 @@ class NegativesConfig:
     auxiliary: list[str] = field(default_factory=list)
     auxiliary_mixture: dict[str, float] = field(default_factory=dict)
     count: int = 1
+    local_count: int = 0
     scale: list[float] = field(default_factory=lambda: [0.6, 1.0])
     weight: float = 1.0
 

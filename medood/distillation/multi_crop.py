@@ -40,6 +40,7 @@ class StepViews:
     positives: Tensor
     locals: Tensor | None
     negatives: Tensor | None
+    local_negatives: Tensor | None = None
 
     def part(self, rows: slice, batch: int) -> StepViews:
         """The views of the images in ``rows``, out of ``batch`` images."""
@@ -49,7 +50,7 @@ class StepViews:
 
         positives = cut(self.positives)
         assert positives is not None
-        return StepViews(positives, cut(self.locals), cut(self.negatives))
+        return StepViews(positives, cut(self.locals), cut(self.negatives), cut(self.local_negatives))
 
 
 class ViewMaker:
@@ -98,7 +99,7 @@ class ViewMaker:
         if prepared is None or prepared[0] != step:
             return self.make(step, rows)
         views = prepared[1]
-        self._beside.hand_over(view for view in (views.positives, views.locals, views.negatives) if view is not None)
+        self._beside.hand_over(view for view in vars(views).values() if view is not None)
         return views
 
     def make(self, step: int, rows: npt.NDArray[np.int64]) -> StepViews:
@@ -110,17 +111,29 @@ class ViewMaker:
         local = None
         if config.local_count:
             local = self._crops(source, config.local_count, config.local_scale, config.local_size, generator)
-        shifted = []
+        shifted, shifted_locals, settings = list[Tensor](), list[Tensor](), self._config.negatives
         for mixture, images in self._sources:
             if images is not None:
                 chosen = torch.randint(len(images), (len(rows),), generator=generator).numpy()
                 source = self._load(images, np.sort(chosen))
-            for _ in range(self._config.negatives.count):
-                crops = to_device(sample_view(len(source), self._config.negatives.scale, config, generator), source.device)
-                plain = crop(source, crops, size)
-                negatives = mixture.apply(plain, mixture.sample(len(source), size, generator))
-                shifted.append(acquire(negatives, crops)[self._mine])
-        return StepViews(positives, local, torch.cat(shifted) if shifted else None)
+            for _ in range(settings.count):
+                shifted.append(self._shifted(source, mixture, settings.scale, size, generator))
+            for _ in range(settings.local_count):
+                shifted_locals.append(self._shifted(source, mixture, config.local_scale, config.local_size, generator))
+        return StepViews(
+            positives,
+            local,
+            torch.cat(shifted) if shifted else None,
+            torch.cat(shifted_locals) if shifted_locals else None,
+        )
+
+    def _shifted(
+        self, source: Tensor, mixture: Mixture, scale: list[float], side: int, generator: torch.Generator
+    ) -> Tensor:
+        """One negative view of each image, of which this process keeps its share."""
+        crops = to_device(sample_view(len(source), scale, self._config.views, generator), source.device)
+        negatives = mixture.apply(crop(source, crops, side), mixture.sample(len(source), side, generator))
+        return acquire(negatives, crops)[self._mine]
 
     def _load(self, images: ImageArray, rows: npt.NDArray[np.int64]) -> Tensor:
         return as_tensor(images[rows], self._device)
@@ -137,9 +150,10 @@ class ViewMaker:
 def _sources(config: RunConfig, auxiliary: ImageArray | None) -> list[tuple[Mixture, ImageArray | None]]:
     """The sources of negatives: a mixture with its auxiliary images, or None for the step's own images."""
     chosen, sources = config.negatives, list[tuple[Mixture, ImageArray | None]]()
-    if chosen.count and chosen.mixture and chosen.sources in ("in_distribution", "both"):
+    count = chosen.count + chosen.local_count
+    if count and chosen.mixture and chosen.sources in ("in_distribution", "both"):
         sources.append((Mixture(chosen.mixture), None))
-    if chosen.count and chosen.sources in ("auxiliary", "both"):
+    if count and chosen.sources in ("auxiliary", "both"):
         if auxiliary is None or not len(auxiliary):
             raise MedoodError("negatives.auxiliary: there is no image in it. Give folders that hold auxiliary images.")
         mixture = chosen.auxiliary_mixture or chosen.mixture

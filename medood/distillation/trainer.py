@@ -311,15 +311,18 @@ class Trainer:
         """The student's losses on some of the images: each term, and their weighted sum with its gradient."""
         settings, (count, batch, _) = self.config.train, teacher.shape
         large = views.positives if views.negatives is None else torch.cat([views.positives, views.negatives])
-        pairs = self.student([large] if views.locals is None else [large, views.locals])
+        small = [part for part in (views.locals, views.local_negatives) if part is not None]
+        pairs = self.student([large, torch.cat(small)] if small else [large])
         outputs = pairs[0][1]
-        student = outputs[: count * batch].view(count, batch, -1)
-        if views.locals is not None:
-            student = torch.cat([student, pairs[1][1].view(-1, batch, student.shape[-1])])
+        student, negatives = outputs[: count * batch].view(count, batch, -1), outputs[count * batch :]
+        if small:
+            local, local_negatives = pairs[1][1].tensor_split([0 if views.locals is None else len(views.locals)])
+            student = torch.cat([student, local.view(-1, batch, student.shape[-1])])
+            negatives = torch.cat([negatives, local_negatives])
         total = losses.positive_loss(teacher, student, settings.student_temperature)
         terms = {"loss": total, "loss_positive": total}
-        if views.negatives is not None:
-            negative = losses.negative_loss(outputs[count * batch :], settings.student_temperature)
+        if len(negatives):
+            negative = losses.negative_loss(negatives, settings.student_temperature)
             total = total + self.config.negatives.weight * negative
             terms["kl_negatives"] = negative
         if settings.koleo > 0 and batch > 1:

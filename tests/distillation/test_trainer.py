@@ -15,6 +15,7 @@ import torch
 from medood.config.schema import RunConfig
 from medood.distillation.collapse import CollapseError
 from medood.distillation.data_defaults import resolve_defaults
+from medood.distillation.losses import negative_loss
 from medood.distillation.trainer import TerminatedError, Trainer
 from medood.distillation.training_log import Metrics
 from medood.errors import MedoodError
@@ -255,6 +256,30 @@ def test_auxiliary_pictures_are_a_source_of_negatives(tmp_path: Path) -> None:
         config = tiny_config(tmp_path, tmp_path)
         config.negatives.sources = "both"
         Trainer(config, images(), tmp_path, auxiliary=images(0))
+
+
+@pytest.mark.parametrize(("local", "small", "large"), [(0, 2, 1), (2, 3, 1), (1, 1, 0)])
+def test_small_negatives_count_like_large_ones(tmp_path: Path, local: int, small: int, large: int) -> None:
+    counts = [f"views.local_count={local}", f"negatives.local_count={small}", f"negatives.count={large}"]
+    trainer = Trainer(tiny_config(tmp_path, tmp_path, "train.epochs=1", *counts), images(), tmp_path)
+    rows = np.arange(8)
+    views = trainer.views.make(0, rows)
+    assert views.local_negatives is not None
+    assert views.local_negatives.shape == (8 * small, 1, 16, 16)
+    half = views.part(slice(0, 4), 8).local_negatives
+    assert half is not None
+    torch.testing.assert_close(half, views.local_negatives.view(small, 8, 1, 16, 16)[:, :4].flatten(0, 1))
+    student = trainer.student.module.eval()
+    parts = [part for part in (views.negatives, views.local_negatives) if part is not None]
+    with torch.no_grad():
+        outputs = torch.cat([student([part])[0][1] for part in parts])
+        teacher = torch.softmax(torch.rand(2, 8, outputs.shape[1]), dim=-1)
+        terms, total = trainer._losses(views, teacher)
+    temperature = trainer.config.train.student_temperature
+    expected = negative_loss(outputs, temperature)
+    torch.testing.assert_close(terms["kl_negatives"], expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(total, terms["loss_positive"] + expected, atol=1e-5, rtol=1e-4)
+    trainer.fit()
 
 
 def test_a_run_left_open_follows_the_data(tmp_path: Path) -> None:
