@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from medood.evidence.fault_codes import FaultName
 from medood.evidence.fault_names import name_faults
 from medood.evidence.positions import POSITIONS, Positions, positions
 from medood.negatives.mixture import LESIONS, SHIFTS
+from medood.reporting.pdf import report
 from medood.scans.cache import build_cache
 from medood.scans.reader import read_scans
 from medood.scans.scan import Scan
@@ -193,6 +195,10 @@ def test_a_colour_detector_goes_the_whole_way(colour_detector: Path, tmp_path: P
         rtol=1e-4,
         atol=1e-5,
     )
+    record = json.loads((report(tmp_path / "run").parent / "record.json").read_text())
+    assert len(record["pages"]) == sum(row["decision"] == "out_of_distribution" for row in rows)
+    assert all(page["picture"] for page in record["pages"])
+    assert FaultName.NOT_A_FRONTAL_CHEST_RADIOGRAPH not in {row["finding"] for row in rows}
     calibrate(colour_detector, sunsets(tmp_path / "site", range(300, 330)), "site", to=tmp_path / "calibrated")
     assert Detector.load(tmp_path / "calibrated", "site").calibration.scores.shape == (30,)
     with pytest.raises(MedoodError, match="colour"):

@@ -369,9 +369,17 @@ def _parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     return [{"params": decayed, "decayed": True}, {"params": plain, "decayed": False}]
 
 
+_LATER_KEYS = {"mirror", "saturation", "hue", "local_count"}
+
+
 def _identity(config: RunConfig, data: str) -> str:
     """SHA-256 over everything that a run's weights depend on; a checkpoint can only be resumed if it matches."""
     parts = [asdict(config.model), asdict(config.views), asdict(config.negatives), asdict(config.train)]
+    for group in parts:  # keys of later versions, at the values that change nothing: earlier checkpoints stay good
+        for name in _LATER_KEYS & {key for key, value in group.items() if value == 0}:
+            del group[name]
+    if config.preprocess.channels != 1:
+        parts.append({"channels": config.preprocess.channels})
     return hashlib.sha256(json.dumps([data, config.network_size, config.preprocess.fit, *parts]).encode()).hexdigest()
 
 

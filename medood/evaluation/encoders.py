@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from medood.config.schema import ModelConfig, PreprocessConfig
 from medood.detection.detector_file import TensorFile
 from medood.detection.ensemble import EnsembleNetwork
-from medood.distillation.network import REFUSED_ARGUMENTS, Head
+from medood.distillation.network import REFUSED_ARGUMENTS
 from medood.errors import MedoodError
 from medood.evaluation.scan_features import Embedder
 from medood.scans.transforms import network_input, preprocessing
 
 #: Mean and standard deviation of ImageNet, for folders that state none.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_MAX_JSON = 1_000_000
+_MAX_JSON, _LARGEST = 1_000_000, 2048
 _REMEDY = "Expected config.json and model.safetensors, as timm or transformers save them."
 #: Parts of transformers' names for the weights of DINOv2, and timm's.
 _RENAMED = (
@@ -50,6 +50,12 @@ class _Description:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        if not 8 <= self.side <= _LARGEST:
+            raise ValueError(f"an input of {self.side} pixels; expected 8 to {_LARGEST}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError(f"mean {self.mean} and spread {self.std} of three colours")
+
 
 class _Normalised(nn.Module):
     """A backbone of three channels behind one that centres and scales images otherwise: it sees its own mean and spread."""
@@ -74,7 +80,7 @@ class _Parts:
     config: ModelConfig
     size: int
     backbone: nn.Module
-    head: Head
+    head: nn.Module = field(default_factory=nn.Identity)
 
 
 def local_encoder(folder: Path, preprocess: PreprocessConfig) -> Embedder:
@@ -94,24 +100,33 @@ def local_encoder(folder: Path, preprocess: PreprocessConfig) -> Embedder:
     try:
         with torch.device("meta"):
             expected = _described(folder, config, is_dinov2).backbone.state_dict()
+            stored = {name: torch.empty(shape) for name, shape in weights.shapes.items()}
+        _check_alike(folder, expected, _renamed(stored, expected, is_dinov2))  # before anything is allocated
         described = _described(folder, config, is_dinov2)
-    except (RuntimeError, TypeError, KeyError, ValueError, AssertionError, AttributeError) as error:
+    except MedoodError:
+        raise
+    except Exception as error:  # timm raises many exception types for invalid arguments
         raise MedoodError(
             f"{folder / 'config.json'} describes no encoder that can be built: {str(error)[:200]}. {_REMEDY}"
         ) from error
-    tensors = weights.tensors()
+    described.backbone.load_state_dict(_renamed(weights.tensors(), expected, is_dinov2))
+    backbone = _Normalised(described.backbone, described.mean, described.std)
+    network = EnsembleNetwork(_Parts(ModelConfig(), described.side, backbone)).eval().requires_grad_(False)
+    chain = preprocessing(PreprocessConfig(size=described.side, fit=preprocess.fit, channels=preprocess.channels))
+    return Embedder(lambda scan: network_input(scan, chain), network, orientations=False)
+
+
+def _renamed(tensors: dict[str, Tensor], expected: dict[str, Tensor], is_dinov2: bool) -> dict[str, Tensor]:
+    """Weights under timm's names, without a classifier's."""
     tensors = _from_dinov2(tensors) if is_dinov2 else tensors
-    tensors = {name: value for name, value in tensors.items() if name in expected or not name.startswith(_HEADS)}
+    return {name: value for name, value in tensors.items() if name in expected or not name.startswith(_HEADS)}
+
+
+def _check_alike(folder: Path, expected: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
     differing = [name for name, value in expected.items() if name not in tensors or tensors[name].shape != value.shape]
     differing += sorted(tensors.keys() - expected.keys())
     if differing:
         raise MedoodError(f"{folder}: the weights do not fit config.json, such as {differing[0][:120]}. {_REMEDY}")
-    described.backbone.load_state_dict(tensors)
-    backbone = _Normalised(described.backbone, described.mean, described.std)
-    parts = _Parts(ModelConfig(), described.side, backbone, Head(int(described.backbone.num_features), 8, 8, 8))  # type: ignore[arg-type]
-    network = EnsembleNetwork(parts).eval().requires_grad_(False)
-    chain = preprocessing(PreprocessConfig(size=described.side, fit=preprocess.fit, channels=preprocess.channels))
-    return Embedder(lambda scan: network_input(scan, chain), network, orientations=False)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -7,10 +7,9 @@ extra ``text``. What was read is compared with the markers and forgotten; nothin
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from functools import lru_cache
 from typing import Any
 
@@ -23,14 +22,16 @@ from medood.errors import MedoodError
 Picture = npt.NDArray[np.float32]
 #: Longest side of the image in which text is looked for; smaller images are enlarged by at most this factor.
 SIDE, _ENLARGED = 1024, 4.0
+#: Narrowest strip, after enlarging, that can hold letters; and the least ratio of its sides, to which it is padded.
+_NARROWEST, _LEAST_RATIO = 12, 0.25
 #: Words that mark a side, a projection or a position. They are no identifiers.
-_SIDES = ("L", "R", "LT", "RT", "LEFT", "RIGHT", "LI", "RE", "LINKS", "RECHTS")
+_SIDES = ("L", "R", "LT", "RT", "LEFT", "RIGHT", "LINKS", "RECHTS")
 _PROJECTIONS = ("PA", "AP", "LAT", "LATERAL", "CHEST", "THORAX", "INSP", "EXP", "INSPIRATION", "EXPIRATION")
-_POSITIONS = ("ERECT", "UPRIGHT", "STANDING", "SITTING", "SUPINE", "SEMI", "SEMIERECT", "SEMIUPRIGHT", "BED")
-_DEVICES = ("PORT", "PORTABLE", "MOBILE", "KV", "MAS", "CM", "MM")
+_POSITIONS = ("ERECT", "UPRIGHT", "STANDING", "SITTING", "SUPINE", "SEMI", "SEMIERECT", "SEMIUPRIGHT")
+_DEVICES = ("PORTABLE", "MOBILE", "KV", "MAS", "CM", "MM")
 _MARKERS = frozenset((*_SIDES, *_PROJECTIONS, *_POSITIONS, *_DEVICES))
-#: Least similarity (of ``difflib``) of a word to a marker of at least six letters, for letters that were misread.
-_ALIKE = 0.8
+#: Letters from which a marker of which one letter was misread still counts as one.
+_LONG = 7
 #: Least confidence of what was read; below it markers are misread, and names illegible. Set on training radiographs.
 _SURE = 0.75
 #: Shorter texts, such as a technologist's initials or "2.0", name nobody.
@@ -50,35 +51,46 @@ class Box:
 
 
 def is_available() -> bool:
-    """Whether the extra ``text`` is installed."""
-    return importlib.util.find_spec("rapidocr_onnxruntime") is not None
+    """Whether the extra ``text`` is installed and works."""
+    try:
+        _reader()
+    except Exception:  # a library of the system may be missing, which several packages report differently
+        return False
+    return True
 
 
 def check_text(wanted: bool) -> None:
     """Check that text can be looked for, if it is to be.
 
     Raises:
-        MedoodError: the extra ``text`` is not installed.
+        MedoodError: the extra ``text`` is not installed, or does not work here.
     """
     if wanted and not is_available():
-        raise MedoodError("--text needs the extra text: pip install 'medood[text]'.")
+        raise MedoodError(
+            "--text needs the extra text: pip install 'medood[text]'. If it is installed, python -c 'import "
+            "rapidocr_onnxruntime' says what it lacks; where that is libGL, install opencv-python-headless after it."
+        )
 
 
 def find_text(image: Picture, side: int = SIDE) -> list[Box]:
-    """Places of text other than markers, from top to bottom.
+    """Places of upright text other than markers, from top to bottom.
 
     Args:
         image: float32 ``[H, W]`` in [0, 1].
         side: longest side in pixels at which text is looked for.
 
     Raises:
-        ImportError: the extra ``text`` is not installed.
+        ImportError: the extra ``text`` is not installed; see :func:`is_available`.
     """
     height, width = image.shape
     factor = min(side / max(height, width), _ENLARGED)
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     levels = Image.fromarray(np.rint(np.clip(image, 0.0, 1.0) * 255).astype(np.uint8))
+    if min(size) < _NARROWEST:
+        return []
     grey = np.asarray(levels.resize(size, Image.Resampling.BICUBIC))
+    least = int(_LEAST_RATIO * max(size))
+    grey = np.pad(grey, ((0, max(0, least - size[1])), (0, max(0, least - size[0]))))
     lines, _ = _reader()(np.repeat(grey[..., None], 3, axis=2), use_cls=False)
     boxes = []
     for corners, text, _ in lines or ():
@@ -88,6 +100,24 @@ def find_text(image: Picture, side: int = SIDE) -> list[Box]:
             edges = (columns.min() - margin, rows.min() - margin, columns.max() + margin, rows.max() + margin)
             boxes.append(Box(*(float(min(1.0, max(0.0, edge / size[i % 2]))) for i, edge in enumerate(edges))))
     return sorted(boxes, key=lambda box: (box.top, box.left))
+
+
+def as_stored(boxes: list[Box], correction: str) -> list[Box]:
+    """Boxes of a corrected image, in the image as it is.
+
+    Args:
+        boxes: as :func:`find_text` gives them for the corrected image.
+        correction: its name in :data:`medood.evidence.positions.POSITIONS`.
+    """
+    turned: dict[str, Callable[[Box], Box]] = {
+        "turned by 90 degrees clockwise": lambda b: Box(b.top, 1 - b.right, b.bottom, 1 - b.left),
+        "turned by 90 degrees counter-clockwise": lambda b: Box(1 - b.bottom, b.left, 1 - b.top, b.right),
+        "turned by 180 degrees": lambda b: Box(1 - b.right, 1 - b.bottom, 1 - b.left, 1 - b.top),
+        "mirrored": lambda b: Box(1 - b.right, b.top, 1 - b.left, b.bottom),
+        "flipped upside down": lambda b: Box(b.left, 1 - b.bottom, b.right, 1 - b.top),
+        "inverted": lambda b: b,
+    }
+    return [turned[correction](box) for box in boxes]
 
 
 def blank(image: Picture, boxes: list[Box]) -> Picture:
@@ -104,16 +134,19 @@ def blank(image: Picture, boxes: list[Box]) -> Picture:
 
 
 def _is_marker(text: str) -> bool:
-    """Whether a text names nobody: too short, or nothing but markers, single letters and numbers of one or two digits."""
+    """Whether a text names nobody: too short, or markers, single letters and at most one number, of one or two digits."""
     words = re.findall(r"[^\W_]+", text.upper())
-    return sum(map(len, words)) < _LEAST or all(_is_marker_word(word) for word in words)
+    numbers = [word for word in words if any(letter.isdigit() for letter in word)]
+    if sum(map(len, words)) < _LEAST:
+        return True
+    return len(numbers) <= 1 and all(_is_marker_word(word) for word in words)
 
 
 def _is_marker_word(word: str) -> bool:
     if word in _MARKERS or len(word) == 1 or (len(word) == 2 and word.isdigit()):
         return True
-    long = (marker for marker in _MARKERS if len(marker) >= 6)
-    return any(SequenceMatcher(None, word, marker).ratio() >= _ALIKE for marker in long)
+    alike = (marker for marker in _MARKERS if len(marker) == len(word) >= _LONG)
+    return any(sum(a != b for a, b in zip(word, marker, strict=True)) == 1 for marker in alike)
 
 
 @lru_cache(maxsize=1)

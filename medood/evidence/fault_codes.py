@@ -64,7 +64,7 @@ QUALITY: dict[str, Code] = {
     FaultName.CROPPED_OR_MISFRAMED: codes.DCM.Positioning,
 }
 #: Findings that can be rejected.
-REJECTABLE = tuple(name for name in FINDINGS if name not in ABNORMALITIES)
+REJECTABLE = tuple(name for name in FINDINGS if name not in (*ABNORMALITIES, FaultName.BURNED_IN_TEXT))
 
 
 def check_rejectable(findings: Sequence[str]) -> None:
@@ -79,5 +79,7 @@ def check_rejectable(findings: Sequence[str]) -> None:
                 f"--reject {name}: an abnormality may be disease, and a rejected scan is hidden. Reject such a scan in the "
                 "archive itself, if it is to be."
             )
+        if name == FaultName.BURNED_IN_TEXT:
+            raise MedoodError(f"--reject {name}: such scans are not flagged, and only flagged scans are rejected.")
         if name not in REJECTABLE:
             raise MedoodError(f"--reject is {name!r}; expected one of {', '.join(REJECTABLE)}.")

@@ -158,7 +158,10 @@ def objects(
     score_map = on_picture(heat / np.float32(full_strength(detector)), pixels.shape, detector.preprocess.fit)
     if score_map.max() < DRAWN:
         return  # no map can show why: an overlay would be an unaltered copy
-    yield "overlay", complete(overlay(source, np.asarray(blend(pixels, score_map)), detector, uid))
+    picture = overlay(source, np.asarray(blend(pixels, score_map)), detector, uid)
+    if annotation := "YES" if row.metadata.get("text") else source.get("BurnedInAnnotation"):
+        picture.BurnedInAnnotation = annotation
+    yield "overlay", complete(picture)
     if "FrameOfReferenceUID" in source and "ImagePositionPatient" in source and (source.get("NumberOfFrames") or 1) == 1:
         raw = on_picture(heat, pixels.shape, detector.preprocess.fit)
         yield "map", complete(parametric_map(source, raw, detector, uid))
@@ -233,7 +236,6 @@ def overlay(source: Dataset, colours: Any, detector: Detector, uid: Callable[[st
     if not orientation(source):
         dataset["PatientOrientation"].value = None  # not stated, so not invented
     dataset.DerivationDescription = f"Map of the score over the image; full strength is {full_strength(detector):g}"
-    dataset.BurnedInAnnotation = source.get("BurnedInAnnotation") or "NO"
     return _copy_orientation(dataset, source)
 
 

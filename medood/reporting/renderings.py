@@ -26,6 +26,7 @@ from medood.evidence.findings import (
     findings,
     standing_out,
 )
+from medood.evidence.positions import POSITIONS
 from medood.reporting.original_scans import OriginalScan, read_original_scans
 from medood.scans.scan import Scan
 from medood.scans.transforms import square_shape
@@ -102,11 +103,20 @@ def draw_evidence(
             distances,
             row.metadata.get("attributes", {}),
         )
-        boxes = burned_in_text.find_text(scan.pixels[0]) if looks_for_text else []
+        boxes = _texts(scan.pixels[0], fits) if looks_for_text else []
         if boxes:
             scan = replace(scan, pixels=burned_in_text.blank(scan.pixels[0], boxes)[None])
             scan_findings.append(Finding("text blanked", {"count": len(boxes)}))
         yield row, _draw(scan, heats, fits, fit, tuple(scan_findings))
+
+
+def _texts(pixels: Map, fits: Correction | None) -> list[burned_in_text.Box]:
+    """Places of text that is upright in the image, or in the corrected image that is shown beside it."""
+    boxes = burned_in_text.find_text(pixels)
+    if fits and fits.done in POSITIONS:
+        corrected = POSITIONS[fits.done](torch.from_numpy(pixels)).contiguous().numpy()
+        boxes += burned_in_text.as_stored(burned_in_text.find_text(corrected), fits.done)
+    return boxes
 
 
 def _draw(

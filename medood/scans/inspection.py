@@ -56,6 +56,6 @@ def write_picture(result: Scan | Refusal, folder: Path, number: int, preprocess:
         r"[^A-Za-z0-9._-]+", "_", (result.identity.member or result.identity.source).replace("\\", "/").split("/")[-1]
     )
     target = folder / f"{number:06d}_{stem[:80]}_{result.identity.frame}.png"
-    image = to_levels(network_input(result, preprocessing(preprocess)))[0].numpy()
-    Image.fromarray(image).save(target)
+    image = to_levels(network_input(result, preprocessing(preprocess))).permute(1, 2, 0).squeeze(-1).contiguous()
+    Image.fromarray(image.numpy()).save(target)
     return target

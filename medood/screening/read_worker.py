@@ -139,10 +139,17 @@ def _prepare(result: Scan | Refusal, reading: ReadSpec) -> Result:
         "shape": list(result.pixels.shape[1:]),
     }
     if reading.options.text:
-        boxes = find_text(result.pixels[0])
-        metadata["text"] = [[round(edge, 4) for edge in astuple(box)] for box in boxes]
+        metadata["text"] = _text_in(result)
     kind = stratum(result.attributes, reading.by)
     return Result(result.identity, Status.SCORED, None, image, metadata, result.month, result.patient, kind)
+
+
+def _text_in(scan: Scan) -> list[list[float]] | None:
+    """Places of text burnt into a scan; None where nobody could look."""
+    try:
+        return [[round(edge, 4) for edge in astuple(box)] for box in find_text(scan.pixels[0])]
+    except Exception:  # a library that is missing on this machine, or an image that it cannot take
+        return None
 
 
 def source_to_bytes(source: Source | Refusal) -> tuple[bytes, bytes | None]:

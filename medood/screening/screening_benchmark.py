@@ -61,7 +61,7 @@ def decode_all(detector: Detector, source: Path, read: ReadConfig) -> int:
 
 def score_all(detector: Detector, images: int) -> int:
     """Embed and score random images, one batch a thread on every core; return their number."""
-    batches = torch.split(torch.rand(images, 1, *(detector.preprocess.size,) * 2), _BATCH)
+    batches = torch.split(torch.rand(images, detector.preprocess.channels, *(detector.preprocess.size,) * 2), _BATCH)
     before = use_one_thread()
     try:
         with ThreadPoolExecutor(cores()) as pool:
@@ -150,7 +150,7 @@ def scoring_speed(detector: Detector, images: int = 256, repeats: int = 5) -> Sc
         repeats: number of timings.
     """
     rates: list[tuple[float, float, float]] = []
-    rows = torch.rand(min(images, _BATCH), 1, *(detector.preprocess.size,) * 2)
+    rows = torch.rand(min(images, _BATCH), detector.preprocess.channels, *(detector.preprocess.size,) * 2)
     side = 1024
     matrix = torch.randn(side, side)
     for _ in range(repeats):

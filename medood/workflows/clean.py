@@ -129,7 +129,7 @@ def clean(
         for row, result in progress.track(again, len(shown), "thumbnails")
         if not isinstance(result, str)
     }
-    write_page(issues, len(clean_scans), len(rows), thumbnails, out / "clean.html", _SHOWN)
+    write_page(issues, len(clean_scans), len(rows), thumbnails, out / "clean.html", _SHOWN, text_looked_for=text)
     _write(out / "clean.csv", ["file", "member", "frame"], clean_scans)
     _write(out / ISSUES, [field.name for field in fields(Issue)], [astuple(issue) for issue in issues])
     return Cleaning(issues, clean_scans, len(rows))

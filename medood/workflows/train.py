@@ -176,12 +176,12 @@ def _member(folder: str, config: RunConfig, training_sha256: str) -> Detector:
             could include this run's development radiographs.
     """
     member = Detector.load(folder)
-    own = (config.preprocess.fit, config.preprocess.equalize)
-    member_settings = (member.preprocess.fit, member.preprocess.equalize)
+    own = (config.preprocess.fit, config.preprocess.equalize, config.preprocess.channels)
+    member_settings = (member.preprocess.fit, member.preprocess.equalize, member.preprocess.channels)
     if own != member_settings:
         raise MedoodError(
-            f"detector.members: {folder} was trained with preprocess.fit, preprocess.equalize {member_settings}, not "
-            f"{own} as here."
+            f"detector.members: {folder} was trained with preprocess.fit, preprocess.equalize, preprocess.channels "
+            f"{member_settings}, not {own} as here."
         )
     if member.network.members:
         raise MedoodError(f"detector.members: {folder} has members itself. Name those instead.")

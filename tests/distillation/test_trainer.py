@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 import torch
 
 from medood.config.schema import RunConfig
+from medood.distillation import trainer as trainer_module
 from medood.distillation.collapse import CollapseError
 from medood.distillation.data_defaults import resolve_defaults
 from medood.distillation.losses import negative_loss
@@ -256,6 +259,22 @@ def test_auxiliary_pictures_are_a_source_of_negatives(tmp_path: Path) -> None:
         config = tiny_config(tmp_path, tmp_path)
         config.negatives.sources = "both"
         Trainer(config, images(), tmp_path, auxiliary=images(0))
+
+
+def test_a_key_of_a_later_version_at_its_default_leaves_checkpoints_good(tmp_path: Path) -> None:
+    def identity(*overrides: str) -> str:
+        return trainer_module._identity(tiny_config(tmp_path, tmp_path, *overrides), "data")
+
+    config = tiny_config(tmp_path, tmp_path)
+    parts = [asdict(config.model), asdict(config.views), asdict(config.negatives), asdict(config.train)]
+    for name in ("mirror", "saturation", "hue"):
+        del parts[1][name]
+    del parts[2]["local_count"]
+    described = json.dumps(["data", config.network_size, config.preprocess.fit, *parts])
+    assert identity() == hashlib.sha256(described.encode()).hexdigest()  # as it was before
+    colour = ["preprocess.channels=3", "negatives.mixture={rot: 1}"]
+    others = {identity("negatives.local_count=1"), identity(*colour), identity(*colour, "views.mirror=0.5")}
+    assert len(others | {identity()}) == 4
 
 
 @pytest.mark.parametrize(("local", "small", "large"), [(0, 2, 1), (2, 3, 1), (1, 1, 0)])

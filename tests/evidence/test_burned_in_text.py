@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from medood.config.schema import ReadConfig
@@ -16,7 +18,10 @@ from medood.errors import MedoodError
 from medood.evidence import burned_in_text
 from medood.evidence.burned_in_text import Box, blank, find_text
 from medood.evidence.fault_codes import FaultName
+from medood.evidence.findings import Correction
+from medood.evidence.positions import POSITIONS
 from medood.phantom.chest import frontal_chest
+from medood.reporting import renderings
 from medood.reporting.pdf import report
 from medood.screening.ledger.database import Ledger
 from medood.screening.run import screen
@@ -54,15 +59,46 @@ def test_markers_and_plain_radiographs_are_no_text() -> None:
 @pytest.mark.parametrize(
     ("text", "is_marker"),
     [
-        *(
-            (word, True)
-            for word in ("L", "R.", "PA", "ap erect", "PORTABLE 2", "POATABLE", "SUPNE", "8H", "2.0", "", "-- --")
-        ),
-        *((word, False) for word in ("PORTER", "Li Wu", "L SMITH", "4471129", "1.2.1956", "PA 4471129", "Supardi")),
+        *((word, True) for word in ("L", "R.", "PA", "ap erect", "PORTABLE 2", "POATABLE", "8H", "2.0", "", "-- --")),
+        *((word, False) for word in ("PORTER", "Li Wu", "L SMITH", "4471129", "1.2.1956", "12.03.56", "PA 4471129")),
+        *((word, False) for word in ("Recht, A", "Mobley J", "Laterza", "Port", "12 34 56")),
     ],
 )
 def test_a_marker_names_nobody(text: str, is_marker: bool) -> None:
     assert burned_in_text._is_marker(text) == is_marker
+
+
+@pytest.mark.parametrize("done", POSITIONS)
+def test_boxes_of_a_corrected_image_come_back_to_their_place(done: str) -> None:
+    stored = torch.zeros(80, 60)
+    stored[10:20, 30:50] = 1.0
+    corrected = POSITIONS[done](stored)
+    rows, columns = (torch.nonzero(corrected.amax(axis) == corrected.max()).flatten() for axis in (1, 0))
+    if done == "inverted":
+        rows, columns = torch.arange(10, 20), torch.arange(30, 50)
+    height, width = corrected.shape
+    box = Box(int(columns[0]) / width, int(rows[0]) / height, (int(columns[-1]) + 1) / width, (int(rows[-1]) + 1) / height)
+    (back,) = burned_in_text.as_stored([box], done)
+    assert np.allclose((back.left, back.top, back.right, back.bottom), (30 / 60, 10 / 80, 50 / 60, 20 / 80))
+
+
+@pytest.mark.parametrize("shape", [(1, 3000), (3000, 3), (60, 900), (1, 1), (900, 8)])
+def test_a_strip_is_searched_in_bounded_time(shape: tuple[int, int]) -> None:
+    started = time.monotonic()
+    assert find_text(np.random.default_rng(0).random(shape, dtype=np.float32)) == []
+    assert time.monotonic() - started < 60
+
+
+def test_a_scan_in_which_nobody_can_look_is_still_scored(
+    tiny_detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(np.uint8(chest() * 255)).save(tmp_path / "a.png")
+    monkeypatch.setattr("medood.screening.read_worker.find_text", lambda _: 1 / 0)
+    screen([tmp_path / "a.png"], tiny_detector, tmp_path / "run", fpr=0.06, read=ReadConfig(text=True))
+    ledger = Ledger(tmp_path / "run")
+    (row,) = ledger.rows()
+    ledger.close()
+    assert (row.status, row.metadata["text"]) == ("scored", None)
 
 
 def test_a_blanked_place_has_one_grey_value_and_the_rest_is_as_it_was() -> None:
@@ -139,3 +175,16 @@ def test_text_needs_whole_images_and_the_extra(tiny_detector: Path, tmp_path: Pa
     monkeypatch.setattr(burned_in_text, "is_available", lambda: False)
     with pytest.raises(MedoodError, match="extra text"):
         screen([tmp_path], tiny_detector, tmp_path / "run", read=ReadConfig(text=True))
+
+
+@pytest.mark.parametrize("done", ["turned by 90 degrees clockwise", "turned by 180 degrees", "mirrored"])
+def test_text_that_the_correction_sets_upright_is_blanked_in_both_pictures(done: str) -> None:
+    undo = {"turned by 90 degrees clockwise": "turned by 90 degrees counter-clockwise"}.get(done, done)
+    upright = torch.from_numpy(chest(("DOE^JANE 4471129", 300, 60, 30)))
+    stored = POSITIONS[undo](upright).contiguous().numpy()
+    assert find_text(stored) == []
+    boxes = renderings._texts(stored, Correction(done, 0.5, 1.0, torch.zeros(1, 8, 8)))
+    assert len(boxes) == 1
+    blanked = POSITIONS[done](torch.from_numpy(blank(stored, boxes))).contiguous().numpy()
+    assert find_text(blanked) == []
+    assert np.mean(blanked != upright.numpy()) < 0.1

@@ -16,7 +16,7 @@ KINDS = ("unreadable", "fault", "outlier", "exact_duplicate", "near_duplicate", 
 #: What each kind of issue is called, and what to know of it.
 _HEADINGS = {
     "unreadable": ("Cannot be read", "No image could be taken from these files; the reason stands beside each."),
-    "fault": ("Faults", "Rotated, mirrored, inverted, or no frontal chest radiograph; by score, highest first."),
+    "fault": ("Faults", "Rotated, mirrored, inverted, cropped, or another kind of image; by score, highest first."),
     "outlier": (
         "Outliers",
         "Unlike what was learned: disease, devices, other patients, or chance at the stated rate.",
@@ -63,6 +63,8 @@ def write_page(
     thumbnails: Mapping[tuple[str, str, int], bytes | None],
     target: Path,
     shown: int,
+    *,
+    text_looked_for: bool,
 ) -> None:
     """Write the page.
 
@@ -73,12 +75,13 @@ def write_page(
         thumbnails: JPEG by file, member and frame, of those that have one.
         target: the file to write.
         shown: number of issues of each kind that are shown.
+        text_looked_for: whether text in the images was.
 
     Raises:
         MedoodError: it cannot be written.
     """
     by_kind = {kind: [issue for issue in issues if issue.issue == kind] for kind in KINDS}
-    if not by_kind["burned_in_text"]:  # which is not always looked for
+    if not text_looked_for:
         del by_kind["burned_in_text"]
     counts = ", ".join(f"{len(listed):,} {kind.replace('_', ' ')}" for kind, listed in by_kind.items())
     body = f"<p>{count(clean, 'scan')} of {scans:,} without an issue. Issues: {counts}. All of them are in issues.csv.</p>"
