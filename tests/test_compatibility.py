@@ -53,7 +53,7 @@ def test_a_ledger_is_migrated_and_gives_the_same_verdicts(old: Path, run: str) -
     database.close()
     ledger = Ledger(old / run)
     assert ledger._version() == SCHEMA_VERSION == 4
-    before["read"]["decode"] = "full"  # a new key; versions before it decoded everything whole
+    before["read"] |= {"decode": "full", "text": False}  # new keys, with what versions before them did
     assert ledger.metadata().to_dict() == before
     assert [row.metadata for row in ledger.rows()] == facts
     ledger.write_csv(old / "again.csv")
@@ -86,6 +86,7 @@ def test_a_saved_detector_states_what_it_stated(old: Path) -> None:
     again = json.loads((old / "again" / "detector.json").read_text())
     changing = {"versions", "sha256"}
     stated["model"] |= {"size": 0, "frozen": False}  # new keys with their defaults
+    stated["preprocess"]["channels"] = 1
     assert {name: value for name, value in again.items() if name not in changing} == {
         name: value for name, value in stated.items() if name not in changing
     }
@@ -104,7 +105,7 @@ def test_reviews_belong_to_the_run_and_go_into_its_report(old: Path) -> None:
     before = json.loads((OLD / "run" / "record.json").read_text())
     assert record["review"]["disagree"] > 0
     assert record["schema_version"] == before["schema_version"] + 1
-    before["run"]["read"]["decode"] = "full"  # a new key; versions before it decoded everything whole
+    before["run"]["read"] |= {"decode": "full", "text": False}  # new keys, with what versions before them did
     for name in ("run_name", "run", "counts", "summary", "inputs_sha256", "settings_sha256"):
         assert record[name] == before[name], name
     assert [line["source"] for line in record["flagged"]] == [line["source"] for line in before["flagged"]]

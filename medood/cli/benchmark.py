@@ -41,7 +41,7 @@ def benchmark_command(
     folders = [Path(name.removeprefix(LOCAL)) for name in backbone or () if name.startswith(LOCAL)]
     if len(names) != (1 if backbone_weights else 0):
         raise MedoodError(
-            "--backbone takes local-dir:FOLDER, as often as you like, or one timm name with its --backbone-weights."
+            "--backbone takes local-dir:FOLDER, as often as you like; one timm name and --backbone-weights go together."
         )
     if len({folder.name for folder in folders}) < len(folders):
         raise MedoodError("--backbone: two folders have the same name, by which the table names them. Rename one.")

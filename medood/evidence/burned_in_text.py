@@ -109,7 +109,7 @@ def as_stored(boxes: list[Box], correction: str) -> list[Box]:
         boxes: as :func:`find_text` gives them for the corrected image.
         correction: its name in :data:`medood.evidence.positions.POSITIONS`.
     """
-    turned: dict[str, Callable[[Box], Box]] = {
+    moves: dict[str, Callable[[Box], Box]] = {
         "turned by 90 degrees clockwise": lambda b: Box(b.top, 1 - b.right, b.bottom, 1 - b.left),
         "turned by 90 degrees counter-clockwise": lambda b: Box(1 - b.bottom, b.left, 1 - b.top, b.right),
         "turned by 180 degrees": lambda b: Box(1 - b.right, 1 - b.bottom, 1 - b.left, 1 - b.top),
@@ -117,7 +117,7 @@ def as_stored(boxes: list[Box], correction: str) -> list[Box]:
         "flipped upside down": lambda b: Box(b.left, 1 - b.bottom, b.right, 1 - b.top),
         "inverted": lambda b: b,
     }
-    return [turned[correction](box) for box in boxes]
+    return [moves[correction](box) for box in boxes]
 
 
 def blank(image: Picture, boxes: list[Box]) -> Picture:

@@ -158,10 +158,10 @@ def objects(
     score_map = on_picture(heat / np.float32(full_strength(detector)), pixels.shape, detector.preprocess.fit)
     if score_map.max() < DRAWN:
         return  # no map can show why: an overlay would be an unaltered copy
-    picture = overlay(source, np.asarray(blend(pixels, score_map)), detector, uid)
+    overlaid = overlay(source, np.asarray(blend(pixels, score_map)), detector, uid)
     if annotation := "YES" if row.metadata.get("text") else source.get("BurnedInAnnotation"):
-        picture.BurnedInAnnotation = annotation
-    yield "overlay", complete(picture)
+        overlaid.BurnedInAnnotation = annotation
+    yield "overlay", complete(overlaid)
     if "FrameOfReferenceUID" in source and "ImagePositionPatient" in source and (source.get("NumberOfFrames") or 1) == 1:
         raw = on_picture(heat, pixels.shape, detector.preprocess.fit)
         yield "map", complete(parametric_map(source, raw, detector, uid))

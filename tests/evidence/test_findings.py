@@ -12,6 +12,7 @@ from torch import Tensor
 from medood.config.schema import PreprocessConfig
 from medood.detection.calibration import Calibration
 from medood.detection.detector import Detector
+from medood.detection.detector_folder import DetectorMetadata
 from medood.detection.features import Features
 from medood.evidence.findings import CORRECTIONS, CalibrationCosines, Correction, corrections, findings, trim_border
 from medood.reporting.i18n.language import ENGLISH, Language
@@ -25,6 +26,7 @@ class Template:
 
     score_name = "nearest"
     preprocess = PreprocessConfig()
+    metadata = DetectorMetadata()
 
     def __init__(self, image: Tensor) -> None:
         self._picture = image

@@ -134,7 +134,7 @@ def test_other_detectors_heads_are_asked_too(phantom_folder: Path, tiny_detector
     [
         ("data.split_seed=7", "was trained on other radiographs"),
         ("train.seed=7", "was trained on other radiographs"),
-        ("preprocess.equalize=true", r"preprocess\.equalize \('squash', False\), not \('squash', True\) as here"),
+        ("preprocess.equalize=true", r"\('squash', False, 1\), not \('squash', True, 1\) as here"),
     ],
 )
 def test_a_member_that_does_not_fit_is_refused_before_training(

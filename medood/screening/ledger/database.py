@@ -1,7 +1,6 @@
 """The ledger of a run: an SQLite file with one row per image or refused file, in listing order.
 
-Each batch of rows is committed together with its archive statistics. However the process ends, the ledger holds only
-complete batches, and a resumed run continues after the last one.
+Each batch of rows is committed with its archive statistics; a resumed run continues after the last complete batch.
 """
 
 from __future__ import annotations
@@ -50,8 +49,7 @@ class Row:
         file: the file's number in the listing, from 0.
         item: number of the source in that file, from 0; an archive holds several.
         host: the machine that read it.
-        finding: what is wrong with a flagged scan, see :mod:`medood.evidence.fault_names`, or ``burned_in_text`` on any
-            scan where nothing else is; empty in runs of old versions.
+        finding: what is wrong, one of :class:`medood.evidence.fault_codes.FaultName`; empty in runs of old versions.
     """
 
     source: str
@@ -311,8 +309,8 @@ class Ledger:
         with self.writing():
             self._database.execute(
                 "UPDATE scans SET decision = CASE WHEN p_value <= ? THEN 'out_of_distribution' ELSE 'in_distribution' END, "
-                "finding = CASE WHEN p_value <= ? THEN finding "
-                "WHEN json_array_length(metadata, '$.text') > 0 THEN 'burned_in_text' ELSE '' END, "
+                "finding = CASE WHEN p_value <= ? THEN finding WHEN json_array_length(metadata, '$.text') > 0 "
+                "THEN 'burned_in_text' ELSE '' END, "
                 "reason = '', reason_code = '', reason_values = '{}' WHERE status = 'scored'",
                 (limit, limit),
             )
