@@ -26,7 +26,7 @@ def clean_command(
     table: Annotated[
         Path | None, typer.Option("--table", help="A CSV with file, patient_id, split: marks duplicates that cross them.")
     ] = None,
-    text: Annotated[bool, typer.Option("--text", help="Also list scans with burnt-in text; 0.3 s a scan.")] = False,
+    text: Annotated[bool, typer.Option("--text", help="Also list scans with burnt-in text; 0.4 s a scan.")] = False,
     workers: Annotated[
         int | None,
         typer.Option("--workers", min=0, help="Processes that read; 0 reads in this one. [default: one a core]"),

@@ -84,7 +84,7 @@ def screen_command(
     max_frames: MaxFrames = DEFAULTS.max_frames,
     max_decoder_memory: MaxDecoderMemory = DEFAULTS.max_decoder_memory,
     decode: Decode = DEFAULTS.decode,
-    text: Annotated[bool, typer.Option("--text", help="Also look for text burnt into the images; 0.3 s a scan.")] = False,
+    text: Annotated[bool, typer.Option("--text", help="Also look for text burnt into the images; 0.4 s a scan.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the path of verdicts.csv.")] = False,
 ) -> None:
     """Score every scan, decide, and write ledger.sqlite and verdicts.csv.

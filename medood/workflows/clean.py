@@ -75,7 +75,7 @@ def clean(
         calibration: name of the detector's calibration.
         table: a CSV with the columns ``file`` and any of ``patient_id`` and ``split``; duplicates that cross patients or
             splits are then marked. Files are matched by the end of their path.
-        text: also look for text that is burnt into the images, which takes 0.3 s a scan and needs the extra ``text``.
+        text: also look for text that is burnt into the images, which takes 0.4 s a scan and needs the extra ``text``.
         read: how scans are read.
         options: workers and time limit of the screening.
         progress: progress display; None shows nothing.

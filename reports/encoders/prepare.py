@@ -21,7 +21,7 @@ from torch import Tensor
 from medood.config.resources import find_detector
 
 #: Films of each set, and of the training set; those with the lowest digest of the name.
-FILMS, REFERENCE = 150, 1500
+FILMS, REFERENCE = 60, 600
 
 
 def main() -> None:
