@@ -29,7 +29,7 @@ _TEXT_KEYS = (
 )
 #: Keys whose values are lists of such strings; a string that contains a comma needs quotes.
 _TEXT_LIST_KEYS = ("negatives.auxiliary", "detector.members")
-#: Shifting transformations that place grey lesions in lungs, or equalise; :data:`medood.negatives.mixture.SHIFTS` has more.
+#: Those of :data:`medood.negatives.mixture.SHIFTS` that are made for grey radiographs, and refused in colour.
 GREY_SHIFTS = ("opacity", "haze", "effusion", "infiltrate", "reticular", "nodules", "lucency", "foreign_structure")
 #: Keys whose value is a mapping with arbitrary keys.
 _OPEN_GROUPS = ("model.arguments", "negatives.mixture", "negatives.auxiliary_mixture", "lesions.mixture", "lesions.faults")

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from medood.scans.scan import Identity
+from medood.scans.transforms import to_levels
 from medood.text import spreadsheet_cell, visible
 
 #: Maximum number of scans on the contact sheet, and its number of columns.
@@ -77,7 +77,7 @@ class FarthestScans:
         pen = ImageDraw.Draw(canvas)
         for place, entry in enumerate(highest):
             left, top = _GAP + place % _ACROSS * (_CELL + _GAP), _GAP + place // _ACROSS * height
-            levels = (entry.image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).squeeze(-1).numpy()
+            levels = to_levels(entry.image).permute(1, 2, 0).squeeze(-1).numpy()
             canvas.paste(Image.fromarray(levels).resize((_CELL, _CELL), Image.Resampling.BICUBIC), (left, top))
             name = Path(entry.identity.member or entry.identity.source).name
             pen.text((left, top + _CELL), f"{place + 1}  p {p_values[-entry.number]:.3g}", fill="black")

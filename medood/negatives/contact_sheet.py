@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from medood.negatives.mixture import Mixture
+from medood.scans.transforms import to_levels
 
 _LABEL, _GAP = 16, 4
 
@@ -38,7 +39,7 @@ def contact_sheet(images: Tensor, mixture: dict[str, float], seed: int, auxiliar
         left = column * (cell + _GAP)
         draw_text.text((left + 2, 2), name, fill="black")
         for row, image in enumerate(batch):
-            levels = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).squeeze(-1).numpy()
+            levels = to_levels(image).permute(1, 2, 0).squeeze(-1).numpy()
             thumbnail = Image.fromarray(np.ascontiguousarray(levels)).resize((cell, cell), Image.Resampling.BICUBIC)
             sheet.paste(thumbnail, (left, _LABEL + row * (cell + _GAP)))
     return sheet

@@ -127,7 +127,7 @@ def planted_shares(
         rng = np.random.default_rng(0)
         rows = images.permute(0, 2, 3, 1).squeeze(-1).numpy()
         planted = [torch.from_numpy(np.ascontiguousarray(fault(row, rng), dtype=np.float32)) for row in rows]
-        resized = torch.stack([torch.as_tensor(np.asarray(resize(as_channels(pixels)))) for pixels in planted])
+        resized = torch.stack([torch.as_tensor(np.asarray(resize(_as_channels(pixels)))) for pixels in planted])
         scores = detector.raw_scores(detector.embed(resized))
         found = [
             float((p_values(scores, reference) <= fpr).mean()) for reference in (detector.calibration.scores, calibrated)
@@ -136,7 +136,7 @@ def planted_shares(
     return shares
 
 
-def as_channels(pixels: Tensor) -> Tensor:
+def _as_channels(pixels: Tensor) -> Tensor:
     """``[H, W]`` or ``[H, W, 3]`` as ``[C, H, W]``."""
     return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
