@@ -269,6 +269,12 @@ def _check_values(config: RunConfig) -> None:
             config.negatives.mixture,
             "no image_as_is: an unchanged in-distribution image is not a negative; put it into negatives.auxiliary_mixture",
         ),
+        (
+            not config.model.rotation_head or _has_known_turns(config),
+            "model.rotation_head",
+            config.model.rotation_head,
+            "false without negatives.mixture.rot of in-distribution images, whose turns it learns, or with model.frozen",
+        ),
         (config.train.centering in ("mean", "sinkhorn"), "train.centering", config.train.centering, "mean, sinkhorn"),
         (config.train.koleo >= 0, "train.koleo", config.train.koleo, "at least 0"),
         (config.train.device in ("auto", "cpu", "cuda"), "train.device", config.train.device, "auto, cpu, cuda"),
@@ -342,3 +348,9 @@ def _is_range(value: list[float]) -> bool:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:400]
+
+
+def _has_known_turns(config: RunConfig) -> bool:
+    negatives = config.negatives
+    turned = negatives.mixture.get("rot", 0) > 0 and negatives.sources != "auxiliary"
+    return turned and negatives.count > 0 and not config.model.frozen

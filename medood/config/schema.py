@@ -106,6 +106,8 @@ class ModelConfig:
         size: side of the network's input in pixels if it is smaller than the detector's, which other parts of the score see;
             0 is ``preprocess.size``.
         frozen: take the network in ``weights`` as it is, without self-distillation.
+        rotation_head: train a second head to predict the quarter turns of large views, as in the paper's variant, for the
+            score ``rotation``; needs the transformation ``rot`` among the negatives.
     """
 
     backbone: str = "vit_small_patch16_224"
@@ -118,6 +120,7 @@ class ModelConfig:
     pretrained: bool = False
     size: int = 0
     frozen: bool = False
+    rotation_head: bool = False
 
 
 @dataclass
@@ -283,7 +286,8 @@ class DetectorConfig:
     Attributes:
         score: ``auto`` chooses on development scans; else ``nearest``, ``soft_nearest`` (each also ``_centered``),
             ``mahalanobis``, ``residual``, ``head_logit``, ``head_entropy``, ``head_contrast``, ``combined`` or, with
-            members or an appearance model, ``ensemble``, or, with a lesion network, ``lesions``.
+            members or an appearance model, ``ensemble``, with a lesion network, ``lesions``, or, with a rotation head,
+            ``rotation``.
         members: folders of further ensemble members: detectors trained on the same radiographs, whose heads also score.
         appearance: fit an appearance model to radiographs aligned to a common frame, and score with it too.
         bank_size: number of scans kept in the bank, chosen by k-means; 0 keeps all. The cost is printed.

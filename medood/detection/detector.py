@@ -27,7 +27,7 @@ from medood.detection.ensemble import EnsembleNetwork
 from medood.detection.features import Features, embed
 from medood.detection.knn import nearest_rows
 from medood.detection.lesions.network import LesionNetwork
-from medood.detection.scores import COMBINED, ORIENTATION_SCORES, SCORES, Fitted, fitted_shapes
+from medood.detection.scores import COMBINED, ORIENTATION_SCORES, SCORES, TURN_SCORES, Fitted, fitted_shapes
 from medood.distillation.network import Network
 from medood.errors import MedoodError
 from medood.scans.scan import Scan
@@ -118,7 +118,12 @@ class Detector:
 
     def embed(self, images: Tensor) -> Features:
         """Features of ``[N, 1, S, S]`` images from :meth:`prepare`, as the deciding score needs them."""
-        return embed(self.network, images, orientations=self.score_name in ORIENTATION_SCORES)
+        return embed(self.network, images, **self.copies)
+
+    @property
+    def copies(self) -> dict[str, bool]:
+        """Which turned copies the deciding score needs: the keywords of :func:`medood.detection.features.embed`."""
+        return {"orientations": self.score_name in ORIENTATION_SCORES, "turns": self.score_name in TURN_SCORES}
 
     def score(self, rows: Features, name: str = "") -> Tensor:
         """Raw scores ``[N]`` by the deciding score, or ``name`` of ``SCORES`` if given; differentiable if the rows are."""

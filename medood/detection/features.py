@@ -22,6 +22,8 @@ class Features:
             90 and 270 degrees; None if not requested.
         members: float32 ``[N, M]``, :meth:`medood.detection.ensemble.EnsembleNetwork.other_parts`; None if there are none.
         lesions: float32 ``[N, 2]``, :meth:`medood.detection.lesions.network.LesionNetwork.parts`; None without one.
+        rotation: float32 ``[N]``, :meth:`medood.detection.ensemble.EnsembleNetwork.turn_surprise`; None without a rotation
+            head, or if it was not requested.
     """
 
     features: Tensor
@@ -29,13 +31,21 @@ class Features:
     orientations: Tensor | None = None
     members: Tensor | None = None
     lesions: Tensor | None = None
+    rotation: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.features)
 
 
 @torch.no_grad()
-def embed(network: EnsembleNetwork, images: Tensor, batch_size: int = 64, *, orientations: bool = True) -> Features:
+def embed(
+    network: EnsembleNetwork,
+    images: Tensor,
+    batch_size: int = 64,
+    *,
+    orientations: bool = True,
+    turns: bool | None = None,
+) -> Features:
     """Features of ``[N, 1, S, S]`` images in [0, 1], on the CPU, without gradient.
 
     Args:
@@ -43,6 +53,7 @@ def embed(network: EnsembleNetwork, images: Tensor, batch_size: int = 64, *, ori
         images: images as the detector prepares them.
         batch_size: number of images per forward pass.
         orientations: also embed the turned copies, which takes six times as long; a bank does not need them.
+        turns: also apply the rotation head, if there is one, to four turned copies; None as ``orientations``.
 
     Raises:
         ValueError: ``images`` is empty.
@@ -51,7 +62,10 @@ def embed(network: EnsembleNetwork, images: Tensor, batch_size: int = 64, *, ori
         raise ValueError("there is no image to embed")
     device = next(network.parameters()).device
     return concatenate_features(
-        [_embed_batch(network, batch.to(device), orientations) for batch in torch.split(images, batch_size)]
+        [
+            _embed_batch(network, batch.to(device), orientations, orientations if turns is None else turns)
+            for batch in torch.split(images, batch_size)
+        ]
     )
 
 
@@ -68,6 +82,7 @@ def concatenate_features(parts: Sequence[Features]) -> Features:
         column([part.orientations for part in parts]),
         column([part.members for part in parts]),
         column([part.lesions for part in parts]),
+        column([part.rotation for part in parts]),
     )
 
 
@@ -89,8 +104,9 @@ def head_entropy(outputs: Tensor) -> Tensor:
     return -(logs.exp() * logs).sum(dim=1)
 
 
-def _embed_batch(network: EnsembleNetwork, images: Tensor, orientations: bool) -> Features:
+def _embed_batch(network: EnsembleNetwork, images: Tensor, orientations: bool, turns: bool) -> Features:
     features, outputs = network.embed(images)
     others = orientation_entropies(network, images) if orientations else None
-    more = [None if part is None else part.float().cpu() for part in (others, *network.other_parts(images))]
+    rotation = network.turn_surprise(images) if turns else None
+    more = [None if part is None else part.float().cpu() for part in (others, *network.other_parts(images), rotation)]
     return Features(features.float().cpu(), outputs.float().cpu(), *more)

@@ -88,6 +88,6 @@ def reduce_bank(bank: Features, size: int, seed: int) -> Tensor:
 
 def rows_at(rows: Features, places: Tensor) -> Features:
     """The rows at the given indices."""
-    optional = (rows.orientations, rows.members, rows.lesions)
+    optional = (rows.orientations, rows.members, rows.lesions, rows.rotation)
     more = [None if values is None else values[places] for values in optional]
     return Features(rows.features[places].contiguous(), rows.outputs[places].contiguous(), *more)

@@ -219,6 +219,21 @@ class Lesions:
         return rows.lesions.sum(dim=1)
 
 
+class Rotation:
+    """How little the rotation head knows by which quarter turn an image was turned: minus its mean log probability, in nats.
+
+    Source: Hendrycks et al., Using self-supervised learning can improve model robustness and uncertainty, NeurIPS 2019.
+    """
+
+    def fit(self, bank: Features, development: Features) -> Fitted:
+        return {}
+
+    def score(self, rows: Features, bank: Tensor, fitted: Fitted) -> Tensor:
+        if rows.rotation is None:
+            raise ValueError("rotation needs a rotation head; embed with turns=True")
+        return rows.rotation
+
+
 def fisher(standardised: Tensor) -> Tensor:
     """Fisher's rule over ``[K, N]`` standardised scores, with normal tails: ``[N]``."""
     z = standardised.double()
@@ -245,14 +260,17 @@ SCORES: dict[str, Score] = {
     "combined": Combined(COMBINED),
     "ensemble": Ensemble(),
     "lesions": Lesions(),
+    "rotation": Rotation(),
 }
-#: Scores that need the entropies of turned copies.
-ORIENTATION_SCORES = {"head_contrast"}
+#: Scores that need the entropies of turned copies, and those that need the rotation head on turned copies.
+ORIENTATION_SCORES, TURN_SCORES = {"head_contrast"}, {"rotation"}
 
 
 def scores_of(rows: Features) -> dict[str, Score]:
-    """The scores available for these rows: ``ensemble`` needs members or an appearance model, ``lesions`` its network."""
-    absent = {name for name, part in (("ensemble", rows.members), ("lesions", rows.lesions)) if part is None}
+    """The scores available for these rows: ``ensemble`` needs members or an appearance model, ``lesions`` its network,
+    ``rotation`` its head."""
+    parts = (("ensemble", rows.members), ("lesions", rows.lesions), ("rotation", rows.rotation))
+    absent = {name for name, part in parts if part is None}
     return {name: score for name, score in SCORES.items() if name not in absent}
 
 

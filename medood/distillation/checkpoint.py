@@ -88,13 +88,19 @@ def remove_checkpoints(folder: Path) -> None:
 
 def module_tensors(prefix: str, module: nn.Module) -> dict[str, Tensor]:
     """Copy of the module's state, with names under ``prefix.``."""
-    return {f"{prefix}.{name}": value.clone() for name, value in module.state_dict().items()}
+    return {
+        f"{prefix}.{name}": value.clone(memory_format=torch.contiguous_format) for name, value in module.state_dict().items()
+    }
 
 
 def optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
     """The optimiser's state as ``optimizer.<parameter>.<name>`` tensors."""
     state = optimizer.state_dict()["state"]
-    return {f"optimizer.{i}.{name}": torch.as_tensor(v) for i, values in state.items() for name, v in values.items()}
+    return {
+        f"optimizer.{i}.{name}": torch.as_tensor(value).contiguous()
+        for i, part in state.items()
+        for name, value in part.items()
+    }
 
 
 def load_module(prefix: str, module: nn.Module, tensors: dict[str, Tensor]) -> None:

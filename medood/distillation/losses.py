@@ -7,6 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+#: Number of turns of a view of which it is not known.
+UNKNOWN_TURN = -1
+
 
 def teacher_distribution(outputs: Tensor, center: Tensor, temperature: float) -> Tensor:
     """``softmax((t - center) / temperature)`` over the last dimension, in float32, without gradient."""
@@ -73,6 +76,16 @@ def negative_loss(student: Tensor, student_temperature: float) -> Tensor:
     """
     logarithm = torch.log_softmax(student.float() / student_temperature, dim=-1)
     return -logarithm.mean(dim=-1).mean() - math.log(student.shape[-1])
+
+
+def rotation_loss(logits: Tensor, turns: Tensor) -> Tensor:
+    """Mean cross-entropy of the rotation head with the quarter turns of views (the paper's variant).
+
+    Args:
+        logits: ``[N, 4]``.
+        turns: int64 ``[N]``, counter-clockwise; ``UNKNOWN_TURN`` leaves a view out.
+    """
+    return torch.nn.functional.cross_entropy(logits.float(), turns, ignore_index=UNKNOWN_TURN)
 
 
 @torch.no_grad()

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from medood.config.schema import RunConfig
+from medood.distillation.losses import UNKNOWN_TURN
 from medood.distillation.side_stream import SideStream
 from medood.distillation.views import acquire, crop, sample_view, to_device
 from medood.errors import MedoodError
-from medood.negatives.mixture import Mixture
+from medood.negatives.mixture import QUARTER_TURNS, Mixture
 
 
 class ImageArray(Protocol):
@@ -35,12 +36,16 @@ def as_tensor(images: npt.NDArray[np.uint8], device: torch.device | None = None)
 
 @dataclass
 class StepViews:
-    """Views of one step: ``[V * B, C, s, s]`` tensors, ordered by view."""
+    """Views of one step: ``[V * B, C, s, s]`` tensors, ordered by view.
+
+    With a rotation head also the quarter turns of the positives and negatives, int64 ``[V * B]``.
+    """
 
     positives: Tensor
     locals: Tensor | None
     negatives: Tensor | None
     local_negatives: Tensor | None = None
+    turns: Tensor | None = None
 
     def part(self, rows: slice, batch: int) -> StepViews:
         """The views of the images in ``rows``, out of ``batch`` images."""
@@ -50,7 +55,7 @@ class StepViews:
 
         positives = cut(self.positives)
         assert positives is not None
-        return StepViews(positives, cut(self.locals), cut(self.negatives), cut(self.local_negatives))
+        return StepViews(positives, cut(self.locals), cut(self.negatives), cut(self.local_negatives), cut(self.turns))
 
 
 class ViewMaker:
@@ -112,28 +117,37 @@ class ViewMaker:
         if config.local_count:
             local = self._crops(source, config.local_count, config.local_scale, config.local_size, generator)
         shifted, shifted_locals, settings = list[Tensor](), list[Tensor](), self._config.negatives
+        turns = [torch.zeros(len(positives), dtype=torch.int64)]
         for mixture, images in self._sources:
             if images is not None:
                 chosen = torch.randint(len(images), (len(rows),), generator=generator).numpy()
                 source = self._load(images, np.sort(chosen))
             for _ in range(settings.count):
-                shifted.append(self._shifted(source, mixture, settings.scale, size, generator))
+                negatives, drawn = self._shifted(source, mixture, settings.scale, size, generator)
+                shifted.append(negatives)
+                turns.append(drawn if images is None else torch.full_like(drawn, UNKNOWN_TURN))
             for _ in range(settings.local_count):
-                shifted_locals.append(self._shifted(source, mixture, config.local_scale, config.local_size, generator))
+                negatives, _ = self._shifted(source, mixture, config.local_scale, config.local_size, generator)
+                shifted_locals.append(negatives)
         return StepViews(
             positives,
             local,
             torch.cat(shifted) if shifted else None,
             torch.cat(shifted_locals) if shifted_locals else None,
+            torch.cat(turns).to(self._device) if self._config.model.rotation_head else None,
         )
 
     def _shifted(
         self, source: Tensor, mixture: Mixture, scale: list[float], side: int, generator: torch.Generator
-    ) -> Tensor:
-        """One negative view of each image, of which this process keeps its share."""
+    ) -> tuple[Tensor, Tensor]:
+        """One negative view of each image, of which this process keeps its share, and their turns."""
         crops = to_device(sample_view(len(source), scale, self._config.views, generator), source.device)
-        negatives = mixture.apply(crop(source, crops, side), mixture.sample(len(source), side, generator))
-        return acquire(negatives, crops)[self._mine]
+        draw = mixture.sample(len(source), side, generator)
+        negatives = mixture.apply(crop(source, crops, side), draw)
+        turns = torch.full((len(source),), UNKNOWN_TURN)
+        if QUARTER_TURNS in draw.rows:
+            turns[draw.rows[QUARTER_TURNS]] = draw.parameters[QUARTER_TURNS]["turns"]
+        return acquire(negatives, crops)[self._mine], turns[self._mine]
 
     def _load(self, images: ImageArray, rows: npt.NDArray[np.int64]) -> Tensor:
         return as_tensor(images[rows], self._device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import timm
@@ -22,6 +23,8 @@ from medood.errors import MedoodError
 _POSITION_GAIN = 10.0
 
 
+#: Number of quarter turns that the rotation head tells apart, none included.
+TURNS = 4
 #: timm arguments that would load weights from elsewhere, or that medood sets itself.
 REFUSED_ARGUMENTS = ("pretrained", "checkpoint", "cache_dir", "in_chans", "num_classes")
 
@@ -59,7 +62,7 @@ class Head(nn.Module):
 
 
 class Network(nn.Module):
-    """Backbone and head.
+    """Backbone and head, and the rotation head if the configuration has one.
 
     Args:
         config: the model's part of the configuration.
@@ -102,17 +105,21 @@ class Network(nn.Module):
         elif getattr(self.backbone, "pos_embed", None) is not None:
             with torch.no_grad():
                 self.backbone.pos_embed.mul_(_POSITION_GAIN)
-        self.head = Head(int(self.backbone.num_features), config.hidden_dim, config.bottleneck_dim, config.out_dim)
+        width = int(self.backbone.num_features)
+        self.head = Head(width, config.hidden_dim, config.bottleneck_dim, config.out_dim)
+        self.rotation = nn.Linear(width, TURNS) if config.rotation_head else None
         if config.weights:
             load_head(self.head, config)
 
-    def forward(self, batches: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Features and head outputs of batches of views, one batch per size; one call, for data-parallel training."""
-        pairs = []
+    def forward(self, batches: list[Tensor]) -> list[tuple[Tensor, Tensor, Tensor | None]]:
+        """Features, head outputs and logits of turns of batches of views, one batch per size; one call, for data-parallel
+        training. Only the first batch, of large views, has logits of turns, and only with a rotation head."""
+        rows = list[tuple[Tensor, Tensor, Tensor | None]]()
         for batch in batches:
             features = self.features(batch)
-            pairs.append((features, self.head(features)))
-        return pairs
+            turns = self.rotation(features) if self.rotation is not None and not rows else None
+            rows.append((features, self.head(features), turns))
+        return rows
 
     def features(self, images: Tensor) -> Tensor:
         """Backbone features ``[N, D]`` of ``[N, 1, S, S]`` images in [0, 1]."""
@@ -140,7 +147,7 @@ def load_backbone(backbone: nn.Module, config: ModelConfig, arguments: dict[str,
             tensors = {
                 name.removeprefix("backbone."): value
                 for name, value in tensors.items()
-                if not name.startswith(("head.", "members.", "lesions.", "appearance."))
+                if not name.startswith(("head.", "members.", "lesions.", "appearance.", "rotation."))
             }
             missing, unexpected = backbone.load_state_dict(tensors, strict=False)
             if missing or unexpected:
@@ -185,6 +192,46 @@ def student_and_teacher(config: ModelConfig, size: int, channels: int = 1) -> tu
     teacher.load_state_dict(copy.deepcopy(student.state_dict()))
     teacher.requires_grad_(False).eval()
     return student, teacher
+
+
+@torch.no_grad()
+def check_bfloat16(network: Network, channels: int, sides: Iterable[int]) -> None:
+    """Refuse bf16 on a CPU for views that shrink to a single pixel before a strided convolution.
+
+    The gradient of a 3 x 3 convolution of stride 2 over one pixel is wrong in PyTorch 2.15 (oneDNN). It depends on memory
+    that was never written, so that a training differs from run to run, or ends in NaN.
+
+    Args:
+        network: the student.
+        channels: channels of an image.
+        sides: sides of the views in pixels.
+
+    Raises:
+        MedoodError: a view is too small.
+    """
+    single: list[str] = []
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(module, nn.Conv2d)
+        if inputs[0].shape[-1] == 1 and module.kernel_size[0] > 1 and module.stride[0] > 1:
+            single.append(str(inputs[0].shape[1]))
+
+    convolutions = [module for module in network.backbone.modules() if isinstance(module, nn.Conv2d)]
+    hooks = [module.register_forward_pre_hook(look) for module in convolutions]
+    was_training = network.training
+    network.eval()
+    try:
+        for side in sides:
+            network.features(torch.zeros(1, channels, side, side))
+            if single:
+                raise MedoodError(
+                    f"train.precision is bf16-mixed, but a view of {side} px shrinks to one pixel before a convolution, "
+                    "whose gradient is wrong in bf16 on a CPU. Use train.precision=32-true, or larger views."
+                )
+    finally:
+        network.train(was_training)
+        for hook in hooks:
+            hook.remove()
 
 
 @torch.no_grad()

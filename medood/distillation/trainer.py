@@ -37,7 +37,7 @@ from medood.distillation.checkpoint import (
 from medood.distillation.collapse import CollapseError, CollapseWatch, effective_rank
 from medood.distillation.data_defaults import resolve_defaults
 from medood.distillation.multi_crop import ImageArray, StepViews, ViewMaker, mix_seed
-from medood.distillation.network import Network, student_and_teacher, update_teacher
+from medood.distillation.network import Network, check_bfloat16, student_and_teacher, update_teacher
 from medood.distillation.schedules import cosine, linear, warmup_cosine
 from medood.distillation.training_log import Metrics, TrainingLog
 from medood.errors import ExitCode, MedoodError
@@ -117,7 +117,12 @@ class Trainer:
         )
         torch.manual_seed(config.train.seed)
         student, self.teacher = student_and_teacher(config.model, config.network_size, config.preprocess.channels)
+        if (self.device, self.precision) == ("cpu", "bf16-mixed"):
+            sides = [config.network_size, *([config.views.local_size] if config.views.local_count else [])]
+            check_bfloat16(student, config.preprocess.channels, sides)
         self.center = torch.zeros(config.model.out_dim, device=self.fabric.device)
+        for network in (student, self.teacher):
+            network.to(memory_format=torch.channels_last)  # convolutions in bf16 are up to 1.3 times as fast
         self.teacher.to(self.fabric.device)
         if config.train.compile:
             for network in (student, self.teacher):
@@ -194,7 +199,7 @@ class Trainer:
             self._leave_group()
         if stop_after:
             raise TerminatedError(f"Stopped after step {stop_after} of {self.steps}; go on with --resume.")
-        return self.teacher
+        return self.teacher.to(memory_format=torch.contiguous_format)  # as it will be loaded, to the last bit
 
     def _leave_group(self) -> None:
         """Destroy the process group before Python exits: Gloo's threads abort a process that exits before they are done.
@@ -312,11 +317,11 @@ class Trainer:
         settings, (count, batch, _) = self.config.train, teacher.shape
         large = views.positives if views.negatives is None else torch.cat([views.positives, views.negatives])
         small = [part for part in (views.locals, views.local_negatives) if part is not None]
-        pairs = self.student([large, torch.cat(small)] if small else [large])
-        outputs = pairs[0][1]
+        rows = self.student([large, torch.cat(small)] if small else [large])
+        features, outputs, turns = rows[0]
         student, negatives = outputs[: count * batch].view(count, batch, -1), outputs[count * batch :]
         if small:
-            local, local_negatives = pairs[1][1].tensor_split([0 if views.locals is None else len(views.locals)])
+            local, local_negatives = rows[1][1].tensor_split([0 if views.locals is None else len(views.locals)])
             student = torch.cat([student, local.view(-1, batch, student.shape[-1])])
             negatives = torch.cat([negatives, local_negatives])
         total = losses.positive_loss(teacher, student, settings.student_temperature)
@@ -325,8 +330,12 @@ class Trainer:
             negative = losses.negative_loss(negatives, settings.student_temperature)
             total = total + self.config.negatives.weight * negative
             terms["kl_negatives"] = negative
+        if turns is not None and views.turns is not None:
+            rotation = losses.rotation_loss(turns, views.turns)
+            total = total + rotation
+            terms["loss_rotation"] = rotation
         if settings.koleo > 0 and batch > 1:
-            koleo_terms = [losses.koleo_loss(view) for view in pairs[0][0][: count * batch].view(count, batch, -1)]
+            koleo_terms = [losses.koleo_loss(view) for view in features[: count * batch].view(count, batch, -1)]
             spread = torch.stack(koleo_terms).mean()
             total = total + settings.koleo * spread
             terms["koleo"] = spread
@@ -369,7 +378,7 @@ def _parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     return [{"params": decayed, "decayed": True}, {"params": plain, "decayed": False}]
 
 
-_LATER_KEYS = {"mirror", "saturation", "hue", "local_count"}
+_LATER_KEYS = {"mirror", "saturation", "hue", "local_count", "rotation_head"}
 
 
 def _identity(config: RunConfig, data: str) -> str:

@@ -81,6 +81,7 @@ class _Parts:
     size: int
     backbone: nn.Module
     head: nn.Module = field(default_factory=nn.Identity)
+    rotation: None = None
 
 
 def local_encoder(folder: Path, preprocess: PreprocessConfig) -> Embedder:
@@ -113,7 +114,7 @@ def local_encoder(folder: Path, preprocess: PreprocessConfig) -> Embedder:
     backbone = _Normalised(described.backbone, described.mean, described.std)
     network = EnsembleNetwork(_Parts(ModelConfig(), described.side, backbone)).eval().requires_grad_(False)
     chain = preprocessing(PreprocessConfig(size=described.side, fit=preprocess.fit, channels=preprocess.channels))
-    return Embedder(lambda scan: network_input(scan, chain), network, orientations=False)
+    return Embedder(lambda scan: network_input(scan, chain), network, {"orientations": False})
 
 
 def _renamed(tensors: dict[str, Tensor], expected: dict[str, Tensor], is_dinov2: bool) -> dict[str, Tensor]:

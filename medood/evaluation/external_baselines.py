@@ -88,4 +88,4 @@ def frozen_backbone(name: str, weights: Path, preprocess: PreprocessConfig) -> E
     model = ModelConfig(name, {}, 0.0, 8, 8, 8, str(weights))
     network = EnsembleNetwork(Network(model, preprocess.size, channels=preprocess.channels)).eval().requires_grad_(False)
     chain = preprocessing(preprocess)
-    return Embedder(lambda scan: network_input(scan, chain), network, orientations=False)
+    return Embedder(lambda scan: network_input(scan, chain), network, {"orientations": False})

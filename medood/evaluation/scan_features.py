@@ -17,7 +17,6 @@ from medood.detection.detector import Detector
 from medood.detection.ensemble import EnsembleNetwork
 from medood.detection.features import Features, concatenate_features, embed
 from medood.detection.perceptual_hash import NEAR, HashIndex, difference_hashes
-from medood.detection.scores import ORIENTATION_SCORES
 from medood.evaluation.acquisition_faults import Pixels, faults_for, opacity
 from medood.evaluation.baselines import Matrix, Trivial, stack, trivial
 from medood.evaluation.manifest import Entry
@@ -35,11 +34,12 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Embedder:
-    """A network, its preprocessing, and whether turned copies are embedded too."""
+    """A network, its preprocessing, and which turned copies are embedded too: keywords of
+    :func:`medood.detection.features.embed`."""
 
     prepare: Callable[[Scan], Tensor]
     network: EnsembleNetwork
-    orientations: bool = True
+    copies: dict[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -128,9 +128,7 @@ class _Gathering:
     def _embed(self) -> None:
         for name, embedder in self._embedders.items():
             if self._waiting[name]:
-                self._rows[name].append(
-                    embed(embedder.network, torch.stack(self._waiting[name]), orientations=embedder.orientations)
-                )
+                self._rows[name].append(embed(embedder.network, torch.stack(self._waiting[name]), **embedder.copies))
                 self._waiting[name] = []
 
 
@@ -166,10 +164,7 @@ def collect(
     copies: dict[Key, _Gathering] = {}
     common = CommonHistogram()
     embedders = own | backbones
-    deciding = {
-        name: Embedder(detector.prepare, detector.network, detector.score_name in ORIENTATION_SCORES)
-        for name, detector in detectors.items()
-    }
+    deciding = {name: Embedder(detector.prepare, detector.network, detector.copies) for name, detector in detectors.items()}
 
     def keep(key: Key, scan: Scan, images: dict[str, Tensor], entry: Entry, size: int) -> None:
         gathering.setdefault(key, _Gathering(embedders)).add(scan, images, entry, size, main.calibration.by)

@@ -49,12 +49,16 @@ class _ScoreModel(nn.Module):
         # A copy, since Grad-CAM hooks its layers and other threads may be using the detector's own.
         self.backbone, self.head = copy.deepcopy((detector.network.backbone, detector.network.head))
         self._detector = detector
+        self._rotation = copy.deepcopy(detector.network.rotation) if detector.score_name == "rotation" else None
 
     def forward(self, images: Tensor) -> Tensor:
         features = backbone_features(self.backbone, images)
         outputs = self.head(features)
         if self._detector.score_name in _OF_THE_HEAD:
             return -log_divergence(outputs)
+        if self._rotation is not None:
+            surprise: Tensor = -self._rotation(features).log_softmax(dim=1)[:, 0]  # of the turn by 0, the image as it is
+            return surprise
         return self._detector.score(Features(functional.normalize(features, dim=-1), outputs))
 
 

@@ -21,6 +21,8 @@ from medood.negatives.orientation import AnyTurn, Mirror, QuarterTurn, UpsideDow
 from medood.negatives.permutation import PatchPermutation, PixelPermutation
 from medood.negatives.shift import Parameters, Shift
 
+#: The transformation whose number of quarter turns the rotation head predicts.
+QUARTER_TURNS = "rot"
 #: Lesions for the lesion network, many of them faint.
 LESIONS = ("infiltrate", "reticular", "nodules", "lucency", "displaced", "foreign_structure")
 #: Every shifting transformation by its name in a configuration.

@@ -1,9 +1,11 @@
 """One class of CIFAR-10 against nine, and six against four: trains a detector for each and measures its scores.
 
 Usage: python -m reports.cifar10.study RESULTS.csv WORK one|six NEGATIVES [CLASS_OR_SPLIT ...] [key=value ...]
-NEGATIVES is one of `none`, `rot`, `rot_360`, `perm4`, `perm16`, `pixel_perm`, or `auxiliary` (quarter turns, of textures
-too). Without a list all ten classes, or all five splits, are trained. A row that RESULTS.csv holds is not made again, and an
-interrupted training goes on. MEDOOD_DATA names the folder with cifar10/train.zip and test.zip.
+NEGATIVES is one of `none`, `rot`, `rot_360`, `perm4`, `perm16`, `pixel_perm`, `auxiliary` (quarter turns, of textures too),
+or `rot_head` (quarter turns, and the head that predicts them: the configuration as it is). Without that head the score is
+chosen on development photographs. Without a list all ten classes, or all five splits, are trained. A row that RESULTS.csv
+holds is not made again, and an interrupted training goes on. MEDOOD_DATA names the folder with cifar10/train.zip and
+test.zip.
 """
 
 from __future__ import annotations
@@ -75,9 +77,12 @@ def configured(
     files = [path for name in names for path in sorted((data / "train" / name).iterdir())]
     table.write_text("file\n" + "".join(f"{path.absolute()}\n" for path in files))
     keys = {
+        "rot_head": [],
         "none": ["negatives.mixture={}"],
         "auxiliary": ["negatives.sources=both", f"negatives.auxiliary=[{os.environ['MEDOOD_DATA']}/far/textures]"],
     }.get(negatives, [f"negatives.mixture={{{negatives}: 1}}"])
+    if negatives != "rot_head":
+        keys += ["model.rotation_head=false", "detector.score=auto"]
     name = f"{protocol}-{inside.replace(',', '')}-{negatives}"
     config = load_config(Path("configs/cifar10_small.yaml"), [f"data.root={table}", *keys, *overrides])
     config.out = str(work / f"{name}-{config.train.seed}")

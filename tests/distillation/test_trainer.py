@@ -42,8 +42,19 @@ def run(config: RunConfig, folder: Path, *, resume: bool = False, stop_after: in
     return trainer
 
 
-def test_resume_equals_no_interruption_bit_for_bit(tmp_path: Path) -> None:
-    config = tiny_config(tmp_path, tmp_path, "train.epochs=4")
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        (
+            *("model.backbone=resnet10t", "model.arguments={}", "train.precision=bf16-mixed", "model.rotation_head=true"),
+            *("preprocess.size=64", "views.local_count=0"),
+        ),
+        ("model.backbone=convnext_atto", "model.arguments={dims: [8, 8, 8, 8]}", "views.local_count=0"),
+    ],
+)
+def test_resume_equals_no_interruption_bit_for_bit(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    config = tiny_config(tmp_path, tmp_path, "train.epochs=4", *overrides)
     whole = run(config, tmp_path / "whole")
     run(config, tmp_path / "cut", stop_after=7)  # in the middle of the third epoch of three steps each
     resumed = run(config, tmp_path / "cut", resume=True)
@@ -51,8 +62,19 @@ def test_resume_equals_no_interruption_bit_for_bit(tmp_path: Path) -> None:
     for a, b in zip(whole.teacher.state_dict().values(), resumed.teacher.state_dict().values(), strict=True):
         assert torch.equal(a, b)
     assert torch.equal(whole.center, resumed.center)
+    assert all(value.is_contiguous() for value in resumed.teacher.state_dict().values())
     steps = [line.split(",")[0] for line in (tmp_path / "cut" / "training.csv").read_text().splitlines()]
     assert steps == ["step", *(str(i) for i in range(12))]
+
+
+@pytest.mark.parametrize("small", ["preprocess.size=16", "views.local_size=16"])
+def test_bf16_on_a_cpu_is_refused_for_maps_of_one_pixel(tmp_path: Path, small: str) -> None:
+    overrides = ("model.backbone=resnet10t", "model.arguments={}", "preprocess.size=64", "views.local_size=64", small)
+    Trainer(tiny_config(tmp_path, tmp_path, *overrides), images(), tmp_path)
+    with pytest.raises(MedoodError, match="a view of 16 px shrinks to one pixel"):
+        Trainer(tiny_config(tmp_path, tmp_path, *overrides, "train.precision=bf16-mixed"), images(), tmp_path)
+    wide = tiny_config(tmp_path, tmp_path, *overrides[:-1], "train.precision=bf16-mixed")
+    assert Trainer(wide, images(), tmp_path).student.module.training is True
 
 
 def test_the_same_seed_gives_the_same_network_and_another_seed_another(tmp_path: Path) -> None:
