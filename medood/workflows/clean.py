@@ -18,6 +18,7 @@ from medood.detection.perceptual_hash import NEAR, near_pairs
 from medood.errors import MedoodError, StoppedError
 from medood.evidence.burned_in_text import check_text
 from medood.evidence.fault_codes import ABNORMALITIES
+from medood.evidence.header_contradictions import contradiction
 from medood.output_folder import atomic_write
 from medood.progress import Progress
 from medood.reporting.pages.cleaning import KINDS, Issue, write_page
@@ -111,6 +112,8 @@ def clean(
         if resumed.stopped():
             raise StoppedError(f"Stopped; {out} holds the screening, but no issues yet. Go on with the same command.")
     issues = [*_refused(rows, unread, groups), *_flagged(scored), *_near_duplicates(scored, hashes, groups)]
+    if loaded.metadata.is_chest:
+        issues += _contradicted(scored)
     issues += [
         Issue(row.source, row.member, row.frame, "burned_in_text", f"{count}", "", row.score, row.p_value)
         for row in scored
@@ -158,6 +161,13 @@ def _flagged(rows: Sequence[Row]) -> Iterator[Issue]:
         if row.decision == Decision.OUT_OF_DISTRIBUTION:
             kind = "outlier" if row.finding in ("", *ABNORMALITIES) else "fault"
             yield Issue(row.source, row.member, row.frame, kind, row.finding, "", row.score, row.p_value)
+
+
+def _contradicted(rows: Sequence[Row]) -> Iterator[Issue]:
+    for row in rows:
+        flagged = row.decision == Decision.OUT_OF_DISTRIBUTION
+        if names := contradiction((row.metadata or {}).get("attributes", {}), row.finding, flagged=flagged):
+            yield Issue(row.source, row.member, row.frame, "header_differs", names, "", row.score, row.p_value)
 
 
 def _near_duplicates(rows: Sequence[Row], hashes: Mapping[str, bytes], groups: Groups) -> Iterator[Issue]:

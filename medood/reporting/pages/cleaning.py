@@ -12,7 +12,7 @@ from medood.output_folder import atomic_write
 from medood.reporting.pages.style import count, page, text
 
 #: Kinds of issue, in the order in which they are listed.
-KINDS = ("unreadable", "fault", "outlier", "exact_duplicate", "near_duplicate", "burned_in_text")
+KINDS = ("unreadable", "fault", "outlier", "exact_duplicate", "near_duplicate", "header_differs", "burned_in_text")
 #: What each kind of issue is called, and what to know of it.
 _HEADINGS = {
     "unreadable": ("Cannot be read", "No image could be taken from these files; the reason stands beside each."),
@@ -23,6 +23,10 @@ _HEADINGS = {
     ),
     "exact_duplicate": ("Exact duplicates", "The same bytes as an earlier file."),
     "near_duplicate": ("Near duplicates", "Nearly the same image as an earlier one: another size, compression or name."),
+    "header_differs": (
+        "Header and image differ",
+        "The attributes beside each say something else than the image shows: another body part, view or modality.",
+    ),
     "burned_in_text": (
         "Text in the image",
         "Names, numbers or dates may be burnt into these images, at as many places as stand beside each.",
@@ -39,8 +43,8 @@ class Issue:
         member: name inside an archive, or empty.
         frame: number of the frame, from 0.
         issue: one of ``KINDS``.
-        detail: why it cannot be read, which fault or abnormality, what a duplicate crosses (``patients``, ``splits``), or
-            the number of places of text.
+        detail: why it cannot be read, which fault or abnormality, what a duplicate crosses (``patients``, ``splits``),
+            which attributes of the header differ, or the number of places of text.
         other: the scan that this one duplicates, or empty.
         score: the out-of-distribution score; none if it has none.
         p_value: the conformal p-value, likewise.
