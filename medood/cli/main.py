@@ -28,6 +28,7 @@ from medood.cli.mercure import mercure_command
 from medood.cli.merge import merge_command
 from medood.cli.monitor import monitor_command
 from medood.cli.negatives import negatives_command
+from medood.cli.onnx import onnx_command
 from medood.cli.push import push_command
 from medood.cli.renamed import current_names
 from medood.cli.report import report_command
@@ -115,6 +116,7 @@ _PANELS: dict[str, list[tuple[str, Callable[..., None], str, str]]] = {
             "medood export runs/january runs/january.parquet",
         ),
         ("bundle", bundle_command, "Write a detector as a MONAI bundle", "medood bundle cxr-small --out runs/bundle"),
+        ("onnx", onnx_command, "Write a detector as an ONNX graph", "medood onnx cxr-small --out runs/graph"),
         ("dicom", dicom_command, "Write DICOM objects of flagged scans", "medood dicom runs/january"),
         (
             "mercure",

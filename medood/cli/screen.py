@@ -69,6 +69,9 @@ def screen_command(
     scheduler: Annotated[
         str, typer.Option("--scheduler", help="An existing Dask cluster, tcp://HOST:PORT. [default: one on this machine]")
     ] = "",
+    graph: Annotated[
+        Path | None, typer.Option("--graph", help="Score with ONNX Runtime: the folder that medood onnx wrote.")
+    ] = None,
     metrics: Annotated[
         Path | None, typer.Option("--metrics", help="A file for figures in Prometheus' text format, every few seconds.")
     ] = None,
@@ -123,6 +126,7 @@ def screen_command(
         shard,
         resume,
         watch,
+        graph,
         Metrics(metrics, log),
         lambda: bool(interrupts),
     )

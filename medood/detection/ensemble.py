@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from medood.config.schema import ModelConfig
 from medood.detection.appearance import Appearance
+from medood.detection.graph.operators import resized
 from medood.detection.lesions.network import LesionNetwork, frames
-from medood.distillation.network import backbone_features
+from medood.distillation.network import TURNS, backbone_features
 from medood.negatives.shift import resample
 
 #: Softmax temperature for the head's entropy, the same as the student's.
@@ -44,6 +45,11 @@ class Parts(Protocol):
         """From features to outputs."""
         ...
 
+    @property
+    def rotation(self) -> Any:
+        """From features to logits of quarter turns, or None."""
+        ...
+
 
 class EnsembleNetwork(nn.Module):
     """A trained network with optional ensemble members and appearance model, as a detector uses it for scoring.
@@ -68,7 +74,7 @@ class EnsembleNetwork(nn.Module):
         self.members = nn.ModuleList()
         self.lesions: LesionNetwork | None = None
         self.appearance: Appearance | None = None
-        self.backbone, self.head = network.backbone, network.head
+        self.backbone, self.head, self.rotation = network.backbone, network.head, network.rotation
 
     def features(self, images: Tensor) -> Tensor:
         """Backbone features ``[N, D]`` of ``[N, 1, S, S]`` images in [0, 1]."""
@@ -78,8 +84,7 @@ class EnsembleNetwork(nn.Module):
         """The images at the network's own size, which may be smaller than the detector's."""
         if images.shape[-1] <= self.size:
             return images
-        side = [self.size, self.size]
-        return functional.interpolate(images, side, mode="bilinear", antialias=True, align_corners=False)
+        return resized(images, self.size)
 
     def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Features ``[N, D]``, L2-normalised, and head outputs ``[N, K]`` of ``[N, 1, S, S]`` images: means over crops."""
@@ -87,6 +92,23 @@ class EnsembleNetwork(nn.Module):
         features = [self.features(center_crop(small, share)) for share in self.crops]
         outputs = torch.stack([self.head(crop_features) for crop_features in features]).mean(dim=0)
         return functional.normalize(torch.stack(features).mean(dim=0), dim=-1), outputs
+
+    def turn_surprise(self, images: Tensor) -> Tensor | None:
+        """Minus the log probability, in nats, that the rotation head gives to the turn by which an image was turned.
+
+        Args:
+            images: float32 ``[N, 1, S, S]``; each is turned here by 0 to 3 quarters.
+
+        Returns:
+            the mean over the turns, ``[N]``; None without a rotation head.
+        """
+        if self.rotation is None:
+            return None
+        small, logs = self.scaled(images), []
+        for turns in range(TURNS):
+            logits = self.rotation(self.features(torch.rot90(small, turns, (-2, -1))))
+            logs.append(logits.float().log_softmax(dim=1)[:, turns])
+        return -torch.stack(logs).mean(dim=0)
 
     def other_parts(self, images: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """What else scores ``[N, 1, S, S]`` images.

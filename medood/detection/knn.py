@@ -23,7 +23,8 @@ def largest_cosine(rows: Tensor, bank: Tensor, center: Tensor | None = None) -> 
     """
     parts = []
     for queries_block in _queries(rows, center):
-        best, where = torch.full((len(queries_block),), -torch.inf), torch.zeros(len(queries_block), dtype=torch.int64)
+        count = queries_block.shape[0]
+        best, where = torch.full((count,), -torch.inf), torch.zeros(count, dtype=torch.int64)
         with torch.no_grad():
             for number, block in enumerate(_blocks(bank, center)):
                 cosines, place = (queries_block @ block.T).max(dim=1)
@@ -39,7 +40,7 @@ def soft_cosine(rows: Tensor, bank: Tensor, temperature: float, center: Tensor |
     parts = []
     for queries_block in _queries(rows, center):
         scaled = queries_block / temperature
-        total = torch.zeros(len(queries_block))
+        total = torch.zeros(queries_block.shape[0])
         for block in torch.split(bank, BLOCK):
             if scaled.requires_grad:
                 total = total + checkpoint(_exponentials, scaled, block, temperature, center, use_reentrant=False)
@@ -78,6 +79,9 @@ def center_rows(rows: Tensor, center: Tensor | None) -> Tensor:
 
 
 def _queries(rows: Tensor, center: Tensor | None) -> Iterator[Tensor]:
+    if torch.compiler.is_exporting():  # a graph's batches are for its user to choose
+        yield center_rows(rows, center)
+        return
     for queries_block in torch.split(rows, QUERIES):
         yield center_rows(queries_block, center)
 

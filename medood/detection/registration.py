@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
+from medood.detection.graph.operators import equalized_levels, resized, sampling_grid
+
 Track = Callable[[Iterable[Any]], Iterator[Any]]
 
 #: Share of each side of the average radiograph that the frame shows.
@@ -75,13 +77,15 @@ class Registration(nn.Module):
         return sample(images, self.places(images), side)
 
     def _search(self, small: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():  # a graph's batches are for its user to choose
+            return self._search_some(small)
         batch = _BATCH if small.device.type == "cpu" else len(small)  # a GPU is slowed by many small steps
         return torch.cat([self._search_some(group) for group in torch.split(small, max(batch, 1))])
 
     def _search_some(self, small: Tensor) -> Tensor:
-        every = torch.arange(len(small), device=small.device)
+        every = torch.arange(small.shape[0], device=small.device)
         coarse = torch.tensor(_COARSE, device=small.device)
-        best, first = self._match(small, coarse.expand(len(small), -1, 5)).max(dim=1)
+        best, first = self._match(small, coarse.expand(small.shape[0], -1, 5)).max(dim=1)
         places = coarse[first]
         for step in _STEPS:
             for number in range(5):
@@ -108,6 +112,8 @@ def equalize_histogram(images: Tensor) -> Tensor:
     Values that differ by less than ``2**-14`` may count as equal, so that rounding does not rank a uniform area; so do
     values beyond -16 and 16, and NaN counts as 0.
     """
+    if torch.compiler.is_exporting():
+        return equalized_levels(images)
     if not images.numel():
         return images.clone()
     return torch.cat([_equalized(group) for group in torch.split(images, _BATCH)])
@@ -137,14 +143,14 @@ def to_images(values: Tensor, frames: Tensor, side: int) -> Tensor:
 
 
 def _comparable(images: Tensor) -> Tensor:
-    return equalize_histogram(interpolate(images, (_FILM, _FILM), mode="bilinear", antialias=True, align_corners=False))
+    return equalize_histogram(resized(images, _FILM))
 
 
 def _unit(images: Tensor) -> Tensor:
     """``[N, 1, S, S]`` as ``[N, S, S]`` of mean 0 and length 1."""
     centred = images.flatten(1) - images.flatten(1).mean(dim=1, keepdim=True)
     unit: Tensor = centred / centred.norm(dim=1, keepdim=True).clamp(min=1e-6)
-    return unit.reshape(len(images), *images.shape[-2:])
+    return unit.reshape(images.shape[0], *images.shape[-2:])
 
 
 def _within(places: Tensor) -> Tensor:
@@ -165,7 +171,7 @@ def affine(places: Tensor) -> Tensor:
 
 def _grid(places: Tensor, side: int) -> Tensor:
     """Where the frame's ``side`` by ``side`` pixels lie in a radiograph: ``[N, side, side, 2]``."""
-    return affine_grid(affine(places), [len(places), 1, side, side], align_corners=False)
+    return sampling_grid(affine(places), side)
 
 
 def sample(images: Tensor, places: Tensor, side: int) -> Tensor:

@@ -32,6 +32,7 @@ from medood.scans.scan import Status, UnavailableError
 from medood.screening.archive_statistics import ArchiveStatistics
 from medood.screening.execution.base import Embedded, Engine
 from medood.screening.execution.engines import make_engine
+from medood.screening.execution.onnx_graph import OnnxGraph
 from medood.screening.finalize import Summary, finalize, summary
 from medood.screening.ledger.database import Ledger, ResumePoint, Row
 from medood.screening.ledger.run_metadata import CalibrationInfo, DetectorInfo, RunMetadata
@@ -47,7 +48,7 @@ _AHEAD = 1
 #: Statuses that end a source: no further rows follow.
 _FINAL_STATUSES = (Status.DUPLICATE, Status.WORKER_DIED, Status.TIMED_OUT)
 #: Metadata of a run that must not change where it is resumed.
-_FIXED_SETTINGS = ("medood", "sources", "fpr", "fdr", "read", "calibration", "detector", "shard", "watch")
+_FIXED_SETTINGS = ("medood", "sources", "fpr", "fdr", "read", "calibration", "detector", "shard", "watch", "runtime")
 
 
 def screen(
@@ -90,6 +91,7 @@ def screen(
     reference = loaded.calibration
     if fdr is None:
         reference.check(fpr)
+    graph = OnnxGraph(options.graph, loaded.sha256) if options.graph else None
     metadata = RunMetadata(
         medood=version("medood"),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -104,6 +106,7 @@ def screen(
         threshold=None if reference.by else threshold(reference.scores, fpr),
         fpr_interval=None if fdr is not None else list(fpr_interval(min(reference.counts().values()), fpr)),
         calibration=CalibrationInfo(**reference.to_dict()),
+        runtime=graph.name if graph else "",
         detector=DetectorInfo(
             folder, loaded.sha256, loaded.metadata.name, loaded.score_name, loaded.metadata.data.get("training_scans")
         ),
@@ -133,7 +136,7 @@ def screen(
                 ledger.set_metadata(**metadata.to_dict())
             reading = ReadSpec(read, loaded.preprocess, reference.by, shard)
             options.metrics.event("resumed" if previous.medood else "started", rows=ledger.count())
-            engine = make_engine(options.engine, reading, loaded, options.workers, options.timeout, options.scheduler)
+            engine = make_engine(options.engine, reading, loaded, options.workers, options.timeout, options.scheduler, graph)
             try:
                 listing.freeze(progress, options.stopped)
                 keep()

@@ -11,6 +11,7 @@ from medood.config.resources import find_detector
 from medood.config.schema import ReadConfig
 from medood.detection.conformal import check_rate
 from medood.detection.detector_folder import TRAINING, check_calibration, check_detector
+from medood.detection.graph.files import check_graph
 from medood.errors import MedoodError
 from medood.evidence.burned_in_text import check_text
 from medood.scans.reader import check_options
@@ -27,7 +28,7 @@ _LONGEST = 86_400.0
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is executed; none of these options changes a verdict.
+    """How a run is executed; none of these options changes a verdict, except that a graph rounds otherwise.
 
     Attributes:
         workers: number of reader processes; 0 reads in this process, where a crashing decoder ends the run.
@@ -37,6 +38,7 @@ class RunOptions:
         shard: screen only this part, ``I/N``; empty screens everything. ``medood merge`` combines the parts.
         resume: resume the run in the folder, or start one if there is none.
         watch: also screen files that arrive later, until stopped; the run is then finalized and can be resumed.
+        graph: folder that ``medood onnx`` wrote, to embed with ONNX Runtime; None embeds with PyTorch.
         metrics: receives metrics and events.
         stopped: polled regularly; once it returns true, the run ends after the last complete batch.
     """
@@ -48,6 +50,7 @@ class RunOptions:
     shard: str = ""
     resume: bool = False
     watch: bool = False
+    graph: Path | None = None
     metrics: Metrics = field(default_factory=Metrics)
     stopped: Callable[[], bool] = lambda: False
 
@@ -102,6 +105,10 @@ def check_run(
         raise MedoodError(f"--engine is {options.engine!r}; expected one of {', '.join(ENGINES)}.")
     if options.scheduler and options.engine != "dask":
         raise MedoodError("--scheduler was given without --engine dask.")
+    if options.graph is not None:
+        check_graph(options.graph)
+        if options.engine != "local":
+            raise MedoodError("--graph works with --engine local only; workers of a cluster embed with PyTorch.")
     options.metrics.check()
     if not options.resume:
         check_run_free(out)

@@ -8,9 +8,10 @@ import timm
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
-from torch.nn.functional import affine_grid, grid_sample
+from torch.nn.functional import grid_sample
 
 from medood.config.schema import ModelConfig
+from medood.detection.graph.operators import sampling_grid
 from medood.detection.lesions.faults import FAULTS
 from medood.detection.registration import affine, equalize_histogram
 from medood.errors import MedoodError
@@ -102,7 +103,7 @@ def frames(images: Tensor, places: Tensor, side: int) -> Tensor:
 
 def cut_frames(images: Tensor, places: Tensor, side: int) -> Tensor:
     """Registered frames ``[N, 1, side, side]`` of ``[N, 1, S, S]`` radiographs, with the border continued outwards."""
-    grid = affine_grid(affine(places), [len(images), 1, side, side], align_corners=False)
+    grid = sampling_grid(affine(places), side)
     return grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 

@@ -14,13 +14,20 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from medood.detection.detector import Detector
 from medood.detection.features import Features
 from medood.screening.read_worker import Readout
 from medood.screening.source_listing import NextSource
 
 #: Features of a batch, and the seconds it took to compute them.
 Embedded = tuple[Features, float]
+
+
+class Embedding(Protocol):
+    """Embeds a batch: a :class:`medood.detection.detector.Detector`, or its graph."""
+
+    def embed(self, images: Tensor) -> Features:
+        """Features of ``[N, C, S, S]`` images in [0, 1]."""
+        ...
 
 
 class Engine(Protocol):
@@ -46,7 +53,7 @@ def use_one_thread() -> int:
     return before
 
 
-def embed_batch(detector: Detector, images: Tensor) -> Embedded:
+def embed_batch(embedding: Embedding, images: Tensor) -> Embedded:
     """Embed a batch; return its features and the seconds it took."""
     started = time.perf_counter()
-    return detector.embed(images), time.perf_counter() - started
+    return embedding.embed(images), time.perf_counter() - started

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from medood.detection.ensemble import EnsembleNetwork
 from medood.detection.features import Features, embed
-from medood.detection.scores import ORIENTATION_SCORES
 from medood.errors import MedoodError, StoppedError
 from medood.reasons import Reason
 from medood.scans.scan import Refusal, Status, UnavailableError
@@ -107,7 +106,7 @@ class DaskEngine:
             self._client = Client(self._local or scheduler, timeout=_ANSWERS, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
             raise MedoodError(f"No Dask scheduler answers at {scheduler}: {error}. Give tcp://HOST:PORT.") from error
-        model = _Model(detector.network, detector.score_name in ORIENTATION_SCORES)
+        model = _Model(detector.network, detector.copies)
         self.plugin = f"medood-{detector.sha256}"  # runs with other detectors may share the cluster
         given_up = time.monotonic() + _ANSWERS
         while True:
@@ -338,8 +337,8 @@ class _Embedding(Future["Embedded"]):
 class _Model(WorkerPlugin):  # type: ignore[misc]  # Dask is untyped
     """Worker plugin that holds the network."""
 
-    def __init__(self, network: EnsembleNetwork, orientations: bool) -> None:
-        self.network, self.orientations = network, orientations
+    def __init__(self, network: EnsembleNetwork, copies: dict[str, bool]) -> None:
+        self.network, self.copies = network, copies
 
 
 def _read(source: tuple[bytes, bytes | None], reading: ReadSpec) -> list[bytes]:
@@ -354,6 +353,6 @@ def _embed(plugin: str, images: Any) -> Any:
     model = distributed.get_worker().plugins[plugin]
     started = time.perf_counter()
     torch.set_num_threads(1)  # as in every engine
-    rows = embed(model.network, torch.from_numpy(images.copy()), orientations=model.orientations)
+    rows = embed(model.network, torch.from_numpy(images.copy()), **model.copies)
     arrays = [None if row is None else row.numpy() for row in vars(rows).values()]
     return (*arrays, time.perf_counter() - started)

@@ -9,8 +9,7 @@ from concurrent.futures import Future
 import torch
 from torch import Tensor
 
-from medood.detection.detector import Detector
-from medood.screening.execution.base import Embedded, embed_batch, use_one_thread
+from medood.screening.execution.base import Embedded, Embedding, embed_batch, use_one_thread
 from medood.screening.read_worker import Readout, ReadSpec, read_results
 from medood.screening.source_listing import NextSource
 
@@ -21,8 +20,8 @@ _TICK = 0.2
 class InProcessEngine:
     """Reads and embeds in this process, one source and one batch at a time; see ``Engine``."""
 
-    def __init__(self, reading: ReadSpec, detector: Detector) -> None:
-        self._reading, self._detector = reading, detector
+    def __init__(self, reading: ReadSpec, embedding: Embedding) -> None:
+        self._reading, self._embedding = reading, embedding
         self._threads = use_one_thread()
 
     def read(self, sources: Iterator[NextSource], stopped: Callable[[], bool]) -> Iterator[Readout]:
@@ -39,7 +38,7 @@ class InProcessEngine:
     def embed(self, images: Tensor) -> Future[Embedded]:
         """Embed a batch synchronously; see the protocol."""
         future: Future[Embedded] = Future()
-        future.set_result(embed_batch(self._detector, images))
+        future.set_result(embed_batch(self._embedding, images))
         return future
 
     def close(self) -> None:

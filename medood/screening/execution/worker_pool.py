@@ -20,12 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medood.detection.detector import Detector
 from medood.reasons import Reason
 from medood.scans.scan import Refusal, Status, UnavailableError
 from medood.scans.sources.source import Source
 from medood.screening.execution import fork_server
-from medood.screening.execution.base import Embedded, embed_batch, use_one_thread
+from medood.screening.execution.base import Embedded, Embedding, embed_batch, use_one_thread
 from medood.screening.read_worker import (
     Readout,
     ReadSpec,
@@ -253,8 +252,8 @@ def _work(pipe: Connection, reading: ReadSpec, timeout: float, read: Read) -> No
 class WorkerPoolEngine:
     """Reads in worker processes, embeds on threads of this process; see :class:`medood.screening.execution.base.Engine`."""
 
-    def __init__(self, reading: ReadSpec, detector: Detector, workers: int, timeout: float) -> None:
-        self._detector = detector
+    def __init__(self, reading: ReadSpec, embedding: Embedding, workers: int, timeout: float) -> None:
+        self._embedding = embedding
         self._workers = WorkerPool(workers, reading, timeout)
         self._threads = use_one_thread()
         self._pool = ThreadPoolExecutor(min(workers, self._threads), "embedding")
@@ -265,7 +264,7 @@ class WorkerPoolEngine:
 
     def embed(self, images: Tensor) -> Future[Embedded]:
         """Embed a batch on a thread; see the protocol."""
-        return self._pool.submit(embed_batch, self._detector, images)
+        return self._pool.submit(embed_batch, self._embedding, images)
 
     def close(self) -> None:
         """End the workers and restore torch's number of threads."""

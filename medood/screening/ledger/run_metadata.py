@@ -85,6 +85,7 @@ class RunMetadata:
         read: which frames and objects became scans, and the limits.
         shard: ``I/N``; empty for a whole run.
         watch: whether the sources were watched for new files.
+        runtime: what embedded the scans instead of PyTorch: runtime, its version and the graph's digest; empty for PyTorch.
         threshold: score at ``limit``; none where there are strata or nothing is flagged.
         fpr_interval: 90 % interval of the true false-alarm rate; none where ``fdr`` decides.
         calibration: the calibration set.
@@ -107,6 +108,7 @@ class RunMetadata:
     read: ReadConfig = field(default_factory=ReadConfig)
     shard: str = ""
     watch: bool = False
+    runtime: str = ""
     threshold: float | None = None
     fpr_interval: list[float] | None = None
     calibration: CalibrationInfo = field(default_factory=CalibrationInfo)
