@@ -85,7 +85,7 @@ def test_a_saved_detector_states_what_it_stated(old: Path) -> None:
     detector.save(old / "again")
     again = json.loads((old / "again" / "detector.json").read_text())
     changing = {"versions", "sha256"}
-    stated["model"] |= {"size": 0, "frozen": False}  # new keys with their defaults
+    stated["model"] |= {"size": 0, "frozen": False, "rotation_head": False}  # new keys with their defaults
     stated["preprocess"]["channels"] = 1
     assert {name: value for name, value in again.items() if name not in changing} == {
         name: value for name, value in stated.items() if name not in changing

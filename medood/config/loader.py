@@ -352,5 +352,5 @@ def _one_line(error: Exception) -> str:
 
 def _has_known_turns(config: RunConfig) -> bool:
     negatives = config.negatives
-    turned = negatives.mixture.get("rot", 0) > 0 and negatives.sources != "auxiliary"
-    return turned and negatives.count > 0 and not config.model.frozen
+    has_turns = negatives.mixture.get("rot", 0) > 0 and negatives.sources != "auxiliary"
+    return has_turns and negatives.count > 0 and not config.model.frozen

@@ -40,7 +40,7 @@ def contradiction(attributes: Mapping[str, str], finding: str, *, flagged: bool)
     """
     modality, part, view = (_value(attributes, name) for name in ("Modality", "BodyPartExamined", "ViewPosition"))
     if not flagged or finding in ABNORMALITIES:  # it shows a frontal chest, of a patient who may be ill
-        stated = {
+        contradictions = {
             "Modality": modality in _NO_RADIOGRAPHS,
             "BodyPartExamined": part in _ELSEWHERE,
             "ViewPosition": view in _LATERAL,
@@ -48,8 +48,8 @@ def contradiction(attributes: Mapping[str, str], finding: str, *, flagged: bool)
     else:
         is_frontal_chest = part in _CHEST and view in _FRONTAL
         shows_another = is_frontal_chest and finding == FaultName.NOT_A_FRONTAL_CHEST_RADIOGRAPH
-        stated = {"BodyPartExamined": shows_another, "ViewPosition": shows_another}
-    return " and ".join(name for name, contradicts in stated.items() if contradicts)
+        contradictions = {"BodyPartExamined": shows_another, "ViewPosition": shows_another}
+    return " and ".join(name for name, is_contradicted in contradictions.items() if is_contradicted)
 
 
 def _value(attributes: Mapping[str, str], name: str) -> str:

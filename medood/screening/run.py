@@ -106,7 +106,7 @@ def screen(
         threshold=None if reference.by else threshold(reference.scores, fpr),
         fpr_interval=None if fdr is not None else list(fpr_interval(min(reference.counts().values()), fpr)),
         calibration=CalibrationInfo(**reference.to_dict()),
-        runtime=graph.name if graph else "",
+        runtime=graph.name if graph else None,
         detector=DetectorInfo(
             folder, loaded.sha256, loaded.metadata.name, loaded.score_name, loaded.metadata.data.get("training_scans")
         ),
@@ -167,10 +167,10 @@ def _check_same(previous: RunMetadata, metadata: RunMetadata, out: Path) -> None
     before, now = previous.to_dict(), json.loads(json.dumps(metadata.to_dict()))
     before["detector"], now["detector"] = previous.detector.sha256, metadata.detector.sha256
     for name in _FIXED_SETTINGS:
-        if before[name] != now[name]:
+        earlier, later = before.get(name, ""), now.get(name, "")
+        if earlier != later:
             raise MedoodError(
-                f"{out} was started with a different {name}: {before[name]!r}, now {now[name]!r}. Give another folder "
-                "with --out."
+                f"{out} was started with a different {name}: {earlier!r}, now {later!r}. Give another folder with --out."
             )
 
 

@@ -12,7 +12,7 @@ from medood.detection.distribution_tests import Drift, Shift
 #: Names under which the ledger stores fields that are called differently here.
 _STORED_NAMES = {"fpr_interval": "true_rate", "archive": "whole"}
 #: Fields that a ledger holds once they are known: of a finished run, a shard or a merged run.
-_OPTIONAL = ("archive", "uncalibrated", "seen_before", "listing", "shards", "finished")
+_OPTIONAL = ("runtime", "archive", "uncalibrated", "seen_before", "listing", "shards", "finished")
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class RunMetadata:
         read: which frames and objects became scans, and the limits.
         shard: ``I/N``; empty for a whole run.
         watch: whether the sources were watched for new files.
-        runtime: what embedded the scans instead of PyTorch: runtime, its version and the graph's digest; empty for PyTorch.
+        runtime: what embedded the scans instead of PyTorch: runtime, its version and the graph's digest; none for PyTorch.
         threshold: score at ``limit``; none where there are strata or nothing is flagged.
         fpr_interval: 90 % interval of the true false-alarm rate; none where ``fdr`` decides.
         calibration: the calibration set.
@@ -108,7 +108,7 @@ class RunMetadata:
     read: ReadConfig = field(default_factory=ReadConfig)
     shard: str = ""
     watch: bool = False
-    runtime: str = ""
+    runtime: str | None = None
     threshold: float | None = None
     fpr_interval: list[float] | None = None
     calibration: CalibrationInfo = field(default_factory=CalibrationInfo)
