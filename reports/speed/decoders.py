@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def decoders(syntax: UID) -> dict[str, Callable[[Path], Any]]:
         found["pydicom"] = lambda path: pydicom.dcmread(path).pixel_array
     else:
         for plugin in PLUGINS:
-            found[f"pydicom with {plugin}"] = lambda path, name=plugin: pixel_array(path, decoding_plugin=name, raw=True)
+            found[f"pydicom with {plugin}"] = partial(pixel_array, decoding_plugin=plugin, raw=True)
     for name, decode in (("dicomsdl", _dicomsdl), ("fastdicom", _fastdicom)):
         try:
             importlib.import_module(name)
