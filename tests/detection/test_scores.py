@@ -155,10 +155,11 @@ def test_a_member_sees_each_picture_at_its_own_size_and_in_its_own_crops() -> No
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     bank, queries = rows(100, 0), rows(23, 1)
-    whole = [scored(name, bank, queries) for name in SCORES], nearest_rows(queries.features, bank.features, 5)
+    names = [name for name in SCORES if name != "rotation"]  # that is no search of a bank
+    whole = [scored(name, bank, queries) for name in names], nearest_rows(queries.features, bank.features, 5)
     monkeypatch.setattr(search, "BLOCK", 7)
     monkeypatch.setattr(search, "QUERIES", 4)
-    for name, expected in zip(SCORES, whole[0], strict=True):
+    for name, expected in zip(names, whole[0], strict=True):
         torch.testing.assert_close(scored(name, bank, queries), expected, atol=1e-5, rtol=1e-5)
     cosines, places = nearest_rows(queries.features, bank.features, 5)
     torch.testing.assert_close(cosines, whole[1][0])

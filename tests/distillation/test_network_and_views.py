@@ -136,8 +136,8 @@ def test_the_teacher_is_an_ema_of_the_student_and_the_head_gives_cosines() -> No
         torch.testing.assert_close(new, old + 0.1)
     assert not any(p.requires_grad for p in teacher.parameters())
     outputs = teacher([torch.rand(2, 1, 32, 32), torch.rand(3, 1, 16, 16)])
-    assert [tuple(o.shape) for _, o in outputs] == [(2, 12), (3, 12)]
-    assert all(float(o.abs().max()) <= 1 + 1e-5 for _, o in outputs)
+    assert [tuple(o.shape) for _, o, _ in outputs] == [(2, 12), (3, 12)]
+    assert all(float(o.abs().max()) <= 1 + 1e-5 for _, o, _ in outputs)
 
 
 def test_a_backbone_that_does_not_exist_is_told() -> None:
@@ -206,7 +206,7 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 def test_any_backbone_of_timm_with_features_takes_one_channel_and_crops_of_two_sizes(backbone: str) -> None:
     network = Network(ModelConfig(backbone, hidden_dim=16, bottleneck_dim=8, out_dim=12), 64).eval()
     pairs = network([torch.rand(2, 1, 64, 64), torch.rand(2, 1, 32, 32)])
-    assert [tuple(o.shape) for _, o in pairs] == [(2, 12), (2, 12)]
+    assert [tuple(o.shape) for _, o, _ in pairs] == [(2, 12), (2, 12)]
     assert pairs[0][0].shape[1] == network.backbone.num_features
 
 

@@ -22,7 +22,7 @@ from medood.workflows.train import train
 
 def detector_with(backbone: str, arguments: dict[str, object], score: str) -> Detector:
     torch.manual_seed(0)
-    model = ModelConfig(backbone, arguments, 0.0, 16, 8, 12)
+    model = ModelConfig(backbone, arguments, 0.0, 16, 8, 12, rotation_head=score == "rotation")
     network = EnsembleNetwork(Network(model, 64)).eval()
     bank = embed(network, torch.rand(40, 1, 64, 64))
     return Detector(

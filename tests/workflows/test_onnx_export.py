@@ -107,7 +107,13 @@ def test_a_run_with_a_graph_decides_alike_and_says_so(
     for name, folder in (("torch", None), ("graph", graph)):
         screen([phantom_folder], whole_detector, tmp_path / name, fpr=0.2, options=RunOptions(workers, graph=folder))
     plain, other = (list(Ledger(tmp_path / name).rows()) for name in ("torch", "graph"))
-    assert [(row.source, row.decision) for row in plain] == [(row.source, row.decision) for row in other]
+    threshold = Ledger(tmp_path / "torch").metadata().threshold
+    assert threshold is not None
+    clear = [abs((row.score or 0.0) - threshold) > 2e-3 for row in plain]  # a calibration scan is its own threshold
+    assert sum(clear) >= len(plain) - 1
+    assert [row.source for row in plain] == [row.source for row in other]
+    pairs = [(a.decision, b.decision) for a, b, is_clear in zip(plain, other, clear, strict=True) if is_clear]
+    assert all(a == b for a, b in pairs)
     np.testing.assert_allclose([row.score for row in plain], [row.score for row in other], atol=2e-3)  # type: ignore[misc]
     assert Ledger(tmp_path / "torch").metadata().runtime is None
     runtime = Ledger(tmp_path / "graph").metadata().runtime or ""
