@@ -12,6 +12,16 @@ from pathlib import Path
 from medood.errors import BusyError, MedoodError
 
 
+def check_empty(folder: Path) -> None:
+    """Refuse a folder that holds something.
+
+    Raises:
+        MedoodError: it is a file, or not empty.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise MedoodError(f"{folder} exists and is not an empty folder. Name another one.")
+
+
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Callable[[], None]]:
     """Create ``folder`` if it does not exist, and remove it with its contents if the command fails early.

@@ -9,6 +9,7 @@ import typer
 
 from medood.config.resources import find_detector
 from medood.detection.detector_folder import check_detector
+from medood.output_folder import check_empty
 
 
 def bundle_command(
@@ -17,6 +18,7 @@ def bundle_command(
 ) -> None:
     """Write a detector as a MONAI bundle: metadata, an inference configuration, and the detector's files."""
     check_detector(find_detector(detector))  # before torch is imported, which takes seconds
+    check_empty(out)
     from medood.workflows.bundle import write_bundle
 
     print(write_bundle(detector, out))

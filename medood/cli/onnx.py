@@ -11,6 +11,7 @@ import typer
 from medood.config.resources import find_detector
 from medood.detection.detector_folder import TRAINING, check_calibration, check_detector
 from medood.errors import MedoodError
+from medood.output_folder import check_empty
 
 
 def onnx_command(
@@ -30,6 +31,7 @@ def onnx_command(
     folder = find_detector(detector)
     check_detector(folder)  # before torch is imported, which takes seconds
     check_calibration(folder, calibration)
+    check_empty(out)
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
             raise MedoodError(f"medood onnx needs the package {package}: pip install 'medood[onnx]'.")

@@ -16,7 +16,7 @@ from medood.config.resources import find_detector
 from medood.detection.detector import Detector
 from medood.detection.detector_folder import CALIBRATIONS, DESCRIPTION, PARTS
 from medood.errors import MedoodError
-from medood.output_folder import new_folder
+from medood.output_folder import check_empty, new_folder
 from medood.scans.transforms import to_levels
 from medood.workflows.model_card import CARD
 
@@ -90,8 +90,7 @@ def write_bundle(detector: str | Path, out: Path) -> Path:
     loaded = Detector.load(folder)
     if loaded.preprocess.channels != 1:
         raise MedoodError("The detector reads colour; a MONAI bundle is written for grey detectors only.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise MedoodError(f"{out} exists and is not an empty folder. Name another one.")
+    check_empty(out)
     with new_folder(out) as keep:
         for name, content in (("metadata", _metadata(loaded)), ("inference", _INFERENCE)):
             target = out / "configs" / f"{name}.json"

@@ -23,7 +23,7 @@ from medood.detection.detector_folder import TRAINING
 from medood.detection.features import Features, orientation_entropies
 from medood.detection.graph.files import DESCRIPTION, GRAPH
 from medood.errors import MedoodError
-from medood.output_folder import new_folder
+from medood.output_folder import check_empty, new_folder
 from medood.phantom.chest import frontal_chest
 from medood.progress import Progress
 from medood.scans.cache import build_cache
@@ -86,8 +86,7 @@ def write_graph(
             graph does not compute what PyTorch does.
     """
     progress = progress or Progress(quiet=True)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise MedoodError(f"{out} exists and is not an empty folder. Name another one.")
+    check_empty(out)
     loaded = Detector.load(find_detector(detector), calibration)
     images = _images(loaded, check)
     with new_folder(out) as keep:

@@ -7,11 +7,8 @@ DICOMweb plugin and Chromium. The scans are synthetic; the shipped detector flag
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +22,7 @@ from medood.phantom.outliers import OUTLIERS
 from medood.reporting.dicom_objects import write_dicom
 from medood.scans.sources.dicomweb import store
 from medood.screening.run import screen
+from tests.screening.orthanc import started
 
 ORTHANC, VIEWER = 18042, 18043
 ADDRESS = f"dicomweb+http://127.0.0.1:{ORTHANC}/dicom-web"
@@ -80,7 +78,7 @@ def main() -> None:
         (work / "scans" / f"{kind}.dcm").write_bytes(dicom_bytes(OUTLIERS[kind](0, 512), kind))
     screen([work / "scans"], "cxr-small", work / "run", fpr=0.9)
     write_dicom(work / "run", work / "run" / "dicom", None)
-    server = started_orthanc(work)
+    server = started(work, ORTHANC)
     try:
         files = sorted([*(work / "scans").glob("*.dcm"), *(work / "run" / "dicom").rglob("*.dcm")])
         answers = list(store(ADDRESS, (pydicom.dcmread(path) for path in files)))
@@ -94,29 +92,6 @@ def main() -> None:
     finally:
         server.terminate()
         server.wait(20)
-
-
-def started_orthanc(work: Path) -> subprocess.Popen[bytes]:
-    config = {
-        "StorageDirectory": str(work / "storage"),
-        "IndexDirectory": str(work / "storage"),
-        "HttpPort": ORTHANC,
-        "DicomServerEnabled": False,
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False,
-        "Plugins": ["/usr/share/orthanc/plugins/libOrthancDicomWeb.so"],
-        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
-    }
-    (work / "orthanc.json").write_text(json.dumps(config))
-    with (work / "log").open("w") as log:
-        server = subprocess.Popen(["/usr/sbin/Orthanc", str(work / "orthanc.json")], stdout=log, stderr=log)
-    for _ in range(200):
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{ORTHANC}/statistics", timeout=20).close()
-            break
-        except OSError:
-            time.sleep(0.1)
-    return server
 
 
 def take(address: str, target: Path) -> None:

@@ -34,12 +34,13 @@ def count() -> int:
         return int(json.loads(answer.read())["CountInstances"])
 
 
-def main(work: Path, detector: Path) -> None:
+def started(work: Path, port: int = 8042) -> subprocess.Popen[bytes]:
+    """An Orthanc with DICOMweb on loopback that answers, with its files in ``work``."""
     config = {
         "StorageDirectory": str(work / "storage"),
         "IndexDirectory": str(work / "storage"),
-        "HttpPort": 8042,
-        "DicomPort": 4242,
+        "HttpPort": port,
+        "DicomPort": port - 3800,
         "RemoteAccessAllowed": False,
         "AuthenticationEnabled": False,
         "Plugins": ["/usr/share/orthanc/plugins/libOrthancDicomWeb.so"],
@@ -48,13 +49,18 @@ def main(work: Path, detector: Path) -> None:
     (work / "orthanc.json").write_text(json.dumps(config))
     with (work / "log").open("w") as log:
         server = subprocess.Popen(["Orthanc", str(work / "orthanc.json")], stdout=log, stderr=log)
+    for _ in range(200):
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/statistics", timeout=20).close()
+            break
+        except OSError:
+            time.sleep(0.1)
+    return server
+
+
+def main(work: Path, detector: Path) -> None:
+    server = started(work)
     try:
-        for _ in range(200):
-            try:
-                count()
-                break
-            except OSError:
-                time.sleep(0.1)
         files = work / "files"
         files.mkdir()
         for i in range(20):
