@@ -29,6 +29,14 @@ from tests.conftest import tiny_config
 pytestmark = pytest.mark.slow
 
 
+@pytest.fixture(scope="module", autouse=True)
+def short_search() -> Iterator[None]:
+    """Registration with two of its six step sizes, in PyTorch and graph alike: exporting takes as long as the search is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("medood.detection.registration._STEPS", (0.06, 0.03))
+        yield
+
+
 @pytest.fixture(scope="module")
 def whole_detector(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A detector with every part: registration, appearance, lesion network."""
