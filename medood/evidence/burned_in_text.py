@@ -1,7 +1,7 @@
 """Find text that is burnt into an image: names, numbers and dates, but not the markers of a radiograph.
 
-Text is located and read by PP-OCR (Du et al., arXiv 2009.09941) through RapidOCR, whose models come inside its wheel: the
-extra ``text``. What was read is compared with the markers and forgotten; nothing here returns it.
+Where strokes are, text is located and read by PP-OCR (Du et al., arXiv 2009.09941) through RapidOCR, whose models come
+inside its wheel: the extra ``text``. What was read is compared with the markers and forgotten; nothing here returns it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,17 @@ import numpy.typing as npt
 from PIL import Image
 
 from medood.errors import MedoodError
+from medood.evidence.stroke_regions import stroke_regions
 
 Picture = npt.NDArray[np.float32]
 #: Longest side of the image in which text is looked for; smaller images are enlarged by at most this factor.
 SIDE, _ENLARGED = 1024, 4.0
-#: Narrowest strip, after enlarging, that can hold letters; and the least ratio of its sides, to which it is padded.
-_NARROWEST, _LEAST_RATIO = 12, 0.25
+#: Narrowest strip, after enlarging, that can hold letters.
+_NARROWEST = 12
+#: Share of an image with strokes from which on the whole of it is looked at.
+_CROWDED = 0.25
+#: The detector resizes sides to a multiple of this, and puts flat strips (1 : 8) on black; both are prevented by padding.
+_MULTIPLE, _FLATTEST = 32, 7
 #: Words that mark a side, a projection or a position. They are no identifiers.
 _SIDES = ("L", "R", "LT", "RT", "LEFT", "RIGHT", "LINKS", "RECHTS")
 _PROJECTIONS = ("PA", "AP", "LAT", "LATERAL", "CHEST", "THORAX", "INSP", "EXP", "INSPIRATION", "EXPIRATION")
@@ -89,16 +94,18 @@ def find_text(image: Picture, side: int = SIDE) -> list[Box]:
     if min(size) < _NARROWEST:
         return []
     grey = np.asarray(levels.resize(size, Image.Resampling.BICUBIC))
-    least = int(_LEAST_RATIO * max(size))
-    grey = np.pad(grey, ((0, max(0, least - size[1])), (0, max(0, least - size[0]))))
-    lines, _ = _reader()(np.repeat(grey[..., None], 3, axis=2), use_cls=False)
+    regions = stroke_regions(grey)
+    if sum(grey[region].size for region in regions) > _CROWDED * grey.size:
+        regions = [(slice(0, size[1]), slice(0, size[0]))]
     boxes = []
-    for corners, text, _ in lines or ():
-        if not _is_marker(text):
-            columns, rows = np.array(corners, dtype=np.float64).T
-            margin = _MARGIN * (rows.max() - rows.min())
-            edges = (columns.min() - margin, rows.min() - margin, columns.max() + margin, rows.max() + margin)
-            boxes.append(Box(*(float(min(1.0, max(0.0, edge / size[i % 2]))) for i, edge in enumerate(edges))))
+    for rows, columns in regions:
+        lines, _ = _reader()(_padded(grey[rows, columns]), use_cls=False)
+        for corners, text, _ in lines or ():
+            if not _is_marker(text):
+                x, y = np.add(corners, (columns.start, rows.start)).T
+                margin = _MARGIN * (y.max() - y.min())
+                edges = (x.min() - margin, y.min() - margin, x.max() + margin, y.max() + margin)
+                boxes.append(Box(*(float(min(1.0, max(0.0, edge / size[i % 2]))) for i, edge in enumerate(edges))))
     return sorted(boxes, key=lambda box: (box.top, box.left))
 
 
@@ -149,7 +156,15 @@ def _is_marker_word(word: str) -> bool:
     return any(sum(a != b for a, b in zip(word, marker, strict=True)) == 1 for marker in alike)
 
 
+def _padded(grey: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """A place of the image as the detector takes it: three channels, last row and column repeated at its end."""
+    height, width = grey.shape
+    least = max(height, -(-width // _FLATTEST))
+    grey = np.pad(grey, ((0, -(-least // _MULTIPLE) * _MULTIPLE - height), (0, -width % _MULTIPLE)), mode="edge")
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
 @lru_cache(maxsize=1)
 def _reader() -> Any:
     module = importlib.import_module("rapidocr_onnxruntime")
-    return module.RapidOCR(text_score=_SURE, intra_op_num_threads=1, inter_op_num_threads=1)
+    return module.RapidOCR(text_score=_SURE, det_limit_side_len=_MULTIPLE, intra_op_num_threads=1, inter_op_num_threads=1)

@@ -20,6 +20,7 @@ from medood.evidence.burned_in_text import Box, blank, find_text
 from medood.evidence.fault_codes import FaultName
 from medood.evidence.findings import Correction
 from medood.evidence.positions import POSITIONS
+from medood.evidence.stroke_regions import stroke_regions
 from medood.phantom.chest import frontal_chest
 from medood.reporting import renderings
 from medood.reporting.pdf import report
@@ -54,6 +55,38 @@ def test_markers_and_plain_radiographs_are_no_text() -> None:
     assert find_text(chest(("L", 820, 40, 40), ("AP PORTABLE", 30, 40, 30), ("12", 400, 30, 30))) == []
     assert find_text(chest()) == []
     assert find_text(chest(side=60)) == []
+
+
+@pytest.mark.parametrize("size", [12, 20, 48])
+@pytest.mark.parametrize("letters", [0, 255])
+def test_strokes_are_where_letters_are_even_on_a_tube(size: int, letters: int) -> None:
+    image = Image.new("L", (901, 701), 100)
+    draw = ImageDraw.Draw(image)
+    draw.line((300, 0, 420, 700), fill=160 if letters else 60, width=7)  # crosses the text, from edge to edge
+    font = ImageFont.load_default(size)
+    draw.text((260, 340), "DOE^JANE 12.04.2021", fill=letters, font=font)
+    left, top, right, bottom = (int(edge) for edge in draw.textbbox((260, 340), "DOE^JANE 12.04.2021", font=font))
+    covered = np.zeros((701, 901), dtype=bool)
+    for region in stroke_regions(np.asarray(image)):
+        covered[region] = True
+    assert covered[top:bottom, left:right].all()
+    assert covered.mean() < 0.25  # not much more than text and rim
+
+
+def test_what_is_wider_than_a_letter_or_fainter_has_no_strokes() -> None:
+    image = Image.new("L", (900, 700), 100)
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((200, 200, 500, 300), fill=220)
+    draw.text((40, 40), "DOE^JANE", fill=115, font=ImageFont.load_default(24))
+    assert stroke_regions(np.asarray(image)) == []
+
+
+def test_where_strokes_are_everywhere_the_whole_image_is_searched() -> None:
+    noise = np.random.default_rng(0).normal(0.4, 0.12, (900, 900)).astype(np.float32)
+    written = chest(("DOE^JANE 4471129", 300, 420, 40)) > 0.99
+    (box,) = find_text(np.where(written, 1.0, noise.clip(0, 0.9)).astype(np.float32))
+    assert box.left * 900 < 310
+    assert box.right * 900 > 600
 
 
 @pytest.mark.parametrize(
