@@ -26,15 +26,41 @@ def report_command(
         Path | None, typer.Option("--training-scans", help="The detector's training scans; the nearest ones are shown.")
     ] = None,
     language: Annotated[str, typer.Option("--language", help="Of the report: en or de.")] = "en",
+    keep_until: Annotated[
+        str, typer.Option("--keep-until", help="Day until which the run is kept, such as 2031-12-31; else six months.")
+    ] = "",
+    acceptance: Annotated[
+        Path | None,
+        typer.Option(
+            "--acceptance",
+            help="A run of known outliers: write acceptance.pdf instead, a local acceptance test in which RUN holds scans "
+            "that belong.",
+        ),
+    ] = None,
+    least: Annotated[
+        float, typer.Option("--least", help="With --acceptance: share of faults and outliers that has to be found.")
+    ] = 0.9,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only the paths.")] = False,
 ) -> None:
     """Write report.pdf, report.html and record.json into a run's folder."""
+    from medood.errors import MedoodError
     from medood.progress import Progress
     from medood.reporting.i18n.language import Language
     from medood.screening.finished_run import detector_folder, finished_run
+    from medood.screening.monitor.audit_facts import check_day
 
     detector_folder(run, finished_run(run), detector)  # before torch is imported, which takes seconds
     Language(language)
+    if keep_until:
+        check_day(keep_until)
+    if acceptance is not None:
+        finished_run(acceptance)
+        if not 0.0 < least <= 1.0:
+            raise MedoodError(f"--least is {least:g}; expected a share above 0 and at most 1, such as 0.9.")
+        from medood.workflows.acceptance import accept
+
+        print(accept(run, acceptance, detector, least=least, language=language, progress=Progress(quiet=quiet)))
+        return
     from medood.reporting.pdf import report
 
     pdf = report(
@@ -47,6 +73,7 @@ def report_command(
         identifiers=identifiers,
         training_scans=training_scans,
         language=language,
+        keep_until=keep_until,
         progress=Progress(quiet=quiet),
     )
     print(pdf)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+from functools import lru_cache
 from pathlib import Path
 
 from medood.errors import MedoodError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _DETECTORS = _PACKAGE / "detectors"
+#: Suffixes of the files that decide what medood does.
+_SOFTWARE = (".py", ".json", ".typ", ".html", ".js", ".css")
 #: The detector used if none is named.
 DEFAULT = "cxr-small"
 
@@ -34,6 +38,18 @@ def find_detector(detector: str | Path) -> Path:
 def shipped_detectors() -> list[str]:
     """Return the names of the detectors that ship with the package."""
     return sorted(path.parent.name for path in _DETECTORS.glob("*/detector.json"))
+
+
+@lru_cache(maxsize=1)
+def software_sha256() -> str:
+    """SHA-256 over the names and contents of the package's modules and templates, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in _PACKAGE.rglob("*") if path.suffix in _SOFTWARE):
+        name = path.relative_to(_PACKAGE).as_posix()
+        if not name.startswith("detectors/"):
+            digest.update(f"{name}\0{path.stat().st_size}\0".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def is_shipped(folder: Path) -> bool:

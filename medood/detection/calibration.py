@@ -42,6 +42,8 @@ class Calibration:
         left_out: number of source files without a score, by status.
         sha256: digest of the written file; empty until saved.
         keys: ``[n, 32]`` uint8, the SHA-256 of the scans; empty in calibrations of earlier versions.
+        made: day on which ``medood calibrate`` made it, in ISO 8601; empty for a detector's own, whose bytes do not
+            depend on the day.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Calibration:
     left_out: Mapping[str, int] | None = None
     sha256: str = ""
     keys: Tensor = field(default_factory=lambda: torch.zeros((0, 32), dtype=torch.uint8))
+    made: str = ""
 
     def counts(self) -> dict[str, int]:
         """Number of scans per stratum, largest first; one unnamed stratum if there are no strata."""
@@ -97,6 +100,7 @@ class Calibration:
             "sha256": self.sha256,
             "scans": len(self.scores),
             "keys_sha256": self.keys_sha256,
+            "made": self.made,
             "by": list(self.by),
             "strata": self.counts() if self.by else {},
         }
@@ -118,6 +122,7 @@ class Calibration:
             "keys_sha256": self.keys_sha256,
             "left_out": dict(self.left_out or {}),
             "features_sha256": digest(part),
+            **({"made": self.made} if self.made else {}),
         }
         body["sha256"] = digest_of(body)
         (folder / f"{self.name}.json").write_text(json.dumps(body, indent=1, allow_nan=False) + "\n")
@@ -170,6 +175,7 @@ class Calibration:
             body["left_out"],
             body["sha256"],
             tensors["keys"] if has_keys else torch.zeros((0, 32), dtype=torch.uint8),
+            body.get("made", ""),
         )
 
 

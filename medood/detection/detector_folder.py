@@ -14,6 +14,8 @@ from medood.errors import MedoodError
 DESCRIPTION = "detector.json"
 PARTS = ("network.safetensors", "bank.safetensors")
 CALIBRATIONS = "calibrations"
+#: What a person has to know of the detector: intended use, limits, known failures.
+CARD = "README.md"
 #: Name of the calibration made by training.
 TRAINING = "training"
 

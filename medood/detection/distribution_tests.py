@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,6 +75,14 @@ class Drift:
     correlation: float
     p_value: float
     scans: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the correlation. Source: Bonett and Wright, Psychometrika 65, 2000."""
+        if abs(self.correlation) >= 1.0:
+            return self.correlation, self.correlation
+        middle, half = math.atanh(self.correlation), 1.96 * math.sqrt((1 + self.correlation**2 / 2) / (self.scans - 3))
+        return math.tanh(middle - half), math.tanh(middle + half)
 
 
 def drift(months: list[str], p_values: list[float]) -> Drift | None:

@@ -6,15 +6,19 @@ their own code would also reward a network that recognises that code, such as it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Generator, Tensor
 
+from medood.detection.conformal import Vector
+from medood.detection.detector import Detector
 from medood.detection.detector_folder import DetectorMetadata
 from medood.negatives.shift import column, coordinates, uniform
+from medood.progress import Progress
+from medood.scans.transforms import ResizeTo
 
 Pixels = npt.NDArray[np.float32]
 Masks = npt.NDArray[np.bool_]
@@ -53,6 +57,29 @@ FAULTS: dict[str, Callable[[Pixels, np.random.Generator], Pixels]] = {
 def faults_for(metadata: DetectorMetadata) -> dict[str, Callable[[Pixels, np.random.Generator], Pixels]]:
     """The faults of ``FAULTS`` that are ones in a detector's domain: ``mirror`` is none where mirrored scans belong."""
     return {name: fault for name, fault in FAULTS.items() if not (name == "mirror" and metadata.mirrored_belong)}
+
+
+def planted_scores(detector: Detector, images: Tensor, progress: Progress) -> Iterator[tuple[str, Vector]]:
+    """Each fault of the detector's domain, planted in every image: its name, and ``[N]`` scores.
+
+    Args:
+        detector: the detector.
+        images: ``[N, C, S, S]`` prepared images, of grey radiographs with opacities too.
+        progress: progress display.
+    """
+    faults = faults_for(detector.metadata) | ({"opacity": opacity} if images.shape[1] == 1 else {})
+    resize = ResizeTo(images.shape[-1])
+    rows = images.permute(0, 2, 3, 1).squeeze(-1).numpy()
+    for name, fault in progress.track(iter(faults.items()), len(faults), "planting faults"):
+        rng = np.random.default_rng(0)
+        planted = [torch.from_numpy(np.ascontiguousarray(fault(row, rng), dtype=np.float32)) for row in rows]
+        resized = torch.stack([torch.as_tensor(np.asarray(resize(_as_channels(pixels)))) for pixels in planted])
+        yield name, detector.raw_scores(detector.embed(resized))
+
+
+def _as_channels(pixels: Tensor) -> Tensor:
+    """``[H, W]`` or ``[H, W, 3]`` as ``[C, H, W]``."""
+    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
 
 def plant(kind: str, images: Tensor, generator: Generator, diameter: tuple[float, float] = DIAMETER) -> tuple[Tensor, Masks]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import typst
 
+from medood.detection.detector_folder import CARD
 from medood.errors import MedoodError
 from medood.output_folder import atomic_write
 from medood.progress import Progress
@@ -21,6 +22,7 @@ from medood.reporting.html_page import write_page
 from medood.reporting.i18n.language import Language
 from medood.reporting.report_data import ReportOptions, detector_of, make_record, write_record
 from medood.scans.library_settings import library_settings
+from medood.screening.finished_run import detector_folder, finished_run
 
 #: Characters in the fonts that typst bundles: Latin, Greek, Cyrillic, punctuation, currencies, arrows, operators.
 _GLYPHS = (
@@ -51,6 +53,7 @@ def report(
     identifiers: bool = False,
     training_scans: str | Path | None = None,
     language: str = "en",
+    keep_until: str = "",
     progress: Progress | None = None,
 ) -> Path:
     """Write ``report.pdf``, ``report.html`` and ``record.json`` into a run's folder.
@@ -65,6 +68,7 @@ def report(
         identifiers: show patient and study attributes from the headers.
         training_scans: a folder with the detector's training scans; if given, the nearest ones are shown.
         language: one of ``medood.reporting.i18n.language.LANGUAGES``.
+        keep_until: day until which the run is to be kept, in ISO 8601; empty for six months after it.
         progress: the progress display; None is quiet.
 
     Returns:
@@ -84,6 +88,8 @@ def report(
         identifiers,
         Path(training_scans) if training_scans else None,
         language,
+        detector_folder(run, finished_run(run), detector) / CARD,
+        keep_until,
     )
     _, loaded = detector_of(run, detector)
     try:
@@ -134,23 +140,37 @@ def typeset(record: dict[str, Any], work: Path) -> Path:
 
     The record is attached, and so is ``verdicts.csv`` if ``work`` holds it.
     """
-    template = work / "report.typ"
-    template.write_text((files("medood.reporting") / "templates" / "report.typ").read_text(encoding="utf-8"))
     write_record(record, work / "record.json")
+    attached = {"verdicts": "yes" if (work / "verdicts.csv").is_file() else ""}
+    return compile_template("report", record, record["run"]["finished"], work, attached)
+
+
+def compile_template(name: str, record: dict[str, Any], finished: str, work: Path, inputs: dict[str, str]) -> Path:
+    """Compile ``templates/NAME.typ`` with a record to a tagged PDF/A-3a in ``work``; the record is attached.
+
+    Args:
+        name: name of the template.
+        record: what it shows.
+        finished: time in ISO 8601 that the PDF states as its own.
+        work: the folder with the images.
+        inputs: values for the template.
+    """
+    template = work / f"{name}.typ"
+    for part in ("shared.typ", template.name):
+        (work / part).write_text((files("medood.reporting") / "templates" / part).read_text(encoding="utf-8"))
     (work / "shown.json").write_text(json.dumps(typesettable(record)), encoding="utf-8")
     (work / "words.json").write_text(json.dumps(Language(record["language"]).words), encoding="utf-8")
-    target = work / "report.pdf"
-    finished = datetime.fromisoformat(record["run"]["finished"])
+    target = template.with_suffix(".pdf")
     try:
         typst.compile(
             template,
             output=target,
             root=work,
             ignore_system_fonts=True,
-            timestamp=finished,
+            timestamp=datetime.fromisoformat(finished),
             pdf_standards=["a-3a"],
-            sys_inputs={"verdicts": "yes" if (work / "verdicts.csv").is_file() else ""},
+            sys_inputs=inputs,
         )
     except typst.TypstError as error:
-        raise MedoodError(f"The report could not be typeset: {error}. Please report this with record.json.") from error
+        raise MedoodError(f"The report could not be typeset: {error}. Please report this with {name}.json.") from error
     return target

@@ -31,6 +31,7 @@ from medood.screening.finalize import summary
 from medood.screening.finished_run import detector_folder, finished_run
 from medood.screening.ledger.database import Ledger, Row
 from medood.screening.ledger.run_metadata import RunMetadata
+from medood.screening.monitor.audit_facts import audit_facts
 
 SCHEMA_VERSION = 5
 _BINS = 40
@@ -83,6 +84,8 @@ class ReportOptions:
         identifiers: include patient and study attributes from the headers.
         known: a folder with the detector's training scans, for thumbnails of the nearest ones.
         language: one of ``medood.reporting.i18n.language.LANGUAGES``.
+        card: the detector's card, whose known failures are shown; it may be missing.
+        keep_until: day until which the run is to be kept, in ISO 8601; empty for six months after it.
     """
 
     top: int = 20
@@ -92,6 +95,8 @@ class ReportOptions:
     identifiers: bool = False
     known: Path | None = None
     language: str = "en"
+    card: Path = Path("README.md")
+    keep_until: str = ""
 
 
 def make_record(run: Path, detector: Detector, folder: Path, options: ReportOptions, progress: Progress) -> dict[str, Any]:
@@ -150,6 +155,7 @@ def make_record(run: Path, detector: Detector, folder: Path, options: ReportOpti
             "verdicts_sha256": _digest(run / "verdicts.csv"),
             "review": review.to_dict(_names(ledger, review)) if review else None,
             "summary": vars(summary(ledger)),
+            "audit": audit_facts(ledger, metadata, options.card, options.keep_until),
             "counts": [
                 {"status": status, "decision": decision, "count": count}
                 for (status, decision), count in ledger.counts().items()

@@ -47,8 +47,8 @@ class ArchiveStatistics:
         if self._tables.add_to_sample(sha256, month, p_value, features.numpy().astype("<f4").tobytes()):
             self._tables.thin_sample(2 * SAMPLE, SAMPLE)
 
-    def finalize(self, calibration: Calibration) -> ArchiveFindings:
-        """Test the archive against the calibration set and for a drift over time."""
+    def finalize(self, calibration: Calibration, limit: float) -> ArchiveFindings:
+        """Test the archive against the calibration set and for a drift over time; count what is flagged at ``limit``."""
         self._tables.thin_sample(SAMPLE, SAMPLE)
         rows = [
             (np.frombuffer(features, "<f4").astype(np.float64), month, p_value)
@@ -63,7 +63,13 @@ class ArchiveStatistics:
         trend = drift([month for month, _ in dated], [p_value for _, p_value in dated])
         self._tables.count_patients()
         months = [
-            {"month": month, "scans": count, "mean_p_value": round(total / count, 4)}
+            {
+                "month": month,
+                "scans": count,
+                "mean_p_value": round(total / count, 4),
+                "sampled": sum(own == month for own, _ in dated),
+                "flagged": sum(own == month and p_value <= limit for own, p_value in dated),
+            }
             for month, count, total in self._tables.months(_FEWEST)
         ]
         return ArchiveFindings(shift, trend, months)

@@ -57,7 +57,7 @@ def finalize(
             _decide(ledger, detector, fdr, progress)
         keys_by_use = {"calibration": detector.calibration.keys, "training": detector.learned.keys}
         results = {
-            "whole": asdict(ArchiveStatistics(ledger).finalize(detector.calibration)),
+            "whole": asdict(ArchiveStatistics(ledger).finalize(detector.calibration, ledger.metadata().limit)),
             "uncalibrated": ledger.uncalibrated(),
             "seen_before": {
                 name: ledger.scored_among(bytes(key).hex() for key in keys.numpy()) for name, keys in keys_by_use.items()

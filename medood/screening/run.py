@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from medood.config.resources import find_detector
+from medood.config.resources import find_detector, software_sha256
 from medood.config.schema import ReadConfig
 from medood.detection.conformal import Decision, fpr_interval, threshold
 from medood.detection.detector import Detector, Verdict
@@ -94,6 +94,7 @@ def screen(
     graph = OnnxGraph(options.graph, loaded.sha256) if options.graph else None
     metadata = RunMetadata(
         medood=version("medood"),
+        software=software_sha256(),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         sources=[str(source) for source in sources],
         working_directory=str(Path.cwd()),

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from medood.config.resources import find_detector
 from medood.detection.detector import Detector
-from medood.detection.detector_folder import CALIBRATIONS, DESCRIPTION, PARTS
+from medood.detection.detector_folder import CALIBRATIONS, CARD, DESCRIPTION, PARTS
 from medood.errors import MedoodError
 from medood.output_folder import check_empty, new_folder
 from medood.scans.transforms import to_levels
-from medood.workflows.model_card import CARD
 
 #: Of MONAI's metadata files.
 _SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"

@@ -8,6 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -130,6 +131,7 @@ def calibrate(
         tuple(strata) if by else (),
         dict(left_out),
         keys=torch.from_numpy(digests(keys)),
+        made=datetime.now(UTC).date().isoformat(),
     )
     _check_strata(calibration, fpr)
     before = loaded.calibration

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
 from medood.detection.conformal import Vector, fpr_interval, p_values
 from medood.detection.detector import Detector
-from medood.evaluation.acquisition_faults import faults_for, opacity
+from medood.evaluation.acquisition_faults import planted_scores
 from medood.progress import Progress
-from medood.scans.transforms import ResizeTo
 
 #: Largest number of scans in which faults are planted.
 MAX_PLANTED = 100
@@ -121,24 +119,13 @@ def planted_shares(
         fpr: false-alarm rate.
         progress: progress display.
     """
-    faults = faults_for(detector.metadata) | ({"opacity": opacity} if images.shape[1] == 1 else {})
-    shares, resize = {}, ResizeTo(images.shape[-1])
-    for name, fault in progress.track(iter(faults.items()), len(faults), "planting faults"):
-        rng = np.random.default_rng(0)
-        rows = images.permute(0, 2, 3, 1).squeeze(-1).numpy()
-        planted = [torch.from_numpy(np.ascontiguousarray(fault(row, rng), dtype=np.float32)) for row in rows]
-        resized = torch.stack([torch.as_tensor(np.asarray(resize(_as_channels(pixels)))) for pixels in planted])
-        scores = detector.raw_scores(detector.embed(resized))
-        found = [
-            float((p_values(scores, reference) <= fpr).mean()) for reference in (detector.calibration.scores, calibrated)
-        ]
-        shares[name] = (found[0], found[1])
-    return shares
-
-
-def _as_channels(pixels: Tensor) -> Tensor:
-    """``[H, W]`` or ``[H, W, 3]`` as ``[C, H, W]``."""
-    return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+    return {
+        name: (
+            float((p_values(scores, detector.calibration.scores) <= fpr).mean()),
+            float((p_values(scores, calibrated) <= fpr).mean()),
+        )
+        for name, scores in planted_scores(detector, images, progress)
+    }
 
 
 def write_page(

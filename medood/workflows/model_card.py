@@ -8,10 +8,10 @@ from pathlib import Path
 import yaml
 
 from medood.detection.detector import Detector
+from medood.detection.detector_folder import CARD
 from medood.output_folder import atomic_write
 
-#: Name of the card; a card that a person has edited is kept.
-CARD = "README.md"
+#: A card without this line has been edited by a person, and is kept.
 _MARK = "<!-- written by medood train; remove this line to keep your own text when it runs again -->"
 
 
@@ -86,5 +86,9 @@ the score and say nothing about disease or other sites; `medood benchmark` measu
 ## For its owner to add
 
 - What the training scans are, where they come from, their licence, and which patients are not among them.
-- What the detector must not be used for, and what it was found to miss.
+- What the detector must not be used for.
+
+### Known failures
+
+- Not examined yet; reports show this list.
 """

@@ -8,7 +8,8 @@ from pathlib import Path
 import yaml
 
 from medood.detection.detector import Detector
-from medood.workflows.model_card import CARD, write_card
+from medood.detection.detector_folder import CARD
+from medood.workflows.model_card import write_card
 
 
 def test_the_card_states_what_the_folder_holds(tiny_detector: Path) -> None:

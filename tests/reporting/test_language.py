@@ -27,7 +27,8 @@ def test_every_sentence_is_there_in_every_language_with_the_same_values() -> Non
 
 def test_templates_and_code_say_only_what_is_there_and_nothing_there_is_unsaid() -> None:
     words = Language("en").words
-    said = set(re.findall(r'\bt\("([^"]+)"', (TEMPLATES / "report.typ").read_text()))
+    typst = "".join(path.read_text() for path in TEMPLATES.glob("*.typ"))
+    said = set(re.findall(r'\bt\("([^"]+)"', typst))
     said |= set(re.findall(r"\{\{t:([^}]+)\}\}", (TEMPLATES / "page.html").read_text()))
     said |= set(re.findall(r'(?:say\(|words\[)"([^"]+)"', (TEMPLATES / "page.js").read_text()))
     assert said <= set(words)

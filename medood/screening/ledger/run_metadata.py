@@ -12,7 +12,7 @@ from medood.detection.distribution_tests import Drift, Shift
 #: Names under which the ledger stores fields that are called differently here.
 _STORED_NAMES = {"fpr_interval": "true_rate", "archive": "whole"}
 #: Fields that a ledger holds once they are known: of a finished run, a shard or a merged run.
-_OPTIONAL = ("runtime", "archive", "uncalibrated", "seen_before", "listing", "shards", "finished")
+_OPTIONAL = ("software", "runtime", "archive", "uncalibrated", "seen_before", "listing", "shards", "finished")
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class CalibrationInfo:
         sha256: digest of its scores.
         scans: number of scans.
         keys_sha256: digest of the scans' keys.
+        made: day on which ``medood calibrate`` made it, in ISO 8601; empty for a detector's own.
         by: DICOM attributes that define the strata.
         strata: number of scans in each stratum.
     """
@@ -51,6 +52,7 @@ class CalibrationInfo:
     sha256: str = ""
     scans: int = 0
     keys_sha256: str = ""
+    made: str = ""
     by: list[str] = field(default_factory=list)
     strata: dict[str, int] = field(default_factory=dict)
 
@@ -62,7 +64,8 @@ class ArchiveFindings:
     Attributes:
         shift: two-sample test against the calibration set; none where it could not be computed.
         drift: trend of the p-values over time, likewise.
-        months: ``month``, ``scans`` and ``mean_p_value`` of each month with enough patients.
+        months: ``month``, ``scans`` and ``mean_p_value`` of each month with enough patients, and of a sample of the files
+            ``sampled`` and ``flagged``, one scan each.
     """
 
     shift: Shift | None = None
@@ -76,6 +79,7 @@ class RunMetadata:
 
     Attributes:
         medood: version that began the run; empty where a ledger holds no run yet.
+        software: SHA-256 of medood's own files that began the run; none in runs of earlier versions.
         started: time in ISO 8601, UTC.
         sources: as given.
         working_directory: folder that relative sources refer to.
@@ -99,6 +103,7 @@ class RunMetadata:
     """
 
     medood: str = ""
+    software: str | None = None
     started: str = ""
     sources: list[str] = field(default_factory=list)
     working_directory: str = "."

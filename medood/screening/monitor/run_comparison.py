@@ -113,7 +113,7 @@ def monitor(runs: Sequence[Path], *, baseline: int = 1, every: float = 1e6, prog
     if not (math.isfinite(every) and every >= 100):
         raise MedoodError(f"--every is {every:g}; expected a number of at least 100 scans.")
     known = sorted(((finished_run(run), run) for run in runs), key=lambda pair: (pair[0].started, str(pair[1])))
-    _check_alike(known)
+    check_alike(known)
     if not 1 <= baseline < max(2, len(known)):
         raise MedoodError(f"--baseline is {baseline}; expected 1 to {max(1, len(known) - 1)}, fewer than there are runs.")
     scores: dict[str, list[npt.NDArray[np.float64]]] = defaultdict(list)
@@ -159,18 +159,18 @@ def _files(run: Path) -> Iterator[tuple[str, float, bool]]:
         ledger.close()
 
 
-def _check_alike(known: Sequence[tuple[RunMetadata, Path]]) -> None:
+def check_alike(known: Sequence[tuple[RunMetadata, Path]]) -> None:
     """Refuse runs whose scores or decisions cannot be compared.
 
     Raises:
         MedoodError: there is none, or one differs from the first.
     """
     if not known:
-        raise MedoodError("There is no run to monitor. Give the folders that medood screen wrote.")
+        raise MedoodError("There is no run. Give the folders that medood screen wrote.")
     (first, folder), *others = known
     if first.fdr is not None:
         raise MedoodError(
-            f"{folder} was decided at a false-discovery rate, by which the flag rate depends on the archive. Monitor runs "
+            f"{folder} was decided at a false-discovery rate, by which the flag rate depends on the archive. Give runs "
             "that were screened with --fpr."
         )
     twice = [run for i, (_, run) in enumerate(known) if run.resolve() in {other.resolve() for _, other in known[:i]}]
@@ -186,7 +186,7 @@ def _check_alike(known: Sequence[tuple[RunMetadata, Path]]) -> None:
             if one != other:
                 raise MedoodError(
                     f"{run} has another {what} ({other}) than {folder} ({one}), so that their scores or decisions cannot "
-                    "be compared. Monitor runs of one setting."
+                    "be compared. Give runs of one setting."
                 )
 
 
