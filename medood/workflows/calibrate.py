@@ -18,7 +18,7 @@ from medood.config.resources import find_detector
 from medood.config.schema import ReadConfig
 from medood.detection.calibration import Calibration, digests, fingerprint, stratum
 from medood.detection.detector import Detector
-from medood.detection.detector_folder import CALIBRATIONS, DESCRIPTION, PARTS
+from medood.detection.detector_folder import CALIBRATIONS, CARD, DESCRIPTION, PARTS
 from medood.detection.farthest_scans import FarthestScans
 from medood.detection.features import Features, concatenate_features
 from medood.detection.perceptual_hash import NEAR, Hashes, HashIndex, difference_hashes
@@ -192,10 +192,11 @@ def _far_out(added: Calibration, before: Calibration) -> str:
 
 
 def _copy(folder: Path, target: Path) -> None:
-    """Copy the files of a detector that affect its verdicts."""
+    """Copy the files of a detector that affect its verdicts, and its card, whose known failures reports show."""
     target.mkdir(parents=True)
-    for name in (DESCRIPTION, *PARTS):
-        shutil.copyfile(folder / name, target / name)
+    for name in (DESCRIPTION, *PARTS, CARD):
+        if name != CARD or (folder / CARD).is_file():
+            shutil.copyfile(folder / name, target / name)
     shutil.copytree(folder / CALIBRATIONS, target / CALIBRATIONS)
 
 

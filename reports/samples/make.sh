@@ -19,8 +19,8 @@ rm -f "$here"/report*.png "$here"/page.png
 pdftoppm -r 60 -png "$here/report.pdf" "$here/report"
 pdftoppm -r 60 -png -l 1 "$here/report_de.pdf" "$here/report_de"
 python -m reports.samples.draw "$run/report.html" "$here/page.png"
-pdftoppm -r 80 -png -f 1 -l 6 "$here/report.pdf" runs/samples/page  # and the README's picture: two of the pages beside the page
-python - runs/samples/page-1.png runs/samples/page-6.png "$here/page.png" docs/images/report.png <<'PYTHON'
+pdftoppm -r 80 -png -f 1 -l 4 "$here/report.pdf" runs/samples/page  # and the README's picture: two of the pages beside the page
+python - runs/samples/page-1.png runs/samples/page-4.png "$here/page.png" docs/images/report.png <<'PYTHON'
 import sys
 from PIL import Image
 

@@ -238,6 +238,8 @@ def test_a_shipped_detector_is_calibrated_as_a_copy(detector: Path, tmp_path: Pa
     assert len(Detector.load(tmp_path / "mine", "own").calibration.scores) == 25
     assert len(Detector.load(tmp_path / "mine").calibration.scores) == 16
     assert not (tmp_path / "mine" / "cache").exists()
+    card = tmp_path / "package" / "some-name" / "README.md"
+    assert (tmp_path / "mine" / "README.md").read_bytes() == card.read_bytes()
     with pytest.raises(MedoodError, match="shipped detectors: some-name"):
         Detector.load("another-name")
 
