@@ -1,15 +1,18 @@
-"""Plants 200 issues in 1,800 radiographs and counts what medood clean and CleanVision find.
+"""Plants 200 issues in 1,800 radiographs and counts what medood clean, CleanVision and fastdup find.
 
   MEDOOD_DATA=FOLDER python -m reports.clean.compare plant WORK          WORK/data and WORK/truth.json
   python -m reports.clean.compare medood WORK                            WORK/medood.json
   python reports/clean/compare.py cleanvision WORK                       WORK/cleanvision.json; needs CleanVision (PyPI)
+  python reports/clean/compare.py fastdup WORK                           WORK/fastdup.json; needs fastdup (PyPI, not for
+                                                                         commercial use, not part of medood)
   python -m reports.clean.compare table WORK > reports/clean/table.csv
 
 The radiographs are healthy ones of four sources: 1,000 like those that the detector learned from, 400 of NIH, 274 of a
 teaching set and 126 of another device; none was learned or calibrated with. 40 files are copies, 40 are smaller and
 compressed again, 40 are turned, mirrored or inverted, 60 are no chest radiographs, and 20 are cut short or empty. medood may
 list 1 % of in-distribution scans as outliers. Of CleanVision any issue but "grayscale" counts for a fault or another kind of
-image.
+image; of fastdup its list of outliers. Pairs that fastdup finds at least 0.96 similar, by which it forms groups, count as
+near-duplicates.
 """
 
 from __future__ import annotations
@@ -49,6 +52,8 @@ FINDS = {
     "no chest radiograph": _STRANGE,
     "unreadable": {"unreadable"},
 }
+#: Similarities from which on fastdup's pairs count as near-duplicates (its own default for groups), and as the same.
+ALIKE, SAME = 0.96, 0.9999
 DUPLICATES = FINDS["copy"] | FINDS["smaller copy"]
 
 
@@ -112,13 +117,30 @@ def cleanvision_issues(work: Path) -> dict[str, list[str]]:
     return issues
 
 
+def fastdup_issues(work: Path) -> dict[str, list[str]]:
+    os.environ["SENTRY_OPT_OUT"] = "1"
+    search = import_module("fastdup").create(work_dir=str(work / "fastdup"), input_dir=str(work / "data"))
+    search.run(overwrite=True)
+    issues = defaultdict(list)
+    pairs = search.similarity()
+    for one, other, alike in zip(pairs["filename_from"], pairs["filename_to"], pairs["distance"], strict=True):
+        if alike >= ALIKE:
+            for path in (one, other):
+                issues[Path(path).name].append("exact_duplicate" if alike >= SAME else "near_duplicate")
+    for path in search.outliers()["filename_outlier"]:
+        issues[Path(path).name].append("outlier")
+    for path in search.invalid_instances()["filename"]:
+        issues[Path(path).name].append("unreadable")
+    return issues
+
+
 def table(work: Path) -> None:
     truth = json.loads((work / "truth.json").read_text())
     planted = defaultdict(list)
     for name, kind in truth.items():
         planted[kind].append(name)
     print("tool,kind,planted,found,of_others_listed,seconds")
-    for tool in ("medood", "cleanvision"):
+    for tool in TOOLS:
         stored = json.loads((work / f"{tool}.json").read_text())
         issues, seconds = stored["issues"], stored["seconds"]
         for kind, names in planted.items():
@@ -132,6 +154,9 @@ def table(work: Path) -> None:
         print(f"{tool},any other issue of a radiograph,{len(plain)},,{others},{seconds:.0f}")
 
 
+TOOLS = {"medood": medood_issues, "cleanvision": cleanvision_issues, "fastdup": fastdup_issues}
+
+
 def main() -> None:
     what, work = sys.argv[1], Path(sys.argv[2])
     if what == "plant":
@@ -140,7 +165,7 @@ def main() -> None:
         table(work)
     else:
         started = time.perf_counter()
-        issues = medood_issues(work) if what == "medood" else cleanvision_issues(work)
+        issues = TOOLS[what](work)
         seconds = time.perf_counter() - started
         (work / f"{what}.json").write_text(json.dumps({"issues": issues, "seconds": seconds}))
 
