@@ -16,18 +16,20 @@ from typing import Any
 
 import highdicom as hd
 import numpy as np
+import numpy.typing as npt
 import pydicom
 from highdicom import sr
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import EncapsulatedPDFStorage, ExplicitVRLittleEndian, generate_uid
+from scipy.ndimage import label
 
 from medood.config.schema import ReadConfig
 from medood.detection.conformal import Decision
 from medood.detection.detector import Detector
 from medood.errors import MedoodError
 from medood.evidence.evidence_maps import DRAWN
-from medood.evidence.fault_codes import FINDINGS, QUALITY, SCHEME
+from medood.evidence.fault_codes import FINDINGS, QUALITY, SCHEME, FaultName
 from medood.evidence.score_map import full_strength, score_maps
 from medood.output_folder import atomic_write
 from medood.progress import Progress
@@ -50,6 +52,8 @@ _DECISIONS = {
 }
 #: Body parts (DICOM terms) without a side.
 _UNPAIRED = {"CHEST", "HEAD", "SKULL", "BRAIN", "NECK", "SPINE", "CSPINE", "TSPINE", "LSPINE", "ABDOMEN", "PELVIS", "HEART"}
+#: Outline of an image as a whole, in shares of its width and height: a little inside, where viewers show it.
+_WHOLE = (0.02, 0.02, 0.98, 0.98)
 #: Series numbers of the new objects, far above those of a scanner.
 _SERIES = {"sr": 9701, "overlay": 9702, "map": 9703, "report": 9704}
 
@@ -133,8 +137,9 @@ def objects(
 ) -> Iterator[tuple[str, Dataset]]:
     """The DICOM objects of one scan: ``sr`` and, where they apply, ``overlay`` and ``map``.
 
-    ``sr`` is a Structured Report (TID 1500). ``overlay`` (Secondary Capture) is made where a map can show why the scan was
-    flagged, ``map`` (Parametric Map of the score map) where the scan also has a frame of reference.
+    ``sr`` is a Structured Report (TID 1500), which outlines the place of a local finding, or else all of the image.
+    ``overlay`` (Secondary Capture) is made where a map can show why the scan was flagged, ``map`` (Parametric Map of the
+    score map) where the scan also has a frame of reference.
 
     Args:
         source: the scan's DICOM object.
@@ -154,8 +159,10 @@ def objects(
         refer_to(dataset, instance, sop_class)
         return set_times(dataset, finished, uid)
 
-    yield "sr", complete(structured_report(source, row, detector, metadata, uid))
     score_map = on_picture(heat / np.float32(full_strength(detector)), pixels.shape, detector.preprocess.fit)
+    is_local = row.finding == FaultName.LOCAL_ABNORMALITY and score_map.max() >= DRAWN
+    place = strongest_place(score_map) if is_local else _WHOLE
+    yield "sr", complete(structured_report(source, row, detector, metadata, uid, place))
     if score_map.max() < DRAWN:
         return  # no map can show why: an overlay would be an unaltered copy
     overlaid = overlay(source, np.asarray(blend(pixels, score_map)), detector, uid)
@@ -167,40 +174,72 @@ def objects(
         yield "map", complete(parametric_map(source, raw, detector, uid))
 
 
+def strongest_place(score_map: npt.NDArray[np.float32]) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom, as shares of the image's width and height, of the place around the maximum of a map
+    ``[H, W]`` in which it stays above half of that."""
+    numbers, _ = label(score_map >= score_map.max() / 2)
+    rows, columns = np.nonzero(numbers == numbers.flat[score_map.argmax()])
+    height, width = score_map.shape
+    return columns.min() / width, rows.min() / height, (columns.max() + 1) / width, (rows.max() + 1) / height
+
+
 def structured_report(
-    source: Dataset, row: Row, detector: Detector, metadata: RunMetadata, uid: Callable[[str], str]
+    source: Dataset,
+    row: Row,
+    detector: Detector,
+    metadata: RunMetadata,
+    uid: Callable[[str], str],
+    place: tuple[float, float, float, float],
 ) -> Dataset:
-    """Structured Report (TID 1500, one image-level TID 1501 group) of score, p-value, limit, decision and finding, with the
-    device and algorithm that made them."""
+    """Structured Report (TID 1500) of score, p-value, limit, decision and finding, with the device and algorithm that made
+    them: an image-level TID 1501 group, and a TID 1410 group of the same tracking identifier with an outline, without which
+    viewers draw nothing.
+
+    Args:
+        source: the scan's DICOM object.
+        row: its row in the ledger.
+        detector: the detector that scored it.
+        metadata: the run's metadata.
+        uid: makes the UIDs.
+        place: left, top, right and bottom of the finding, as shares of width and height; all of the image if it has none.
+    """
     frames = [row.frame + 1] if (source.get("NumberOfFrames") or 1) > 1 else None
     limit = metadata.limit or 0.0
     evaluations = [sr.QualitativeEvaluation(_DECISION, _DECISIONS[Decision(row.decision)])]
     if row.finding in QUALITY:
         evaluations.append(sr.QualitativeEvaluation(codes.DCM.QualityFinding, QUALITY[row.finding]))
+    tracking = sr.TrackingIdentifier(uid("tracking"), "medood")
+    algorithm = sr.AlgorithmIdentification(
+        "medood",
+        metadata.medood,
+        [f"detector {detector.sha256}", f"calibration {metadata.calibration.name}", f"score {detector.score_name}"],
+    )
+    values = ((_SCORE, row.score or 0.0), (_P_VALUE, row.p_value or 0.0), (_LIMIT, limit))
+    measurements = [sr.Measurement(name, float(value), codes.UCUM.NoUnits) for name, value in values]
     group = sr.MeasurementsAndQualitativeEvaluations(
-        sr.TrackingIdentifier(uid("tracking"), "medood"),
-        algorithm_id=sr.AlgorithmIdentification(
-            "medood",
-            metadata.medood,
-            [
-                f"detector {detector.sha256}",
-                f"calibration {metadata.calibration.name}",
-                f"score {detector.score_name}",
-            ],
-        ),
-        measurements=[
-            sr.Measurement(_SCORE, float(row.score or 0.0), codes.UCUM.NoUnits),
-            sr.Measurement(_P_VALUE, float(row.p_value or 0.0), codes.UCUM.NoUnits),
-            sr.Measurement(_LIMIT, float(limit), codes.UCUM.NoUnits),
-        ],
+        tracking,
+        algorithm_id=algorithm,
+        measurements=measurements,
         qualitative_evaluations=evaluations,
         finding_type=FINDINGS.get(row.finding),
         source_images=[sr.SourceImageForMeasurementGroup.from_source_image(source, frames)],
     )
+    left, top, right, bottom = place
+    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom), (left, top)])
+    outline = sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+        tracking,
+        sr.ImageRegion(
+            sr.GraphicTypeValues.POLYLINE,
+            corners * (int(source.Columns), int(source.Rows)),
+            sr.SourceImageForRegion.from_source_image(source, frames),
+        ),
+        finding_type=FINDINGS.get(row.finding),
+        algorithm_id=algorithm,
+    )
     report = sr.MeasurementReport(
         sr.ObservationContext(observer_device_context=device_observer(metadata)),
         codes.SCT.ImagingProcedure,
-        [group],
+        [group, outline],
         title=codes.DCM.ImagingMeasurementReport,
     )
     return hd.sr.Comprehensive3DSR(

@@ -76,7 +76,7 @@ def main() -> None:
     (work / "scans").mkdir(parents=True)
     for kind in ("opacities", "upside_down"):
         (work / "scans" / f"{kind}.dcm").write_bytes(dicom_bytes(OUTLIERS[kind](0, 512), kind))
-    screen([work / "scans"], "cxr-small", work / "run", fpr=0.9)
+    screen([work / "scans"], "cxr-small", work / "run", fpr=0.05)
     write_dicom(work / "run", work / "run" / "dicom", None)
     server = started(work, ORTHANC)
     try:
@@ -107,14 +107,20 @@ def take(address: str, target: Path) -> None:
         browser = playwright.chromium.launch(
             executable_path="/usr/bin/chromium", args=[*flags, "--enable-unsafe-swiftshader"]
         )
-        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        page = browser.new_page(viewport={"width": 1720, "height": 900})
         page.on("console", lambda message: print("viewer:", message.text[:200]) if message.type == "error" else None)
         page.goto(address)
         page.wait_for_selector("canvas", timeout=120_000)
         page.get_by_text("Skip all").click(timeout=60_000)
         page.get_by_text("Confirm and hide").click()
-        page.get_by_text("medood: map of th").first.dblclick()
-        page.wait_for_timeout(15_000)
+        page.get_by_text("medood: out-of-dis").first.dblclick()
+        page.get_by_role("button", name="No", exact=True).click(timeout=60_000)
+        page.wait_for_timeout(5_000)
+        page.mouse.move(800, 500)  # the viewer draws measurements when the image is drawn anew, as by a change of window
+        page.mouse.down()
+        page.mouse.move(801, 501, steps=2)
+        page.mouse.up()
+        page.wait_for_timeout(5_000)
         page.screenshot(path=str(target), type="jpeg", quality=82)
         browser.close()
 

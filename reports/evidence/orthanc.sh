@@ -40,7 +40,7 @@ for _ in range(100):
 print(f"Orthanc {told['Version']}")
 files = sorted(folder.glob("*.dcm"))
 half = len(files) // 2
-subprocess.run(["storescu", "-R", "-aec", "ORTHANC", "127.0.0.1", "4242", *map(str, files[:half])], check=True)
+subprocess.run(["/usr/bin/storescu", "-R", "-aec", "ORTHANC", "127.0.0.1", "4242", *map(str, files[:half])], check=True)
 for path in files[half:]:
     body = b"--part\r\nContent-Type: application/dicom\r\n\r\n" + path.read_bytes() + b"\r\n--part--\r\n"
     ask("/dicom-web/studies", body, 'multipart/related; type="application/dicom"; boundary=part', "application/dicom+json")

@@ -8,7 +8,7 @@ medood dicom runs/evidence_demo/screening --out runs/evidence_demo/dicom --quiet
 echo "$(find runs/evidence_demo/dicom -name '*.dcm' | wc -l) objects; lines of dciodvfy, counted:"
 for object in runs/evidence_demo/dicom/*.dcm; do
   dciodvfy "$object" 2>&1 | grep -E '^(Error|Warning)' || true
-  dciodvfy "$object" 2>&1 | grep -E '^[A-Z][A-Za-z]+$' || true
+  dciodvfy "$object" 2>&1 | grep -E '^[A-Z][A-Za-z0-9]+$' || true
 done | sort | uniq -c
 echo "A Structured Report, by dsrdump:"
 for object in runs/evidence_demo/dicom/*.dcm; do

@@ -26,7 +26,7 @@ from medood.evidence.fault_codes import FINDINGS
 from medood.evidence.score_map import ScoreMaps, score_maps
 from medood.phantom.dicom import dicom_bytes
 from medood.phantom.outliers import OUTLIERS
-from medood.reporting.dicom_objects import write_dicom
+from medood.reporting.dicom_objects import strongest_place, write_dicom
 from medood.reporting.pdf import report
 from medood.scans.reader import read_scans
 from medood.scans.scan import Scan
@@ -99,6 +99,25 @@ def test_the_structured_report_says_what_the_ledger_holds(run: Path, tmp_path: P
     assert group.finding_type == FINDINGS[item.row.finding]
     assert group.source_images[0].referenced_sop_class_uid == ComputedRadiographyImageStorage
     assert metadata.detector.sha256 in made.to_json()
+    (outline,) = (
+        made.content.get_planar_roi_measurement_groups()
+    )  # of the same finding, so that viewers show its numbers there
+    assert outline.tracking_uid == group.tracking_uid
+    assert outline.finding_type == group.finding_type
+    assert outline.roi.graphic_type == hd.sr.GraphicTypeValues.POLYLINE
+    corners = outline.roi.value / np.array([96, 96])
+    assert (corners[0] == corners[-1]).all()
+    assert ((corners >= 0) & (corners <= 1)).all()
+    if item.row.finding != "local_abnormality":
+        assert np.ptp(corners, axis=0) == pytest.approx([0.96, 0.96])
+
+
+def test_the_strongest_place_is_the_one_around_the_maximum() -> None:
+    score_map = np.zeros((40, 80), dtype=np.float32)
+    score_map[5:10, 60:70], score_map[7, 65] = 0.6, 1.0
+    score_map[20:30, 10:20] = 0.9  # as high as counts, but another place
+    score_map[9, 71] = 0.49
+    assert strongest_place(score_map) == (60 / 80, 5 / 40, 70 / 80, 10 / 40)
 
 
 def test_overlay_and_map_hold_the_evidence(run: Path, tiny_detector: Path, tmp_path: Path) -> None:
