@@ -47,19 +47,25 @@ def report_command(
     from medood.progress import Progress
     from medood.reporting.i18n.language import Language
     from medood.screening.finished_run import detector_folder, finished_run
-    from medood.screening.monitor.audit_facts import check_day
+    from medood.screening.monitor.audit_facts import check_day, check_least
 
     detector_folder(run, finished_run(run), detector)  # before torch is imported, which takes seconds
     Language(language)
     if keep_until:
-        check_day(keep_until)
+        check_day(keep_until, str(finished_run(run).finished))
     if acceptance is not None:
         finished_run(acceptance)
-        if not 0.0 < least <= 1.0:
-            raise MedoodError(f"--least is {least:g}; expected a share above 0 and at most 1, such as 0.9.")
+        check_least(least)
+        if review or identifiers or training_scans or keep_until:
+            raise MedoodError(
+                "--review, --with-identifiers, --training-scans and --keep-until are of the report of one run, and not of "
+                "--acceptance. Leave them out."
+            )
         from medood.workflows.acceptance import accept
 
-        print(accept(run, acceptance, detector, least=least, language=language, progress=Progress(quiet=quiet)))
+        print(
+            accept(run, acceptance, detector, least=least, images=images, language=language, progress=Progress(quiet=quiet))
+        )
         return
     from medood.reporting.pdf import report
 

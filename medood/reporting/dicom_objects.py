@@ -137,9 +137,9 @@ def objects(
 ) -> Iterator[tuple[str, Dataset]]:
     """The DICOM objects of one scan: ``sr`` and, where they apply, ``overlay`` and ``map``.
 
-    ``sr`` is a Structured Report (TID 1500), which outlines the place of a local finding, or else all of the image.
-    ``overlay`` (Secondary Capture) is made where a map can show why the scan was flagged, ``map`` (Parametric Map of the
-    score map) where the scan also has a frame of reference.
+    ``sr`` is a Structured Report (TID 1500), which outlines the place of a local finding that its map can show, or else
+    nearly all of the image. ``overlay`` (Secondary Capture) is made where a map can show why the scan was flagged, ``map``
+    (Parametric Map of the score map) where the scan also has a frame of reference.
 
     Args:
         source: the scan's DICOM object.

@@ -23,6 +23,7 @@ from medood.reporting.i18n.language import Language
 from medood.reporting.report_data import ReportOptions, detector_of, make_record, write_record
 from medood.scans.library_settings import library_settings
 from medood.screening.finished_run import detector_folder, finished_run
+from medood.screening.monitor.audit_facts import check_day
 
 #: Characters in the fonts that typst bundles: Latin, Greek, Cyrillic, punctuation, currencies, arrows, operators.
 _GLYPHS = (
@@ -91,6 +92,8 @@ def report(
         detector_folder(run, finished_run(run), detector) / CARD,
         keep_until,
     )
+    if keep_until:
+        check_day(keep_until, str(finished_run(run).finished))
     _, loaded = detector_of(run, detector)
     try:
         with tempfile.TemporaryDirectory(prefix="medood-") as scratch:

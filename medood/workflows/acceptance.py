@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import shutil
 import tempfile
@@ -20,6 +19,7 @@ from medood.detection.conformal import Decision
 from medood.detection.detector import Detector
 from medood.errors import MedoodError
 from medood.evaluation.acquisition_faults import planted_scores
+from medood.evidence.burned_in_text import is_available
 from medood.output_folder import atomic_write
 from medood.progress import Progress
 from medood.reporting.i18n.language import Language
@@ -31,6 +31,7 @@ from medood.scans.library_settings import library_settings
 from medood.screening.finished_run import finished_run
 from medood.screening.ledger.database import Ledger, Row
 from medood.screening.ledger.run_metadata import RunMetadata
+from medood.screening.monitor.audit_facts import check_least
 from medood.screening.monitor.run_comparison import check_alike
 from medood.workflows.calibration_check import MAX_PLANTED, tail_test
 
@@ -47,7 +48,7 @@ class Requirement:
 
     Attributes:
         what: ``normals``, ``outliers`` or the name of a fault.
-        count: number of files, or of scans in which the fault was planted.
+        count: number of files, of each of which the first scan counts.
         flagged: how many of them are flagged.
         interval: Wilson's 95 % interval of their share.
         limit: share that may be flagged of normals, and must be of anything else; none where nothing is required.
@@ -74,6 +75,7 @@ def accept(
     detector: str | Path | None = None,
     *,
     least: float = LEAST,
+    images: bool = True,
     language: str = "en",
     progress: Progress | None = None,
 ) -> Path:
@@ -84,25 +86,28 @@ def accept(
         outliers: a run of scans that do not belong, with the same detector, calibration and rate.
         detector: the detector's folder, if it is no longer the one recorded in the ledger.
         least: share of each fault and of the outliers that has to be found, in (0, 1]; to be set before the test.
+        images: show the normal scans that were flagged and the outliers that were not.
         language: one of ``medood.reporting.i18n.language.LANGUAGES``.
         progress: the progress display; None is quiet.
 
     Raises:
-        MedoodError: a run is missing, unfinished or empty, the runs cannot be compared, share scans, or hold scans that the
-            detector knows; or the folder cannot be written.
+        MedoodError: a run is missing, unfinished or empty, the runs cannot be compared, share scans, or the normal
+            scans are known to the detector; or the folder cannot be written.
     """
     progress, normals, outliers = progress or Progress(quiet=True), Path(normals), Path(outliers)
     words = Language(language)
     metadata, loaded = detector_of(normals, detector)
-    _check(normals, outliers, metadata)
-    own, foreign = _scored(normals), _scored(outliers)
+    check_least(least)
+    check_alike([(metadata, normals), (finished_run(outliers), outliers)])
+    own, foreign = _first_scans(normals), _first_scans(outliers)
+    _check_unknown(own, foreign, normals, loaded)
     rate = float(metadata.fpr or 0.0)
     try:
         with tempfile.TemporaryDirectory(prefix="medood-") as scratch:
             work = Path(scratch)
-            requirements = [_requirement("normals", _decisions(own), rate)]
+            requirements = [_requirement("normals", _flags(own), rate)]
             requirements += _planted(own, metadata, loaded, least, progress)
-            requirements.append(_requirement("outliers", _decisions(foreign), least))
+            requirements.append(_requirement("outliers", _flags(foreign), least))
             alarms = [row for row in own if row.decision == Decision.OUT_OF_DISTRIBUTION][:SHOWN]
             missed = [row for row in reversed(foreign) if row.decision == Decision.IN_DISTRIBUTION][:SHOWN]
             other = finished_run(outliers)
@@ -111,15 +116,17 @@ def accept(
                 {
                     "schema_version": SCHEMA_VERSION,
                     "language": words.code,
-                    "run": {name: value for name, value in metadata.to_dict().items() if name != "working_directory"},
+                    "run": _without_places(metadata),
                     "sources": {"normals": metadata.sources, "outliers": other.sources},
                     "finished": max(str(metadata.finished), str(other.finished)),
                     "least": least,
                     "requirements": [{**asdict(line), "is_met": line.is_met} for line in requirements],
                     "passed": all(line.is_met for line in requirements),
                     "tail": {"count": tail.count, "expected": tail.expected} if tail.heavy else None,
-                    "alarms": _shown(alarms, "alarm", metadata, loaded, work),
-                    "missed": _shown(missed, "missed", other, loaded, work),
+                    "images": images,
+                    "text": images and is_available(),
+                    "alarms": _shown(alarms, "alarm", metadata, loaded, work, images),
+                    "missed": _shown(missed, "missed", other, loaded, work, images),
                 }
             )
             (work / "acceptance.json").write_text(
@@ -134,39 +141,41 @@ def accept(
     return normals / "acceptance.pdf"
 
 
-def _check(normals: Path, outliers: Path, metadata: RunMetadata) -> None:
-    check_alike([(metadata, normals), (finished_run(outliers), outliers)])
-    known = sum((metadata.seen_before or {}).values())
-    if known:
-        raise MedoodError(
-            f"{known} files of {normals} are calibration or training scans of the detector, which it hardly ever flags. "
-            "Screen normal scans that it does not know."
-        )
-
-
-def _scored(run: Path) -> list[Row]:
-    """Scored rows, highest score first.
+def _first_scans(run: Path) -> list[Row]:
+    """The first scored scan of each file, highest score first: the rate is one of scans, and those of a file are alike.
 
     Raises:
         MedoodError: there is none.
     """
     ledger = Ledger(run)
     try:
-        rows = sorted(ledger.scored(), key=lambda row: (-(row.score or 0.0), row.key))
+        firsts: dict[tuple[str, str], Row] = {}
+        for row in ledger.scored():
+            known = firsts.get((row.source, row.member))
+            if known is None or row.frame < known.frame:
+                firsts[row.source, row.member] = row
     finally:
         ledger.close()
-    if not rows:
+    if not firsts:
         raise MedoodError(f"{run} has no scan with a score; an acceptance test needs normal scans and outliers.")
-    return rows
+    return sorted(firsts.values(), key=lambda row: (-(row.score or 0.0), row.key))
 
 
-def _decisions(rows: Sequence[Row]) -> list[bool]:
-    """Whether a frame of each file is flagged: the frames of a file are not independent."""
-    by_file = sorted(rows, key=lambda row: (row.source, row.member))
-    return [
-        any(row.decision == Decision.OUT_OF_DISTRIBUTION for row in frames)
-        for _, frames in itertools.groupby(by_file, key=lambda row: (row.source, row.member))
-    ]
+def _check_unknown(own: Sequence[Row], foreign: Sequence[Row], normals: Path, detector: Detector) -> None:
+    """Refuse normal scans that the detector knows or that are also given as outliers."""
+    digests = {row.sha256 for row in own}
+    known = {bytes(key).hex() for keys in (detector.calibration.keys, detector.learned.keys) for key in keys.numpy()}
+    if count := len(digests & known):
+        raise MedoodError(
+            f"{count} files of {normals} are calibration or training scans of the detector, which it hardly ever flags. "
+            "Screen normal scans that it does not know."
+        )
+    if count := len(digests & {row.sha256 for row in foreign}):
+        raise MedoodError(f"{count} files are in both runs (same SHA-256). A scan either belongs or does not.")
+
+
+def _flags(rows: Sequence[Row]) -> list[bool]:
+    return [row.decision == Decision.OUT_OF_DISTRIBUTION for row in rows]
 
 
 def _requirement(what: str, flagged: Sequence[bool], limit: float | None) -> Requirement:
@@ -201,11 +210,21 @@ def _planted(
     return lines
 
 
-def _shown(rows: Sequence[Row], kind: str, metadata: RunMetadata, detector: Detector, work: Path) -> list[dict[str, Any]]:
+def _without_places(metadata: RunMetadata) -> dict[str, Any]:
+    """The run's metadata without folders of the machine that it ran on."""
+    stored = {name: value for name, value in metadata.to_dict().items() if name != "working_directory"}
+    return stored | {"detector": {name: value for name, value in stored["detector"].items() if name != "folder"}}
+
+
+def _shown(
+    rows: Sequence[Row], kind: str, metadata: RunMetadata, detector: Detector, work: Path, images: bool
+) -> list[dict[str, Any]]:
     """Name, score and thumbnail of each row; a scan that is no longer there has no thumbnail."""
     files = {}
     read = replace(metadata.read, select="")
-    for number, (row, small) in enumerate(draw_thumbnails(rows, detector, Path(metadata.working_directory), read)):
+    for number, (row, small) in enumerate(
+        draw_thumbnails(rows if images else [], detector, Path(metadata.working_directory), read)
+    ):
         if not isinstance(small, str):
             files[row.key] = f"{kind}-{number:02d}.jpg"
             (work / files[row.key]).write_bytes(small[0])

@@ -90,5 +90,5 @@ the score and say nothing about disease or other sites; `medood benchmark` measu
 
 ### Known failures
 
-- Not examined yet; reports show this list.
+Not examined yet. Reports show the list that is written here.
 """

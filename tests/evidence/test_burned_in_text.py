@@ -73,6 +73,29 @@ def test_strokes_are_where_letters_are_even_on_a_tube(size: int, letters: int) -
     assert covered.mean() < 0.25  # not much more than text and rim
 
 
+@pytest.mark.parametrize("gap", [1, 2, 5, 8])
+def test_letters_inside_a_tall_frame_have_strokes(gap: int) -> None:
+    image = Image.new("L", (900, 700), 60)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(20)
+    draw.text((40, 40), "DOE^JANE 4471129", fill=255, font=font)
+    left, top, right, bottom = (int(edge) for edge in draw.textbbox((40, 40), "DOE^JANE 4471129", font=font))
+    draw.rectangle((left - gap, top - gap, right + gap, top + 300), outline=255)
+    covered = np.zeros((700, 900), dtype=bool)
+    for region in stroke_regions(np.asarray(image)):
+        covered[region] = True
+    assert covered[top:bottom, left:right].all()
+
+
+@pytest.mark.parametrize("size", [30, 44])
+def test_bold_letters_of_a_small_image_are_found(size: int) -> None:
+    image = Image.fromarray(np.uint8(frontal_chest(0, 256).image * 255))
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(size)
+    draw.text((10, 10), "DOE^JANE", fill=255, font=font, stroke_width=1, stroke_fill=255)
+    boxes = find_text(np.asarray(image, dtype=np.float32) / 255.0)
+    assert min(box.left for box in boxes) * 256 < 16
+    assert max(box.right for box in boxes) * 256 > min(250, draw.textlength("DOE^JANE", font) - 4)
+
+
 def test_what_is_wider_than_a_letter_or_fainter_has_no_strokes() -> None:
     image = Image.new("L", (900, 700), 100)
     draw = ImageDraw.Draw(image)

@@ -16,12 +16,13 @@ from scipy.stats import spearmanr
 from medood.config import resources
 from medood.config.resources import software_sha256
 from medood.detection.distribution_tests import drift
+from medood.errors import MedoodError
 from medood.phantom.chest import frontal_chest
 from medood.phantom.outliers import OUTLIERS
 from medood.reporting.pdf import report
 from medood.screening.ledger.database import Ledger, Row
 from medood.screening.ledger.run_metadata import ArchiveFindings, RunMetadata
-from medood.screening.monitor.audit_facts import audit_facts, known_failures
+from medood.screening.monitor.audit_facts import audit_facts, check_day, known_failures
 from medood.screening.monitor.flag_rates import MOST, by_device, by_month
 from medood.screening.run import screen
 from tests.workflows.test_acceptance import wilson
@@ -77,8 +78,9 @@ def test_months_of_earlier_runs_have_no_rate() -> None:
     months: list[dict[str, Any]] = [{"month": "2026-01", "scans": 9, "mean_p_value": 0.4}]
     assert by_month(ArchiveFindings(months=months)) == []
     assert by_month(None) == []
-    (rate,) = by_month(ArchiveFindings(months=[{**months[0], "sampled": 8, "flagged": 2}]))
-    assert (rate.name, rate.scans, rate.flagged) == ("2026-01", 8, 2)
+    few, enough = {**months[0], "sampled": 19, "flagged": 2}, {**months[0], "month": "2026-02", "sampled": 20, "flagged": 2}
+    (rate,) = by_month(ArchiveFindings(months=[few, enough]))
+    assert (rate.name, rate.scans, rate.flagged) == ("2026-02", 20, 2)
 
 
 def test_the_interval_of_a_drift_holds_the_true_correlation_as_often_as_it_says() -> None:
@@ -102,12 +104,30 @@ def test_a_run_is_kept_for_six_months_or_as_stated(stated: str, expected: str, t
     assert facts["software"] == {"run": "a" * 64, "report": software_sha256()}
 
 
+@pytest.mark.parametrize("day", ["20311231", "2031-W52-3", "soon", "2026-08-30", ""])
+def test_a_day_that_is_none_or_past_is_refused(day: str) -> None:
+    with pytest.raises(MedoodError, match="--keep-until"):
+        check_day(day, str(FINISHED.finished))
+
+
 def test_known_failures_are_the_list_of_the_card_in_plain_words() -> None:
     card = (
-        "# A\n\n- not this\n\n### Known failures\n\n- **Faint** ones, see [figures](x.md).\n  And more.\n- `b`\n\n- no more"
+        "# A\n\n- not this\n\n### Known failures\n\n- **Faint** ones, see [figures](x.md).\n  And more.\n- `b`\n\nText\n\n- no more"
     )
     assert known_failures(card) == ["Faint ones, see figures. And more.", "b"]
-    assert known_failures("# A\n\nKnown failures: none is listed.\n\nText\n\n- elsewhere") == []
+    for text, expected in (
+        ("# A\n\nKnown failures are listed in B.\n\n- elsewhere", []),
+        (
+            "It cannot do much here.\n\n## Known failures\n\nOf these we know.\n\n- a\n\n- b\ngoes on\n\nText\n\n- no",
+            ["a", "b goes on"],
+        ),
+        ("## Known failures\n\nNone yet.\n\n## More\n\n- no", []),
+        ("## Known failures\n\n1. a\n2. b\n", ["a", "b"]),
+        ("What it cannot do:\n- a", ["a"]),
+    ):
+        assert known_failures(text) == expected
+    many = known_failures("## Known failures\n" + "".join(f"- {i}\n" for i in range(25)))
+    assert many == [*map(str, range(20)), "…"]
     assert known_failures("") == []
     shipped = known_failures((resources.find_detector("cxr-small") / "README.md").read_text())
     assert len(shipped) == 3

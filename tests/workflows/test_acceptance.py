@@ -121,6 +121,34 @@ def test_what_is_no_acceptance_test_is_refused(
     screen([phantom_folder], tiny_detector, tmp_path / "known", fpr=RATE)
     with pytest.raises(MedoodError, match="are calibration or training scans"):
         accept(tmp_path / "known", foreign)
+    screen([own.parent / "normals"], tiny_detector, tmp_path / "same", fpr=RATE)
+    with pytest.raises(MedoodError, match="24 files are in both runs"):
+        accept(own, tmp_path / "same")
+    with pytest.raises(MedoodError, match="--least is 90"):
+        accept(own, foreign, least=90)
+
+
+def test_of_a_file_with_frames_the_first_counts(runs: tuple[Path, Path], tiny_detector: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    (tmp_path / "normals").mkdir()
+    for number in range(3):
+        chests = [Image.fromarray(np.uint8(frontal_chest(number + 950, 96).image * 255))]
+        chests += [Image.fromarray(rng.integers(0, 256, (96, 96), dtype=np.uint8)) for _ in range(3)]
+        chests[0].save(tmp_path / "normals" / f"{number}.tif", save_all=True, append_images=chests[1:])
+    screen([tmp_path / "normals"], tiny_detector, tmp_path / "own", fpr=RATE)
+    record = json.loads(accept(tmp_path / "own", runs[1]).with_suffix(".json").read_text())
+    assert {line["count"] for line in record["requirements"] if line["what"] != "outliers"} == {3}
+    with (tmp_path / "own" / "verdicts.csv").open() as stream:
+        first = [row["decision"] == "out_of_distribution" for row in csv.DictReader(stream) if row["frame"] == "0"]
+    assert record["requirements"][0]["flagged"] == sum(first)
+
+
+def test_the_page_names_no_folder_and_shows_no_scan_if_it_must_not(runs: tuple[Path, Path], tiny_detector: Path) -> None:
+    pdf = accept(*runs, images=False)
+    assert str(tiny_detector) not in pdf.with_suffix(".json").read_text()
+    assert sum(len(page.images) for page in PdfReader(pdf).pages) == 0
+    pdf = accept(*runs)
+    assert "burnt into the images" in " ".join(" ".join(page.extract_text() for page in PdfReader(pdf).pages).split())
 
 
 def test_mistakes_of_the_command_are_said_at_once(runs: tuple[Path, Path], tmp_path: Path) -> None:
@@ -128,6 +156,7 @@ def test_mistakes_of_the_command_are_said_at_once(runs: tuple[Path, Path], tmp_p
         (("--acceptance", str(tmp_path / "nowhere")), "nowhere"),
         (("--acceptance", str(runs[1]), "--least", "90"), "expected a share above 0 and at most 1"),
         (("--keep-until", "soon"), "expected a day such as 2031-12-31"),
+        (("--acceptance", str(runs[1]), "--keep-until", "2031-12-31"), "Leave them out"),
     ):
         result = medood("report", runs[0], *arguments, check=2)
         assert words in result.stderr

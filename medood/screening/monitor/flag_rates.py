@@ -12,6 +12,8 @@ from medood.screening.ledger.run_metadata import ArchiveFindings
 
 #: Largest number of devices that are named; the others are counted together.
 MOST = 12
+#: Fewest files of a month in the sample for which a rate is stated.
+FEWEST = 20
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,9 @@ def by_device(ledger: Ledger) -> list[FlagRate]:
 
 
 def by_month(archive: ArchiveFindings | None) -> list[FlagRate]:
-    """The flag rate of each month with enough patients, in the sample of the archive; none in runs of earlier versions."""
+    """The flag rate of each month with enough patients and files in the sample of the archive, where the first scan of each
+    file counts; none in runs of earlier versions."""
     months = archive.months if archive else []
-    return [FlagRate(month["month"], month["sampled"], month["flagged"]) for month in months if month.get("sampled")]
+    return [
+        FlagRate(month["month"], month["sampled"], month["flagged"]) for month in months if month.get("sampled", 0) >= FEWEST
+    ]
