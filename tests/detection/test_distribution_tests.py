@@ -82,11 +82,11 @@ def test_the_sample_does_not_depend_on_order_and_is_bounded(monkeypatch: pytest.
         for i in order:
             gathered.add(keys[i], "", rows[i], "2026-01" if i < 56 else "2026-02", 0.5)
             assert gathered._tables._database.execute("SELECT COUNT(*) FROM sample").fetchone()[0] <= 20
-        concluded.append(gathered.finalize(calibration))
+        concluded.append(gathered.finalize(calibration, 0.5))
     assert concluded[0] == concluded[1]
     assert concluded[0].shift.archive == 10
     assert [line["month"] for line in concluded[0].months] == ["2026-01"], "4 scans in a month are too few to be told"
-    assert fresh().finalize(calibration) == ArchiveFindings()
+    assert fresh().finalize(calibration, 0.5) == ArchiveFindings()
 
 
 def test_a_shifted_archive_is_told_and_a_broken_row_is_left_out(fresh: Fresh) -> None:
@@ -98,7 +98,7 @@ def test_a_shifted_archive_is_told_and_a_broken_row_is_left_out(fresh: Fresh) ->
     for i in range(100):
         gathered.add(f"{i:03d}", "", torch.randn(4, generator=generator) + 1.5, "", 0.1)
     gathered.add("nan", "", torch.full((4,), float("nan")), "", 0.1)
-    shift = gathered.finalize(calibration).shift
+    shift = gathered.finalize(calibration, 0.5).shift
     assert shift.p_value == pytest.approx(0.001)
     assert (shift.archive, shift.reference) == (100, 200)
 
@@ -114,7 +114,8 @@ def test_what_was_gathered_is_kept_and_forgotten(tmp_path: Path) -> None:
     again.add("4", "patient 3", torch.zeros(3), "2026-05", 0.25)
     again.add("5", "patient 5", torch.zeros(3), "2026-05", 0.25)
     calibration = Calibration("c", np.arange(8.0), torch.zeros(8, 3), HASHES, "")
-    assert again.finalize(calibration).months == [{"month": "2026-05", "scans": 6, "mean_p_value": 0.25}]
+    month = {"month": "2026-05", "scans": 6, "mean_p_value": 0.25, "sampled": 6, "flagged": 6}
+    assert again.finalize(calibration, 0.25).months == [month]
     again._tables.delete()
     query = "SELECT 1 FROM run WHERE name = 'patient_key'"
     assert again._tables._database.execute(query).fetchall() == []
@@ -127,6 +128,9 @@ def test_a_month_is_told_by_its_patients_not_by_its_frames(fresh: Fresh) -> None
     for i in range(20):
         gathered.add(f"{i:02d}", "one patient", torch.zeros(3), "2026-03", 0.5)
         gathered.add("one file", "", torch.zeros(3), "2026-04", 0.5)
-        gathered.add(f"x{i:02d}", f"patient {i}", torch.zeros(3), "2026-05", 0.25)
+        gathered.add(f"x{i:02d}", f"patient {i}", torch.zeros(3), "2026-05", 0.25 if i % 4 else 0.04)
+        gathered.add(f"x{i:02d}", f"patient {i}", torch.zeros(3), "2026-05", 0.01)  # another frame of the file
     calibration = Calibration("c", np.arange(8.0), torch.zeros(8, 3), HASHES, "")
-    assert gathered.finalize(calibration).months == [{"month": "2026-05", "scans": 20, "mean_p_value": 0.25}]
+    (month,) = gathered.finalize(calibration, 0.05).months
+    assert (month["month"], month["scans"], month["sampled"], month["flagged"]) == ("2026-05", 40, 20, 5)
+    assert month["mean_p_value"] == pytest.approx((15 * 0.25 + 5 * 0.04 + 20 * 0.01) / 40, abs=1e-4)
