@@ -83,7 +83,7 @@ def test_the_page_states_the_result_in_both_languages_and_attaches_it(runs: tupl
     ):
         pdf = accept(*runs, least=1.0, language=language)
         first = pdf.read_bytes()
-        text = "".join(page.extract_text() for page in PdfReader(pdf).pages)
+        text = PdfReader(pdf).pages[0].extract_text()  # what is signed stands on the page that is signed
         assert all(word in text for word in words)
         assert list(PdfReader(pdf).attachments) == ["acceptance.json"]
         assert accept(*runs, least=1.0, language=language).read_bytes() == first
