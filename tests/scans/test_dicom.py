@@ -8,12 +8,14 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.uid import RLELossless
 
 from medood.phantom.chest import frontal_chest
 from medood.phantom.dicom import dicom_bytes
 from medood.scans.dicom.reader import read_dicom
 from medood.scans.reader import read_scans
 from medood.scans.scan import Identity, Refusal, RefusedError, Scan, Status
+from tests.scans.films import film, saved, write
 
 PICTURE = np.linspace(0, 1, 48 * 40).reshape(48, 40)
 
@@ -184,3 +186,12 @@ def test_pixel_data_that_are_no_picture_are_refused(uid: str, words: str) -> Non
     with pytest.raises(RefusedError, match=re.escape(words)) as caught:
         list(read_dicom(stream.getvalue(), Identity("x")))
     assert caught.value.status == Status.NOT_AN_IMAGE
+
+
+@pytest.mark.parametrize("rows", [23, 25])
+def test_rle_whose_length_contradicts_the_header_is_refused(rows: int) -> None:
+    content = pydicom.dcmread(io.BytesIO(write(film(24, 20), syntax=RLELossless)))
+    content.Rows = rows
+    with pytest.raises(RefusedError, match="decoded") as refused:
+        list(read_dicom(saved(content), Identity("film")))
+    assert refused.value.status == Status.UNREADABLE

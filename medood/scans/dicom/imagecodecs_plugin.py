@@ -63,13 +63,17 @@ def _decode_rle(src: bytes, runner: DecodeRunner) -> bytearray:
     if count != samples * width:
         raise ContradictionError(Reason("rle_segments", actual=count, expected=samples * width))
     pixels = runner.rows * runner.columns
-    planes = np.empty((samples, width, pixels), dtype=np.uint8)
+    decoded, plane = bytearray(pixels * count), bytearray(pixels)
+    words = np.frombuffer(decoded, dtype=np.uint8).reshape(pixels, samples, width)
     for i, (start, end) in enumerate(zip(offsets[:count], [*offsets[1:count], len(src)], strict=True)):
-        plane = imagecodecs.packbits_decode(src[start:end])
-        if len(plane) != pixels:
-            raise ContradictionError(Reason("rle_segment_length", actual=len(plane), expected=pixels))
-        planes[i // width, width - 1 - i % width] = np.frombuffer(plane, dtype=np.uint8)  # most significant byte first
-    return bytearray(np.ascontiguousarray(planes.transpose(2, 0, 1)).tobytes())
+        try:
+            length = len(imagecodecs.packbits_decode(src[start:end], out=plane))
+        except imagecodecs.PackbitsError:  # longer than the plane
+            length = len(imagecodecs.packbits_decode(src[start:end]))
+        if length != pixels:
+            raise ContradictionError(Reason("rle_segment_length", actual=length, expected=pixels))
+        words[:, i // width, width - 1 - i % width] = np.frombuffer(plane, dtype=np.uint8)  # most significant byte first
+    return decoded
 
 
 @cache
