@@ -12,6 +12,7 @@ from typing import Annotated, Any, TextIO
 import typer
 from typer.core import TyperGroup
 
+from medood.allocator import keep_freed_memory
 from medood.cli.benchmark import benchmark_command
 from medood.cli.bundle import bundle_command
 from medood.cli.calibrate import calibrate_command
@@ -226,6 +227,7 @@ def main() -> None:
         warnings.simplefilter("ignore")  # pydicom's warnings quote values of the header
     for name in ("pydicom", "pynetdicom", "highdicom"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    keep_freed_memory()
     arguments, hints = current_names(sys.argv[1:])
     for hint in hints:
         print(visible(f"medood: {hint}"), file=sys.stderr)

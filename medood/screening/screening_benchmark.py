@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from medood.allocator import keep_freed_memory
 from medood.config.schema import ReadConfig
 from medood.detection.detector import Detector
 from medood.progress import Progress
@@ -118,6 +119,7 @@ def _alone(work: Callable[..., int], detector: str, *arguments: object) -> tuple
 
 
 def _timed(work: Callable[..., int], folder: str, *arguments: object) -> tuple[int, float]:
+    keep_freed_memory()
     detector = Detector.load(folder)  # not counted, as imports are not
     started = time.perf_counter()
     images = work(detector, *arguments)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from medood.allocator import keep_freed_memory
 from medood.detection.ensemble import EnsembleNetwork
 from medood.detection.features import Features, embed
 from medood.errors import MedoodError, StoppedError
@@ -353,6 +354,7 @@ def _embed(plugin: str, images: Any) -> Any:
     model = distributed.get_worker().plugins[plugin]
     started = time.perf_counter()
     torch.set_num_threads(1)  # as in every engine
+    keep_freed_memory()
     rows = embed(model.network, torch.from_numpy(images.copy()), **model.copies)
     arrays = [None if row is None else row.numpy() for row in vars(rows).values()]
     return (*arrays, time.perf_counter() - started)
