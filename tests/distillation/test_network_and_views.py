@@ -17,7 +17,7 @@ from medood.config.schema import ModelConfig, ViewsConfig
 from medood.detection.ensemble import EnsembleNetwork, center_crop
 from medood.distillation.checkpoint import load_newest, save_checkpoint
 from medood.distillation.collapse import CollapseError, CollapseWatch, effective_rank
-from medood.distillation.network import Network, student_and_teacher, update_teacher
+from medood.distillation.network import Network, backbone_features, student_and_teacher, update_teacher
 from medood.distillation.schedules import cosine, linear, warmup_cosine
 from medood.distillation.views import acquire, blur, crop, equalize, rebalance, sample_view
 from medood.errors import MedoodError
@@ -260,3 +260,18 @@ def test_several_crops_are_averaged() -> None:
     features, outputs = network.embed(images)
     torch.testing.assert_close(features, torch.nn.functional.normalize((each[0] + each[1]) / 2, dim=1))
     torch.testing.assert_close(outputs, (network.head(each[0]) + network.head(each[1])) / 2)
+
+
+@pytest.mark.parametrize(("is_bf16", "is_trained"), [(True, True), (True, False), (False, True)])
+def test_attention_is_plain_only_where_bf16_is_trained_on_a_cpu(is_bf16: bool, is_trained: bool) -> None:
+    fused = []
+
+    class Backbone(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            fused.append(torch.backends.cuda.flash_sdp_enabled())  # the switch holds for CPUs too
+            return images.flatten(1)
+
+    with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16), torch.set_grad_enabled(is_trained):
+        backbone_features(Backbone(), torch.zeros(1, 1, 4, 4))
+    assert fused == [not (is_bf16 and is_trained)]
+    assert torch.backends.cuda.flash_sdp_enabled()
