@@ -127,6 +127,16 @@ class EnsembleNetwork(nn.Module):
                 lesions = self.lesions.parts(frames(images, places, self.lesions.size))
         return torch.stack(parts, dim=1) if parts else None, lesions
 
+    @torch.no_grad()
+    def lesion_outputs(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Frames ``[N, 5]`` of ``[N, 1, S, S]`` images, and there the lesion network's logits of places ``[N, g, g]`` and of
+        faults ``[N, F]``: what the score ``lesions`` is made of."""
+        assert self.appearance is not None
+        assert self.lesions is not None
+        places = self.appearance.registration.places(images)
+        local, _, fault = self.lesions(frames(images, places, self.lesions.size))
+        return places, local, fault
+
     def member_outputs(self, images: Tensor) -> list[Tensor]:
         """Head outputs ``[N, K]`` of each member, on the images resized to its input size."""
         outputs = []

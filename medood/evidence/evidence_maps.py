@@ -37,6 +37,13 @@ class EvidenceMaps:
         return self.maps.get("both", self.maps["score"])
 
 
+def joint_maps(detector: Detector, images: Tensor) -> Maps:
+    """:attr:`EvidenceMaps.joint` of ``[N, 1, S, S]`` images, without what else :func:`evidence_maps` computes."""
+    if detector.score_name == "lesions":
+        return np.asarray(score_maps(detector, images).maps / np.float32(full_strength(detector)))
+    return evidence_maps(detector, images).joint
+
+
 def evidence_maps(detector: Detector, images: Tensor) -> EvidenceMaps:
     """Compute all maps that a detector supports.
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from medood.detection.detector import Detector
-from medood.evidence.evidence_maps import evidence_maps
+from medood.evidence.evidence_maps import joint_maps
 from medood.evidence.fault_codes import FaultName
 from medood.evidence.findings import standing_out
 from medood.evidence.positions import positions
@@ -56,7 +56,7 @@ def name_faults(detector: Detector, images: Tensor, flagged: Sequence[bool]) -> 
         else:
             unclear.append(i)
     for i in unclear:  # one at a time, so that no map depends on the others
-        heat = evidence_maps(detector, images[i : i + 1]).joint[0]
+        heat = joint_maps(detector, images[i : i + 1])[0]
         is_local = standing_out(heat)[0] == "one place"
         names[i] = FaultName.LOCAL_ABNORMALITY if is_local else FaultName.GLOBAL_ABNORMALITY
     return names

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from medood.detection.detector import Detector
-from medood.detection.lesions.network import frames, most_probable_faults
+from medood.detection.lesions.network import lesion_parts, most_probable_faults
 from medood.detection.scores import Ensemble
 
 #: Corrections of the position and the grey scale of ``[..., H, W]`` images.
@@ -42,6 +42,8 @@ LEAST_FAULT = float(np.log(2.0))
 #: and photographs.
 LEAST_PROBABILITY, SURE = 0.5, 0.97
 _NO_POSITION = ("cropped_or_misframed", "wrong_window")
+#: Copies that are scored at once.
+_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -111,25 +113,39 @@ def positions(detector: Detector, images: Tensor) -> Positions:
     left_out = _MIRRORING if detector.metadata.mirrored_belong else ()
     tried = {name: correct for name, correct in POSITIONS.items() if name not in left_out}
     copies = torch.cat([images, *(correct(images) for correct in tried.values())])
-    rows = detector.embed(copies)
-    scores = detector.raw_scores(rows).reshape(1 + len(tried), len(images)).T
-    appearance = None
-    if detector.score_name in ("ensemble", "lesions") and detector.network.appearance is not None:
-        parts = Ensemble.parts(rows, detector.fitted["ensemble"])[:, -1].double().numpy()
-        appearance = parts.reshape(1 + len(tried), len(images)).T
+    faults, own_names, appearance = None, None, None
+    if detector.score_name == "lesions":
+        scores, unlike, parts, logits = _lesion_scores(detector, copies)
+        appearance = unlike.reshape(1 + len(tried), len(images)).T
+        faults = parts[: len(images), 1].double().numpy()
+        own_names = most_probable_faults(logits[: len(images)])
+    else:
+        rows = detector.embed(copies)
+        scores = detector.raw_scores(rows)
+        if detector.score_name == "ensemble" and detector.network.appearance is not None:
+            unlike = Ensemble.parts(rows, detector.fitted["ensemble"])[:, -1].double().numpy()
+            appearance = unlike.reshape(1 + len(tried), len(images)).T
+    scores = scores.reshape(1 + len(tried), len(images)).T
     calibration = detector.calibration.scores[np.isfinite(detector.calibration.scores)]
     low, middle, high = np.quantile(calibration, [0.25, 0.5, 0.75]) if len(calibration) else (0.0, 0.0, 0.0)
-    faults = None
-    if detector.score_name == "lesions" and rows.lesions is not None:
-        faults = rows.lesions[: len(images), 1].double().numpy()
-    own_names = _own_names(detector, images)
     return Positions(scores, appearance, float(middle), float(high - low), faults, own_names, tuple(tried))
 
 
-def _own_names(detector: Detector, images: Tensor) -> list[tuple[str, float]] | None:
-    if detector.score_name != "lesions":
-        return None
-    network, model = detector.network.lesions, detector.network.appearance
-    assert network is not None
-    assert model is not None
-    return most_probable_faults(network, frames(images, model.registration.places(images), network.size))
+@torch.no_grad()
+def _lesion_scores(
+    detector: Detector, copies: Tensor
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], Tensor, Tensor]:
+    """Of each copy: the score ``lesions``, how many standard deviations its appearance is out, the score's parts, and the
+    logits of faults. The detector's first network has no say in these and is not run.
+    """
+    network, fitted = detector.network, detector.fitted["ensemble"]
+    assert network.appearance is not None
+    distances, parts, logits = [], [], []
+    for batch in torch.split(copies, _BATCH):
+        places, local, fault = network.lesion_outputs(batch)
+        distances.append(network.appearance(batch, places))
+        parts.append(lesion_parts(local, fault))
+        logits.append(fault)
+    unlike = (torch.cat(distances) + fitted["center"][-1]) / fitted["spread"][-1]
+    both = torch.cat(parts)
+    return both.sum(dim=1).double().numpy(), unlike.double().numpy(), both, torch.cat(logits)

@@ -19,9 +19,8 @@ from torch import Tensor
 from medood.detection.appearance import SIDE, Appearance
 from medood.detection.conformal import threshold
 from medood.detection.detector import Detector
-from medood.detection.lesions.network import LesionNetwork
-from medood.detection.lesions.network import frames as cut
-from medood.detection.registration import Registration, affine, to_images
+from medood.detection.lesions.network import lesion_parts
+from medood.detection.registration import affine, to_images
 from medood.detection.scores import Ensemble
 from medood.evidence.grad_cam import SMOOTHING, Maps, grad_cam, lesion_cam
 
@@ -59,29 +58,29 @@ def score_maps(detector: Detector, images: Tensor) -> ScoreMaps:
         detector: one with a calibration.
         images: float32 ``[N, 1, S, S]`` as the detector prepares them.
     """
-    rows = detector.embed(images)
     network = detector.network
-    if rows.lesions is not None and detector.score_name == "lesions":
+    if detector.score_name == "lesions":
         assert network.lesions is not None
         assert network.appearance is not None
-        weights = _lesion_weights(detector, rows.lesions)
-        registration = network.appearance.registration
-        densities = [_density(lesion_maps(network.lesions, registration, images))]
+        places, local, fault = network.lesion_outputs(images)
+        parts = lesion_parts(local, fault)
+        scores, weights = parts.sum(dim=1).double().numpy(), _lesion_weights(detector, parts)
+        densities = [_density(lesion_maps(local, places, images.shape[-1]))]
         faulty = weights[:, 1] > _LEAST_FAULT_SHARE
         densities.append(np.zeros_like(densities[0]))
         if faulty.any():
-            densities[1][faulty] = _density(
-                lesion_cam(network.lesions, registration, images[torch.from_numpy(faulty)], parts=[1])
-            )
+            chosen = images[torch.from_numpy(faulty)]
+            densities[1][faulty] = _density(lesion_cam(network.lesions, network.appearance.registration, chosen, parts=[1]))
     else:
+        rows = detector.embed(images)
+        scores, weights = detector.raw_scores(rows), np.ones((len(images), 1))
         densities = [_density(grad_cam(detector, images))]
-        weights = np.ones((len(images), 1))
-    if detector.score_name == "ensemble":
-        weights = _weights(Ensemble.parts(rows, detector.fitted["ensemble"]))
-        densities += [np.zeros_like(densities[0])] * len(network.members)
-        if network.appearance is not None:
-            densities.append(_density(appearance_maps(network.appearance, images)))
-    excess = _excess(detector, detector.raw_scores(rows))
+        if detector.score_name == "ensemble":
+            weights = _weights(Ensemble.parts(rows, detector.fitted["ensemble"]))
+            densities += [np.zeros_like(densities[0])] * len(network.members)
+            if network.appearance is not None:
+                densities.append(_density(appearance_maps(network.appearance, images)))
+    excess = _excess(detector, scores)
     maps, shown_shares = np.zeros_like(densities[0]), np.zeros(len(images))
     for weight, density in zip(weights.T, densities, strict=False):
         maps += (weight * excess)[:, None, None].astype(np.float32) * density
@@ -110,18 +109,15 @@ def appearance_maps(appearance: Appearance, images: Tensor) -> Maps:
     return _back(shares.view(-1, SIDE, SIDE), frames, images.shape[-1])
 
 
-def lesion_maps(network: LesionNetwork, registration: Registration, images: Tensor) -> Maps:
+def lesion_maps(local: Tensor, places: Tensor, side: int) -> Maps:
     """How likely each place is a lesion, float32 ``[N, S, S]`` in [0, 1], smoothed; 0 outside the registered frame.
 
     Args:
-        network: the lesion network.
-        registration: what registers radiographs to its frame.
-        images: float32 ``[N, 1, S, S]`` in [0, 1].
+        local: the lesion network's logits of places, ``[N, g, g]``.
+        places: the frames, ``[N, 5]``; see :meth:`medood.detection.registration.Registration.places`.
+        side: side of the radiographs.
     """
-    places = registration.places(images)
-    with torch.no_grad():
-        local, _, _ = network(cut(images, places, network.size))
-    return _back(torch.sigmoid(local), affine(places), images.shape[-1])
+    return _back(torch.sigmoid(local), affine(places), side)
 
 
 def _back(values: Tensor, frames: Tensor, side: int) -> Maps:

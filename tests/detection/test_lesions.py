@@ -282,9 +282,8 @@ def test_the_score_has_a_grad_cam_in_the_registered_frame(detector: Path) -> Non
 
 def test_its_map_is_part_of_the_scores_map(detector: Path) -> None:
     loaded, images = Detector.load(detector), chests(3)
-    assert loaded.network.lesions is not None
-    assert loaded.network.appearance is not None
-    maps = lesion_maps(loaded.network.lesions, loaded.network.appearance.registration, images)
+    places, local, _ = loaded.network.lesion_outputs(images)
+    maps = lesion_maps(local, places, 64)
     assert maps.shape == (3, 64, 64)
     assert 0.0 <= float(maps.min()) <= float(maps.max()) <= 1.0
     of_score, rows = score_maps(loaded, images), loaded.embed(images)

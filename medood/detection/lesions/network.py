@@ -72,21 +72,24 @@ class LesionNetwork(nn.Module):
         return local[:, 0].float(), self.whole(pooled)[:, 0].float(), self.fault(pooled).float()
 
     def parts(self, registered: Tensor) -> Tensor:
-        """Scores ``[N, 2]`` of :func:`frames` ``[N, 1, size, size]``, higher with a lesion and with a fault.
-
-        The mean of the highest places' logits, and softplus of the log odds of any fault, which is near 0 in a radiograph
-        without one; their sum is the score ``lesions``.
-        """
+        """:func:`lesion_parts` of :func:`frames` ``[N, 1, size, size]``."""
         local, _, fault = self(registered)
-        highest = local.flatten(1).topk(min(HIGHEST, local[0].numel()), dim=1).values
-        return torch.stack([highest.mean(dim=1), functional.softplus(fault_odds(fault))], dim=1)
+        return lesion_parts(local, fault)
 
 
-def most_probable_faults(network: LesionNetwork, registered: Tensor) -> list[tuple[str, float]]:
-    """The most probable of :data:`medood.detection.lesions.faults.FAULTS` in each of ``[N, 1, size, size]`` frames, and its
-    probability."""
-    with torch.no_grad():
-        shares = network(registered)[2].softmax(dim=1)
+def lesion_parts(local: Tensor, fault: Tensor) -> Tensor:
+    """Scores ``[N, 2]``, higher with a lesion and with a fault, of logits of places ``[N, g, g]`` and faults ``[N, F]``.
+
+    The mean of the highest places' logits, and softplus of the log odds of any fault, which is near 0 in a radiograph
+    without one; their sum is the score ``lesions``.
+    """
+    highest = local.flatten(1).topk(min(HIGHEST, local[0].numel()), dim=1).values
+    return torch.stack([highest.mean(dim=1), functional.softplus(fault_odds(fault))], dim=1)
+
+
+def most_probable_faults(fault: Tensor) -> list[tuple[str, float]]:
+    """The most probable of :data:`medood.detection.lesions.faults.FAULTS`, and its probability, of logits ``[N, F]``."""
+    shares = fault.softmax(dim=1)
     return [(FAULTS[int(place)], float(share)) for share, place in zip(*shares.max(dim=1), strict=True)]
 
 
