@@ -7,7 +7,7 @@ from collections import defaultdict
 import grimp
 
 #: Folders and top-level modules that every other one may import; drawn as one box.
-BASE = ("config", "progress", "output_folder", "errors", "reasons", "text")
+BASE = ("config", "progress", "output_folder", "errors", "reasons", "text", "allocator")
 
 
 def rooms() -> dict[str, set[str]]:

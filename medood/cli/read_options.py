@@ -19,7 +19,7 @@ Frames = Annotated[
 ]
 Plane = Annotated[str, typer.Option("--plane", help="How NIfTI volumes are sliced: axial, coronal or sagittal.")]
 Decode = Annotated[
-    str, typer.Option("--decode", help="full: images as a whole; scored: JPEG 2000 and JPEG as small as scoring allows.")
+    str, typer.Option("--decode", help="scored: JPEG 2000 and JPEG as small as scoring allows; full: images as a whole.")
 ]
 MaxPixels = Annotated[int, typer.Option("--max-pixels", help="Largest image, in pixels.")]
 MaxBytes = Annotated[int, typer.Option("--max-bytes", help="Largest file or archive member, in bytes.")]

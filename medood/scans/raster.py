@@ -15,7 +15,7 @@ from medood.config.schema import ReadConfig
 from medood.reasons import Reason
 from medood.scans.dicom.bitstream_header import describe
 from medood.scans.raster_image import RasterImage
-from medood.scans.scan import ContradictionError, Identity, RefusedError, Scan, Status
+from medood.scans.scan import ContradictionError, Identity, Reduction, RefusedError, Scan, Status
 from medood.scans.tiff import MAGIC as TIFF_MAGIC
 from medood.scans.tiff import read_tiff
 
@@ -53,7 +53,7 @@ def read_raster(
     for page, image in read_tiff(content, options) if is_tiff else [(0, _picture(content, options.max_pixels, least_side))]:
         pixels, grayscale_record = image.grey()
         page_identity = Identity(identity.source, identity.member, page, identity.sha256)
-        yield Scan(page_identity, pixels, grayscale_record, colours=image.colours())
+        yield Scan(page_identity, pixels, grayscale_record, colours=image.colours(), reduction=image.reduction)
 
 
 def _picture(content: bytes, max_pixels: int, least_side: int) -> RasterImage:
@@ -67,10 +67,11 @@ def _picture(content: bytes, max_pixels: int, least_side: int) -> RasterImage:
         ignored = _left_out(image)
         if content.startswith(_PNG) and content[24] == 16 and content[25] in _PNG_CHANNELS:
             return _deep_png(content, ignored)
-        reduction = 1
+        reduction = None
         if least_side and image.format == "JPEG" and image.mode == "L" and (share := min(width, height) // least_side) > 1:
             image.draft("L", (width // share, height // share))
-            reduction = round(width / image.width)
+            divisor = round(width / image.width)
+            reduction = Reduction(divisor, (height, width), is_centred=True) if divisor > 1 else None
         image.load()
         plugin = f"pillow {image.format}"
         if image.mode.startswith("I"):

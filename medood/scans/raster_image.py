@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from medood.reasons import Reason
 from medood.scans import grayscale
-from medood.scans.scan import Grayscale, Pixels, RefusedError, Status
+from medood.scans.scan import Grayscale, Pixels, Reduction, RefusedError, Status
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class RasterImage:
             format does not state.
         white_is_zero: 0 is white.
         ignored: what the file requests and the reader ignores, in words.
-        reduction: by how much each side was divided in decoding; 1 is the whole image.
+        reduction: how the image was reduced in decoding; None if it is whole.
     """
 
     values: npt.NDArray[Any]
@@ -32,7 +32,7 @@ class RasterImage:
     bits: int | None = 8
     white_is_zero: bool = False
     ignored: str = ""
-    reduction: int = 1
+    reduction: Reduction | None = None
 
     def colours(self) -> npt.NDArray[np.uint8] | None:
         """Colours ``[H, W, 3]`` of 8 bits each, or None if the image has none."""
@@ -46,9 +46,8 @@ class RasterImage:
         """
         inverted = "TIFF WhiteIsZero" if self.white_is_zero else "no"
         voi = "percentile 0.5-99.5" if self.bits is None else "full range"
-        grayscale_record = Grayscale(
-            voi=voi, inverted=inverted, plugin=self.plugin, ignored=self.ignored, reduction=self.reduction
-        )
+        divisor = self.reduction.divisor if self.reduction else 1
+        grayscale_record = Grayscale(voi=voi, inverted=inverted, plugin=self.plugin, ignored=self.ignored, reduction=divisor)
         values, top = self.values, float(2 ** (self.bits or 0) - 1)
         if values.ndim == 3:
             if self.bits is not None:

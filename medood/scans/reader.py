@@ -27,8 +27,11 @@ DECODE = ("full", "scored")
 
 
 def least_side_for(size: int, options: ReadConfig) -> int:
-    """Pixels that each side of an image must keep for a network whose input has ``size``; 0 decodes images whole."""
-    return 2 * size if options.decode == "scored" else 0
+    """Pixels that each side of an image must keep for a network whose input has ``size``; 0 decodes images whole.
+
+    Text can only be read in whole images.
+    """
+    return 2 * size if options.decode == "scored" and not options.text else 0
 
 
 class DigestStore:
@@ -69,8 +72,6 @@ def check_options(options: ReadConfig) -> None:
         raise MedoodError(f"read.{error}.") from error
     if options.decode not in DECODE:
         raise MedoodError(f"read.decode is {options.decode!r}; expected one of {', '.join(DECODE)}.")
-    if options.text and options.decode != "full":
-        raise MedoodError("read.text (--text) needs whole images, where text can be read: leave --decode at full.")
     if options.plane not in PLANES:
         raise MedoodError(f"read.plane is {options.plane!r}; expected one of {', '.join(PLANES)}.")
     if options.select:

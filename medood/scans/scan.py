@@ -82,6 +82,22 @@ class Grayscale:
 
 
 @dataclass(frozen=True)
+class Reduction:
+    """How an image was reduced in decoding.
+
+    Attributes:
+        divisor: by how much each side was divided; sides are rounded up.
+        shape: height and width of the whole image.
+        is_centred: a pixel lies in the middle of those that it stands for (JPEG), not on the first of them (JPEG 2000, whose
+            low band is sampled at even positions, T.800 F.3).
+    """
+
+    divisor: int
+    shape: tuple[int, int]
+    is_centred: bool
+
+
+@dataclass(frozen=True)
 class Scan:
     """One 2-D image.
 
@@ -99,6 +115,7 @@ class Scan:
         month: month of acquisition, ``YYYY-MM``; empty if unknown. It is kept out of ledger rows too.
         colours: uint8 ``[H, W, 3]``, red, green and blue, if the image has them with 8 bits each; ``pixels`` are their
             luminance. None for a grey image.
+        reduction: how ``pixels`` were reduced in decoding; None if they are the whole image.
     """
 
     identity: Identity
@@ -111,6 +128,12 @@ class Scan:
     patient: str = ""
     month: str = ""
     colours: npt.NDArray[np.uint8] | None = None
+    reduction: Reduction | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the whole image."""
+        return self.reduction.shape if self.reduction else (self.pixels.shape[1], self.pixels.shape[2])
 
 
 @dataclass(frozen=True)

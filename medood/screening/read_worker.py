@@ -130,13 +130,13 @@ def _prepare(result: Scan | Refusal, reading: ReadSpec) -> Result:
         image = to_levels(network_input(result, reading.chain))
     except (RuntimeError, ValueError):
         return Result(result.identity, Status.UNREADABLE, Reason("image_not_resized"))
-    metadata = {
+    metadata: dict[str, Any] = {
         "grayscale": asdict(result.grayscale),
         "attributes": result.attributes,
         "spacing": result.spacing,
         "spacing_source": result.spacing_source,
         "aspect": round(result.aspect, 6),
-        "shape": list(result.pixels.shape[1:]),
+        "shape": list(result.shape),
     }
     if reading.options.text:
         metadata["text"] = _text_in(result)

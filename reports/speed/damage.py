@@ -41,8 +41,9 @@ def is_read(content: bytes, least_side: int) -> bool:
 
 def main() -> None:
     wavelets = (JPEG2000, JPEG2000Lossless, HTJ2K, HTJ2KLossless)
-    drawn = {syntax.keyword: write(film(640, 512), 12, syntax) for syntax in wavelets}
-    drawn[JPEGBaseline8Bit.keyword] = write(film(640, 512) >> 4, 8, JPEGBaseline8Bit)
+    deep, eight = ({"WindowCenter": 2 ** (bits - 1), "WindowWidth": 2**bits} for bits in (12, 8))  # without one, read whole
+    drawn = {syntax.keyword: write(film(640, 512), 12, syntax, **deep) for syntax in wavelets}
+    drawn[JPEGBaseline8Bit.keyword] = write(film(640, 512) >> 4, 8, JPEGBaseline8Bit, **eight)
     real = [content for content in files() if len(content) < LARGEST]
     real = [content for content in real if any(scan.grayscale.reduction > 1 for scan in read(content, LEAST_SIDE))]
     writer = csv.writer(sys.stdout, lineterminator="\n")

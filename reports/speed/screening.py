@@ -1,70 +1,76 @@
-"""How fast an archive is screened, against its parts and against a plain loop. Prints CSV.
+"""How fast archives are screened, against their parts and against a plain loop. Prints CSV.
 
-Radiographs of about 2 MB, half in JPEG 2000, half in JPEG Lossless, each with bytes of its own. In each round, one after
-another,
-each in a process of its own: decoding alone and the network alone, each on all cores; a run, end to end, with worker
-processes, in one process, and on two Dask workers; and, on the first radiographs, a plain loop of MONAI's LoadImaged and
-transforms with the same network.
+Archives of DICOM radiographs of 2048 x 2048 pixels at 12 bits in three syntaxes, and of PNGs of 224 x 224. In each round,
+one after another, each in a process of its own: decoding alone and the networks alone, each on all cores; a run with a
+worker process a core, and one of a single image, which is its start; a run on two Dask workers (HTJ2K only); and, on the
+first files, a plain loop of MONAI's LoadImaged and transforms with the same detector (not for JPEG Lossless, which MONAI
+cannot read with what medood installs). Imports and loading the detector are not counted; starting worker processes is.
 
-Usage: python -m reports.screening.speed WORK [FILMS ROUNDS]
+Usage: MEDOOD_DATA=FOLDER python -m reports.speed.screening WORK [RADIOGRAPHS PNGS ROUNDS] > reports/speed/screening.csv
+(nothing else should run)
 """
 
 from __future__ import annotations
 
-import io
+import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-import imagecodecs
-import numpy as np
-import pydicom
 from monai.transforms import Compose, LoadImaged, Resized, ScaleIntensityd
-from pydicom.encaps import encapsulate
-from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1
+from PIL import Image
+from pydicom.uid import UID, HTJ2KLossless, JPEG2000Lossless, JPEGLosslessSV1
 
+from medood.allocator import keep_freed_memory
 from medood.config.schema import ReadConfig
 from medood.detection.detector import Detector
-from medood.phantom.chest import frontal_chest
-from medood.phantom.dicom import dicom_bytes
 from medood.screening.run import screen
 from medood.screening.run_options import RunOptions, cores
 from medood.screening.screening_benchmark import decode_all, score_all
+from reports.speed.reduced import enlarged
+from tests.scans.films import write
 
-SIDE, BASES = 1180, 8
+SYNTAXES: dict[str, UID] = {"JPEG 2000": JPEG2000Lossless, "HTJ2K": HTJ2KLossless, "JPEG Lossless": JPEGLosslessSV1}
+PNG, ON_DASK, NOT_IN_MONAI = "PNG", "HTJ2K", "JPEG Lossless"
+#: Images of a plain loop.
+FEW = 20
+#: Side of the radiographs, how many of them are encoded (each stands for several files), and side of the PNGs.
+SIDE, ENCODED, SMALL = 2048, 50, 224
 
 
-def films(folder: Path, count: int) -> None:
-    """Write them, but where they are there."""
-    if folder.exists() and len(list(folder.iterdir())) == count:
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    bases = []
-    for seed in range(BASES):
-        image = frontal_chest(seed, 256).image
-        large = np.kron(image, np.ones((SIDE // 256 + 1,) * 2))[:SIDE, :SIDE] * 3800.0
-        pixels = np.clip(large + rng.normal(0, 60, large.shape), 0, 4095).astype(np.uint16)
-        dataset = pydicom.dcmread(io.BytesIO(dicom_bytes(image, f"{seed}")))
-        dataset.Rows, dataset.Columns = pixels.shape
-        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
-        for name in ("WindowCenter", "WindowWidth", "PixelSpacing"):
-            if name in dataset:
-                delattr(dataset, name)
-        even = seed % 2 == 0
-        packed = imagecodecs.jpeg2k_encode(pixels, level=0) if even else imagecodecs.ljpeg_encode(pixels, bitspersample=12)
-        dataset.PixelData = encapsulate([bytes(packed)])
-        dataset["PixelData"].VR = "OB"
-        dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless if even else JPEGLosslessSV1
-        bases.append(dataset)
-    for i in range(count):
-        dataset = bases[i % BASES]
-        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"1.2.826.0.1.3680043.8.498.{i + 1}"
-        dataset.save_as(folder / f"{i:06d}.dcm", enforce_file_format=True)
+def make_archives(work: Path, radiographs: int, pngs: int) -> None:
+    """Write the archives that are not there yet."""
+    root = Path(os.environ["MEDOOD_DATA"]) / "in_distribution"
+    paths = sorted(root.rglob("*.jpg"))
+    for name, syntax in SYNTAXES.items():
+        with_folder(work / name, partial(encode, paths, syntax, radiographs))
+    with_folder(work / PNG, partial(shrink, paths[:pngs]))
+
+
+def with_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    if not folder.exists():
+        unfinished = folder.with_suffix(".partial")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        fill(unfinished)
+        unfinished.rename(folder)
+
+
+def encode(paths: list[Path], syntax: UID, count: int, folder: Path) -> None:
+    for number, path in enumerate(paths[:ENCODED]):
+        image = enlarged(path, SIDE, 12)
+        content = write(image, 12, syntax, WindowCenter=2048, WindowWidth=4096, PatientID="#" * 8)
+        for copy in range(number, count, ENCODED):  # bytes of its own: a file seen before is not scored again
+            (folder / f"{copy:05d}.dcm").write_bytes(content.replace(b"#" * 8, f"{copy:08d}".encode()))
+
+
+def shrink(paths: list[Path], folder: Path) -> None:
+    for number, path in enumerate(paths):
+        Image.open(path).convert("L").resize((SMALL, SMALL)).save(folder / f"{number:05d}.png")
 
 
 def plain_loop(paths: list[Path], detector: Detector) -> None:
@@ -81,47 +87,49 @@ def plain_loop(paths: list[Path], detector: Detector) -> None:
         detector.judge(detector.embed(image.reshape(1, 1, side, side)), 0.05)
 
 
-def sides(work: Path) -> dict[str, tuple[int, Callable[[], object]]]:
-    """What is timed: how many radiographs, and what is done with them."""
+def sides(work: Path, archive: str) -> dict[str, tuple[int, Callable[[], object]]]:
+    """What is timed: how many images, and what is done with them."""
     detector = Detector.load("cxr-small")
-    paths = sorted((work / "films").iterdir())
+    paths = sorted((work / archive).iterdir())
 
-    def run(sources: list[Path], **options: object) -> Callable[[], object]:
-        def begin() -> object:
-            shutil.rmtree(work / "run", ignore_errors=True)
-            return screen(sources, detector, work / "run", options=RunOptions(**options))  # type: ignore[arg-type]
+    def run(sources: Path, engine: str = "local") -> Callable[[], object]:
+        shutil.rmtree(work / "run", ignore_errors=True)
+        options = RunOptions(workers=2 if engine == "dask" else cores(), engine=engine)
+        return lambda: screen([sources], detector, work / "run", options=options)
 
-        return begin
-
-    few, whole, one = paths[: len(paths) // 4], [work / "films"], paths[:1]
-    return {
-        "decoding alone, all cores": (len(paths), lambda: decode_all(detector, work / "films", ReadConfig())),
-        "network alone, all cores": (len(paths), lambda: score_all(detector, len(paths))),
-        "a run with a worker process a core": (len(paths), run(whole, workers=cores())),
-        "the same of one radiograph: starting up": (1, run(one, workers=cores())),
-        "a run in one process": (len(paths), run(whole)),
-        "a run on two Dask workers": (len(paths), run(whole, workers=2, engine="dask")),
-        "a Dask run of one radiograph: starting up": (1, run(one, workers=2, engine="dask")),
-        "a plain loop, one scan at a time": (len(few), lambda: plain_loop(few, detector)),
+    whole, few = work / archive, paths[:FEW]
+    timed: dict[str, tuple[int, Callable[[], object]]] = {
+        "decoding alone": (len(paths), lambda: decode_all(detector, whole, ReadConfig())),
+        "a run": (len(paths), run(whole)),
     }
+    if archive != NOT_IN_MONAI:
+        timed["a plain loop"] = (FEW, lambda: plain_loop(few, detector))
+    if archive == ON_DASK:
+        timed["a run on two Dask workers"] = (len(paths), run(whole, "dask"))
+        timed["a Dask run of one image"] = (1, run(paths[0], "dask"))
+    if archive == PNG:
+        timed["networks alone"] = (len(paths), lambda: score_all(detector, len(paths)))
+        timed["a run of one image"] = (1, run(paths[0]))
+    return timed
 
 
 def main() -> None:
-    work, count, rounds = Path(sys.argv[1]), *(int(text) for text in sys.argv[2:4] or ("400", "3"))
-    films(work / "films", count)
-    size = sum(path.stat().st_size for path in (work / "films").iterdir()) / count / 1e6
-    print(f"round,what,films,megabytes_each,seconds,films_per_second,cores={cores()}", flush=True)
+    work, radiographs, pngs, rounds = Path(sys.argv[1]), *(int(text) for text in sys.argv[2:5] or ("300", "1500", "3"))
+    make_archives(work, radiographs, pngs)
+    print(f"round,archive,what,images,seconds,images_per_second,cores={cores()}", flush=True)
     for number in range(rounds):
-        for what in sides(work):
-            made = subprocess.run([sys.executable, __file__, str(work), "--side", what], stdout=subprocess.PIPE, check=True)
-            some, seconds = made.stdout.decode().split()
-            rate = int(some) / float(seconds)
-            print(f'{number},"{what}",{some},{size:.2f},{float(seconds):.2f},{rate:.3f},', flush=True)
+        for archive in (*SYNTAXES, PNG):
+            for what in sides(work, archive):
+                command = [sys.executable, "-m", "reports.speed.screening", str(work), "--side", archive, what]
+                count, seconds = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout.decode().split()
+                rate = int(count) / float(seconds)
+                print(f"{number},{archive},{what},{count},{float(seconds):.2f},{rate:.3f},", flush=True)
 
 
-def timed(work: Path, what: str) -> None:
-    """One side, in a process of its own; imports and the detector's loading are not counted."""
-    count, side = sides(work)[what]
+def timed(work: Path, archive: str, what: str) -> None:
+    """One side, in a process of its own."""
+    keep_freed_memory()
+    count, side = sides(work, archive)[what]
     started = time.perf_counter()
     side()
     print(count, time.perf_counter() - started)
@@ -129,6 +137,6 @@ def timed(work: Path, what: str) -> None:
 
 if __name__ == "__main__":
     if sys.argv[2:3] == ["--side"]:
-        timed(Path(sys.argv[1]), sys.argv[3])
+        timed(Path(sys.argv[1]), *sys.argv[3:5])
     else:
         main()

@@ -225,9 +225,7 @@ def test_screening_lists_scans_with_text_flagged_or_not(
     assert b"4471129" not in (tmp_path / "run" / "ledger.sqlite").read_bytes()
 
 
-def test_text_needs_whole_images_and_the_extra(tiny_detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(MedoodError, match="whole images"):
-        screen([tmp_path], tiny_detector, tmp_path / "run", read=ReadConfig(text=True, decode="scored"))
+def test_text_needs_the_extra(tiny_detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(burned_in_text, "is_available", lambda: False)
     with pytest.raises(MedoodError, match="extra text"):
         screen([tmp_path], tiny_detector, tmp_path / "run", read=ReadConfig(text=True))

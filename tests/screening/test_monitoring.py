@@ -165,7 +165,7 @@ def test_a_month_without_scans_and_a_new_stratum(tmp_path: Path) -> None:
         ({"detector": DetectorInfo("other", "e" * 64)}, "another detector"),
         ({"calibration": CalibrationInfo("site", "f" * 64, 40)}, "another calibration"),
         ({"fpr": 0.01}, "another --fpr"),
-        ({"read": ReadConfig(decode="scored")}, "another way of reading"),
+        ({"read": ReadConfig(decode="full")}, "another way of reading"),
         ({"finished": None}, "was not finished"),
     ],
 )

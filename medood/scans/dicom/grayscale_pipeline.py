@@ -76,7 +76,8 @@ def grey_picture(frame: Frame, header: pydicom.Dataset) -> tuple[Pixels, Graysca
         unit = np.where(padding, 0.0, unit)
     if not np.isfinite(unit).all():
         raise ContradictionError(Reason("values_not_finite"))
-    record = Grayscale(modality, voi, inverted, frame.plugin, _ignored_note(frame, header, optional), frame.reduction)
+    divisor = frame.reduction.divisor if frame.reduction else 1
+    record = Grayscale(modality, voi, inverted, frame.plugin, _ignored_note(frame, header, optional), divisor)
     return levels.paint(unit), record
 
 

@@ -28,7 +28,7 @@ from medood.reasons import Reason
 from medood.scans.dicom import imagecodecs_plugin
 from medood.scans.dicom.bitstream_header import BitstreamHeader, check_bitstream, starts_bitstream
 from medood.scans.dicom.reduced_decoding import decode_reduced, levels_to_drop
-from medood.scans.scan import ContradictionError, RefusedError, Status, describe_error
+from medood.scans.scan import ContradictionError, Reduction, RefusedError, Status, describe_error
 
 #: The one decoder for each encapsulated transfer syntax: those that withstood 10,000 damaged files (reports/ingest).
 DECODERS: dict[UID, tuple[str, str]] = {
@@ -64,7 +64,7 @@ class Frame:
         is_lossy: the words are not exactly those that were compressed.
         is_signed: the codestream says that its samples are signed.
         rest: what follows the pixels and is ignored, in words; empty if nothing.
-        reduction: by how much each side was divided; 1 is the whole image.
+        reduction: how it was reduced in decoding; None if it is whole.
     """
 
     array: npt.NDArray[Any]
@@ -74,7 +74,7 @@ class Frame:
     is_lossy: bool = False
     is_signed: bool = False
     rest: str = ""
-    reduction: int = 1
+    reduction: Reduction | None = None
 
 
 def decode_frames(dataset: pydicom.Dataset, syntax: UID, indices: range, least_side: int = 0) -> Iterator[Frame]:
@@ -168,7 +168,9 @@ def _decode_encapsulated(dataset: pydicom.Dataset, syntax: UID, indices: range, 
                 reduced = decode_reduced(data, header, levels)
                 if reduced is not None:
                     decoded += 1
-                    yield Frame(reduced, "pillow", precision=precision, is_lossy=True, reduction=1 << levels)
+                    shape, is_centred = (header.rows, header.columns), syntax == JPEGBaseline8Bit
+                    reduction = Reduction(1 << levels, shape, is_centred)
+                    yield Frame(reduced, "pillow", precision=precision, is_lossy=True, reduction=reduction)
                     if decoded == len(indices):
                         return
                     continue

@@ -24,7 +24,7 @@ from medood.reasons import Reason
 from medood.scans.dicom.attributes import OptionalAttributes
 from medood.scans.dicom.grayscale_pipeline import SAMPLES, colours_of, grey_picture
 from medood.scans.dicom.parser import PIXEL_KEYWORDS, parse_dicom
-from medood.scans.dicom.pixel_data import decode_frames, number_of_frames
+from medood.scans.dicom.pixel_data import Frame, decode_frames, number_of_frames
 from medood.scans.frames import wanted_frames
 from medood.scans.scan import ContradictionError, Identity, RefusedError, Scan, Status, describe_error, patient_hash
 from medood.scans.selection import parse_selection
@@ -109,33 +109,45 @@ def read_dicom(content: bytes, identity: Identity, options: ReadConfig | None = 
         month = _month(dataset)
         frame_indices = wanted_frames(options.frames, number_of_frames(dataset), options.max_frames)
         for index, frame in zip(frame_indices, decode_frames(dataset, syntax, frame_indices, least_side), strict=True):
-            try:
-                header, unusable = _frame_header(dataset, index)
-                pixels, grayscale = grey_picture(frame, header)
-                grayscale = replace(
-                    grayscale,
-                    ignored=", ".join(filter(None, [grayscale.ignored, *map("no usable {}".format, unusable)])),
-                )
-                spacing, spacing_source, aspect = _geometry(header)
-            except Exception as error:  # an attribute of the wrong type or range fails wherever it is used
-                problem = describe_error(error, Reason("attribute_unusable"))
-                raise RefusedError(
-                    Status.UNREADABLE, Reason("grey_values_not_computed", frame=index, problem=problem)
-                ) from error
-            yield Scan(
-                identity=Identity(identity.source, identity.member, index, identity.sha256),
-                pixels=pixels,
-                grayscale=grayscale,
-                spacing=spacing,
-                spacing_source=spacing_source,
-                aspect=aspect,
-                attributes=attributes,
-                month=month,
-                patient=patient,
-                colours=colours_of(frame, header),
-            )
+            scan = _reduced_scan(dataset, index, frame) if frame.reduction else None
+            if frame.reduction and scan is None:
+                (frame,) = decode_frames(dataset, syntax, range(index, index + 1))
+            scan = scan or _frame_scan(dataset, index, frame)
+            frame_identity = Identity(identity.source, identity.member, index, identity.sha256)
+            yield replace(scan, identity=frame_identity, attributes=attributes, month=month, patient=patient)
         if file.behind:
             raise RefusedError(Status.UNREADABLE, file.behind)
+
+
+def _reduced_scan(dataset: pydicom.Dataset, index: int, frame: Frame) -> Scan | None:
+    """One reduced frame as a scan; None if the whole one has to tell: its percentiles differ, and so may its errors."""
+    try:
+        scan = _frame_scan(dataset, index, frame)
+    except RefusedError:
+        return None
+    return None if scan.grayscale.voi.startswith("percentile") else scan
+
+
+def _frame_scan(dataset: pydicom.Dataset, index: int, frame: Frame) -> Scan:
+    """One frame as a scan, without what all frames share."""
+    try:
+        header, unusable = _frame_header(dataset, index)
+        pixels, grayscale = grey_picture(frame, header)
+        ignored = ", ".join(filter(None, [grayscale.ignored, *map("no usable {}".format, unusable)]))
+        spacing, spacing_source, aspect = _geometry(header)
+        return Scan(
+            identity=Identity(""),
+            pixels=pixels,
+            grayscale=replace(grayscale, ignored=ignored),
+            spacing=spacing,
+            spacing_source=spacing_source,
+            aspect=aspect,
+            colours=colours_of(frame, header),
+            reduction=frame.reduction,
+        )
+    except Exception as error:  # an attribute of the wrong type or range fails wherever it is used
+        problem = describe_error(error, Reason("attribute_unusable"))
+        raise RefusedError(Status.UNREADABLE, Reason("grey_values_not_computed", frame=index, problem=problem)) from error
 
 
 def _check_selection(dataset: pydicom.Dataset, select: str) -> None:

@@ -27,8 +27,8 @@ _JPEG_LEVELS = 3
 def levels_to_drop(data: bytes, syntax: UID, header: BitstreamHeader, dataset: pydicom.Dataset, least_side: int) -> int:
     """How many times a frame's resolution can be halved.
 
-    Only unsigned grey values in the lowest bits qualify: a palette's indices and padding values must not be averaged, and
-    other words are not yet stored values.
+    Only unsigned grey values in the lowest bits qualify, of a file that states a window or VOI LUT: a palette's indices and
+    padding values must not be averaged, other words are not yet stored values, and percentiles are those of all pixels.
 
     Args:
         data: the encapsulated frame.
@@ -52,6 +52,7 @@ def levels_to_drop(data: bytes, syntax: UID, header: BitstreamHeader, dataset: p
         and int(dataset.get("HighBit", bits_stored - 1)) == bits_stored - 1
         and "PixelPaddingValue" not in dataset
         and "PixelPaddingRangeLimit" not in dataset
+        and ("VOILUTSequence" in dataset or "WindowCenter" in dataset)
     )
     if not is_plain or min(header.rows, header.columns) < 2 * least_side:
         return 0

@@ -130,6 +130,8 @@ class RunMetadata:
         """Metadata from what a ledger of any version stores; unknown names are ignored, missing ones take defaults."""
         names = {_STORED_NAMES.get(item.name, item.name): item.name for item in fields(cls)}
         values: dict[str, Any] = {names[key]: value for key, value in stored.items() if key in names and value is not None}
+        if "read" in values:
+            values["read"] = {"decode": "full"} | values["read"]  # runs of 0.1.0 knew no other way
         for name, kind in (("read", ReadConfig), ("calibration", CalibrationInfo), ("detector", DetectorInfo)):
             if name in values:
                 values[name] = _known(kind, values[name])
